@@ -1,0 +1,57 @@
+# make demo    install into .venv, then write four videos and a contact sheet to demo/
+# make test    install, then run the tests (the slow ones are left out; all of them: make test PYTEST_ARGS="-m ''")
+# make lint    ruff, ruff format, mypy
+# make docs    build the documentation into site/
+# make clean   remove what these targets made
+#
+# VENV=DIR              another virtual environment (made if it is not there)
+# PYTHON=python3.12     another interpreter to make it with
+# TORCH_INDEX=URL       another index for torch alone. A machine without a GPU needs only the small CPU build:
+#                       make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3)
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.cmd-video-installed
+DOCS_STAMP := $(VENV)/.cmd-video-docs-installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint docs clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+setup: $(STAMP)
+
+# torch goes first and alone, so that TORCH_INDEX decides its build and nothing else's.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "$$(grep '^torch==' constraints.txt)" -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(PIP) -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/cmd-video generate --prompts-file examples/demo_prompts.txt -o demo --contact-sheet
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP) -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m mkdocs build
+
+clean:
+	rm -rf .venv demo site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

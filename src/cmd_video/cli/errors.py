@@ -1,0 +1,82 @@
+"""A user's mistake in one line: what is wrong, the value that was given, what is allowed."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+
+def describe(error: Exception) -> str:
+    """Return the message of an exception as one line."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        text = "\n".join(describe_problem(error, problem) for problem in error.errors(include_url=False))
+    elif isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        text = ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
+    elif hasattr(error, "format_message"):  # typer's own
+        text = error.format_message()
+        if isinstance(error.__cause__, ValidationError):  # typer drops the value that it gave to pydantic
+            text += f", got {short(error.__cause__.errors()[0]['input'])}"
+    else:
+        text = str(error)
+    return one_line(text) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a message with '; '."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def describe_problem(error: "ValidationError", problem: Any) -> str:
+    """Return one entry of a pydantic error as `field.path: message, got VALUE`."""
+    path = ".".join(str(key) for key in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        allowed = sorted(allowed_names(error.title, problem["loc"][:-1]))
+        near = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+        hint = f", did you mean {near[0]}?" if near else f", allowed: {', '.join(allowed)}" if allowed else ""
+        return f"{path}: unknown name{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "missing":
+        return f"{path}: {message}"
+    given = f"{message}, got {short(problem['input'])}"
+    return f"{path}: {given}" if path else given
+
+
+def short(value: Any) -> str:
+    """Return the repr of a value, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def allowed_names(title: str, path: Sequence[str | int]) -> set[str]:
+    """Return the field names allowed at a path inside the pydantic model with this title."""
+    models = {model for model in _models() if title in (model.__name__, model.model_config.get("title"))}
+    for key in path:
+        fields = [model.model_fields[key] for model in models if isinstance(key, str) and key in model.model_fields]
+        if fields:  # any other key is an index, a dictionary's key or a union's tag
+            models = {model for field in fields for model in _models_in(field.annotation)}
+    return {field.alias or name for model in models for name, field in model.model_fields.items()}
+
+
+def _models() -> "Iterator[type[BaseModel]]":
+    from pydantic import BaseModel
+
+    pending: list[type[BaseModel]] = [BaseModel]
+    while pending:
+        model = pending.pop()
+        yield model
+        pending.extend(model.__subclasses__())
+
+
+def _models_in(annotation: Any) -> "Iterator[type[BaseModel]]":
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,1 @@
+"""Clips on disk, the procedural set `sprites`, and precomputed latents."""

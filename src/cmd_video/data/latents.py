@@ -1,0 +1,105 @@
+"""Precomputed content frames and motion latents, so that the diffusion stages do not run the autoencoder.
+
+    write_latents("latents/", batches, autoencoder_digest);  dataset = LatentsDataset("latents/")
+
+A folder holds `index.json` and shards `shard-00000.safetensors` with `content_frame` (N, C, H, W), in the scale that the
+content model sees, and `motion_latents` (N, D, F, H' + W'), normalised; both float16 on disk.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import Dataset
+
+
+def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> int:
+    """Write shards, one per batch, then the index; a shard that is already there is kept, so that a second run goes on.
+
+    Args:
+        folder: where to write.
+        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`; called for lazily. A batch may be
+            a dict with only `skip`, for a shard that is there already.
+        recipe: what made them, written into the index.
+
+    Returns:
+        Number of clips.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for number, batch in enumerate(batches):
+        path = shard_path(folder, number)
+        if not path.is_file():
+            labels = batch["class_label"].long()
+            tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
+            temporary = path.with_suffix(".tmp")
+            metadata = {"prompts": json.dumps(batch["prompt"])}
+            save_file({**tensors, "class_label": labels.cpu()}, temporary, metadata=metadata)
+            os.replace(temporary, path)
+        with safe_open(path, "pt") as shard:
+            shards.append({"file": path.name, "clips": len(shard.get_tensor("class_label"))})
+    total = sum(int(shard["clips"]) for shard in shards)
+    index = folder / "index.json.tmp"
+    index.write_text(json.dumps({"recipe": recipe, "clips": total, "shards": shards}, indent=1))
+    os.replace(index, folder / "index.json")
+    return total
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """File of shard `number`."""
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+class LatentsDataset(Dataset):
+    """Items: `content_frame` (C, H, W), `motion_latents` (D, F, H' + W'), float32; `prompt`, `class_label`.
+
+    Item n for n >= len: the clips again, in a new order for each pass.
+
+    Args:
+        path: folder written by `write_latents`.
+        seed: orders the passes.
+
+    Raises:
+        ValueError: the folder has no finished index.
+    """
+
+    def __init__(self, path: str | Path, seed: int = 0) -> None:
+        folder = Path(path)
+        if not (folder / "index.json").is_file():
+            raise ValueError(f"{folder}: no index.json; `cmd-video data encode` writes it")
+        index = json.loads((folder / "index.json").read_text())
+        self.seed = seed
+        self.content_frames, self.motion_latents, self.class_labels = [], [], []
+        self.prompts: list[str] = []
+        for entry in index["shards"]:
+            with safe_open(folder / entry["file"], "pt") as shard:
+                self.content_frames.append(shard.get_tensor("content_frame"))
+                self.motion_latents.append(shard.get_tensor("motion_latents"))
+                self.class_labels.append(shard.get_tensor("class_label"))
+                self.prompts += json.loads(shard.metadata()["prompts"])
+        self.content_frames = torch.cat(self.content_frames)
+        self.motion_latents = torch.cat(self.motion_latents)
+        self.class_labels = torch.cat(self.class_labels)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | str | int]:
+        turn, place = divmod(index, len(self))
+        if self._order is None or self._order[0] != turn:
+            self._order = (turn, np.random.default_rng([self.seed, turn]).permutation(len(self)))
+        clip = int(self._order[1][place])
+        return {
+            "content_frame": self.content_frames[clip].float(),
+            "motion_latents": self.motion_latents[clip].float(),
+            "prompt": self.prompts[clip],
+            "class_label": int(self.class_labels[clip]),
+        }

@@ -1,0 +1,1 @@
+"""Measuring models: attribute adherence on sprites, reconstruction."""

@@ -1,0 +1,55 @@
+"""Losses and the quantities they rest on: pure functions of tensors.
+
+    target = diffusion_target(scheduler, sample, noise, timestep);  loss = diffusion_loss(scheduler, prediction, target, t)
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+
+
+def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Literal["l2", "l1"]) -> torch.Tensor:
+    """Mean squared or absolute difference of two tensors of any one shape (CMD, section 3.1: "e.g., l2 loss")."""
+    return F.mse_loss(prediction, target) if kind == "l2" else F.l1_loss(prediction, target)
+
+
+def diffusion_target(
+    scheduler: DDIMScheduler, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """What the network is to predict at `timestep` (B,), by the scheduler's prediction type (CMD, equations 7 and 8)."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(sample, noise, timestep)
+    if kind == "sample":
+        return sample
+    raise ValueError(f"prediction_type: {kind!r} is none of epsilon, v_prediction, sample")
+
+
+def diffusion_loss(
+    scheduler: DDIMScheduler,
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    timestep: torch.Tensor,
+    min_snr_gamma: float | None = None,
+) -> torch.Tensor:
+    """Squared error per sample (B,), averaged over all other dimensions.
+
+    With `min_snr_gamma`, weighted by min(SNR, gamma) in terms of the clean sample (Min-SNR, arXiv 2303.09556, eq. 5),
+    expressed for the scheduler's prediction type.
+    """
+    loss = (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+    if min_snr_gamma is None:
+        return loss
+    alpha_bar = scheduler.alphas_cumprod.to(timestep.device)[timestep]
+    snr = alpha_bar / (1 - alpha_bar)
+    divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[scheduler.config.prediction_type]
+    return loss * snr.clamp(max=min_snr_gamma) / divisor
+
+
+def psnr(prediction: torch.Tensor, target: torch.Tensor, data_range: float = 2.0) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of the whole batch: one mean squared error over all clips and frames."""
+    return 10 * torch.log10(data_range**2 / (prediction.float() - target.float()).square().mean())

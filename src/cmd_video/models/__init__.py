@@ -1,0 +1,16 @@
+"""CMD's own models; the content model is diffusers' `UNet2DConditionModel` or `DiTTransformer2DModel` as it is.
+
+Shape letters, everywhere: B batch, C channels, F frames, H, W, D latent channels, S tokens; `t` is diffusion time only.
+"""
+
+from .autoencoder_cmd import CMDAutoencoder, CMDAutoencoderOutput
+from .autoencoder_pixel_unshuffle import AutoencoderPixelUnshuffle
+from .motion_transformer import MOTION_TRANSFORMER_SIZES, CMDMotionTransformer
+
+__all__ = [
+    "MOTION_TRANSFORMER_SIZES",
+    "AutoencoderPixelUnshuffle",
+    "CMDAutoencoder",
+    "CMDAutoencoderOutput",
+    "CMDMotionTransformer",
+]

@@ -1,0 +1,158 @@
+"""Layers that the autoencoder and the motion transformer share: attention with rotary positions, blocks, tables.
+
+B batch, C channels, F frames, H, W, S tokens, D width of a token; `t` is diffusion time only.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import nn
+
+
+def rotary_table(positions: torch.Tensor, dim: int, max_period: float = 10_000.0) -> torch.Tensor:
+    """Angles of rotary position embedding (RoFormer, arXiv 2104.09864, eq. 15).
+
+    Args:
+        positions: (S, A), A coordinates of each token; each takes an equal share of the head ("axial" rotary for A = 2).
+        dim: width of one attention head; must be divisible by 2 * A.
+        max_period: longest wavelength.
+
+    Returns:
+        complex64 (S, dim / 2), unit complex numbers.
+    """
+    share = dim // (2 * positions.shape[1])
+    frequencies = max_period ** (-torch.arange(share, device=positions.device, dtype=torch.float32) / share)
+    angles = positions.float()[:, :, None] * frequencies  # (S, A, share)
+    return torch.polar(torch.ones_like(angles), angles).flatten(1)
+
+
+def apply_rotary(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Turn the two halves of each head by the angles of its token: x (..., S, dim), tables (S, dim / 2)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+def sincos_table(rows: torch.Tensor, columns: torch.Tensor, dim: int) -> torch.Tensor:
+    """Fixed 2-D sine-cosine position table, for any rectangular set of coordinates.
+
+    Args:
+        rows: (S,) first coordinate of each token.
+        columns: (S,) second coordinate of each token.
+        dim: width D, divisible by 4.
+
+    Returns:
+        float32 (S, D): half of the width encodes rows, half columns.
+    """
+
+    def encode(position: torch.Tensor) -> torch.Tensor:
+        frequencies = 10_000.0 ** (-torch.arange(dim // 4, device=position.device, dtype=torch.float32) / (dim // 4))
+        angles = position.float()[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    return torch.cat([encode(rows), encode(columns)], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through `scaled_dot_product_attention`, with optional rotary positions."""
+
+    def __init__(self, dim: int, num_heads: int, bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        batch, tokens, dim = x.shape
+        q, k, v = self.to_qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, S, d)
+        if rotary is not None:
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class GEGLU(nn.Module):
+    """Gated feed-forward layer (arXiv 2002.05202): D -> 2 * mult * D -> D."""
+
+    def __init__(self, dim: int, mult: int = 4) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 2 * mult * dim)
+        self.proj_out = nn.Linear(mult * dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(x * F.gelu(gate))
+
+
+class FactorizedBlock(nn.Module):
+    """TimeSformer block: attention along time, attention within each frame, feed-forward; each on a residual branch."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm_time, self.norm_space, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.time_attention = Attention(dim, num_heads, bias=False)
+        self.space_attention = Attention(dim, num_heads, bias=False)
+        self.feed_forward = GEGLU(dim)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        time_rotary: tuple[torch.Tensor, torch.Tensor],
+        space_rotary: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        batch, frames, tokens, dim = x.shape  # (B, F, S, D)
+        along_time = self.norm_time(x).transpose(1, 2).reshape(batch * tokens, frames, dim)  # (B*S, F, D)
+        x = x + self.time_attention(along_time, time_rotary).view(batch, tokens, frames, dim).transpose(1, 2)
+        within_frame = self.norm_space(x).view(batch * frames, tokens, dim)  # (B*F, S, D)
+        x = x + self.space_attention(within_frame, space_rotary).view(batch, frames, tokens, dim)
+        return x + self.feed_forward(self.norm_ff(x))
+
+
+class ResnetBlock(nn.Module):
+    """Two 3x3 convolutions on a residual branch, frame by frame: (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)  # the fresh block is the identity
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(hidden)))
+
+
+def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Scale and shift every token of x (B, S, D) by its sample's vectors (B, D)."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class AdaLNZeroBlock(nn.Module):
+    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748, section 3.2); a fresh block is the identity."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.attention = Attention(dim, num_heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)  # each (B, D)
+        x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class TimestepEmbedder(nn.Module):
+    """Diffusion time (B,) -> (B, D): 256 sinusoids and a two-layer MLP, as in DiT."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.sinusoids = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.mlp = TimestepEmbedding(256, dim)
+
+    def forward(self, timestep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return self.mlp(self.sinusoids(timestep).to(dtype))

@@ -1,0 +1,192 @@
+"""CMD's motion model: a DiT over motion latents, given the content frame (arXiv 2403.14148, section 3.2, equation 8).
+
+    model = CMDMotionTransformer(**MOTION_TRANSFORMER_SIZES["L"], num_classes=101)
+    noise = model(motion_latents, timestep, content_frame, class_labels=labels).sample
+
+B batch, C channels, F frames, D motion channels, H', W' rows and columns of the planes, S tokens; `t` is diffusion time.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import nn
+
+from .layers import AdaLNZeroBlock, TimestepEmbedder, modulate, sincos_table
+
+# DiT's named sizes (arXiv 2212.09748, table 1)
+MOTION_TRANSFORMER_SIZES: dict[str, dict[str, int]] = {
+    "S": {"num_layers": 12, "dim": 384, "num_heads": 6},
+    "B": {"num_layers": 12, "dim": 768, "num_heads": 12},
+    "L": {"num_layers": 24, "dim": 1024, "num_heads": 16},
+    "XL": {"num_layers": 28, "dim": 1152, "num_heads": 16},
+}
+
+
+class CMDMotionTransformer(ModelMixin, ConfigMixin):
+    """Denoiser of motion latents: patches of the F x (H' + W') plane and of the content frame, joined along the sequence.
+
+    Args:
+        latent_channels: D of the motion latents.
+        content_channels: C of the content frame.
+        autoencoder_patch_size: content-frame pixels per row of a plane, so that H' = H / autoencoder_patch_size.
+        patch_size: side of a patch of motion latents; F, H' and W' must be divisible by it.
+        content_patch_size: side of a patch of the content frame.
+        num_layers: blocks.
+        dim: width of a token.
+        num_heads: attention heads.
+        num_classes: number of class labels; 0 = no class condition. Label `num_classes` stands for "no class".
+        text_dim: width of the pooled text feature; 0 = no text condition.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["AdaLNZeroBlock"]
+    _repeated_blocks = ["AdaLNZeroBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 8,
+        content_channels: int = 4,
+        autoencoder_patch_size: int = 2,
+        patch_size: int = 2,
+        content_patch_size: int = 4,
+        num_layers: int = 24,
+        dim: int = 1024,
+        num_heads: int = 16,
+        num_classes: int = 0,
+        text_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if dim % 4 or dim % num_heads:
+            raise ValueError(f"dim: {dim} is not divisible by 4 and by num_heads = {num_heads}")
+        # 1. Tokens
+        self.latent_embed = nn.Conv2d(latent_channels, dim, patch_size, stride=patch_size)
+        self.content_embed = nn.Conv2d(content_channels, dim, content_patch_size, stride=content_patch_size)
+        self.plane_embedding = nn.Parameter(torch.zeros(2, dim))  # tells rows (z_x) from columns (z_y)
+        # 2. Conditions
+        self.time_embed = TimestepEmbedder(dim)
+        self.class_embed = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.text_embed = nn.Linear(text_dim, dim) if text_dim else None
+        # 3. Blocks
+        self.blocks = nn.ModuleList(AdaLNZeroBlock(dim, num_heads) for _ in range(num_layers))
+        # 4. Output
+        self.norm_out = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.modulation_out = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        self.proj_out = nn.Linear(dim, patch_size**2 * latent_channels)
+        self.gradient_checkpointing = False
+        self._initialize_weights()
+
+    def _initialize_weights(self) -> None:
+        for module in self.modules():  # Xavier for every linear layer, as in DiT
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for embed in (self.latent_embed, self.content_embed):  # patch layers like the linear layers they are
+            nn.init.xavier_uniform_(embed.weight.view(embed.weight.shape[0], -1))
+            nn.init.zeros_(embed.bias)
+        nn.init.normal_(self.plane_embedding, std=0.02)
+        for layer in (self.time_embed.mlp.linear_1, self.time_embed.mlp.linear_2):
+            nn.init.normal_(layer.weight, std=0.02)
+        if self.class_embed is not None:
+            nn.init.normal_(self.class_embed.weight, std=0.02)
+        # adaLN-Zero: each block is the identity and the whole model outputs zero
+        for modulation in (*(block.modulation[1] for block in self.blocks), self.modulation_out[1], self.proj_out):
+            nn.init.zeros_(modulation.weight)
+            nn.init.zeros_(modulation.bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        content_frame: torch.Tensor,
+        pooled_text: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Predict what the scheduler's prediction type says, for noisy motion latents.
+
+        Args:
+            hidden_states: (B, D, F, H' + W'), normalised and noised.
+            timestep: (B,), diffusion time in 0..999.
+            content_frame: (B, C, H, W), in the same scale as in training.
+            pooled_text: (B, text_dim); needed when the model has a text condition.
+            class_labels: (B,) integers in 0..num_classes; needed when the model has a class condition.
+            return_dict: return a `Transformer2DModelOutput` instead of a tuple.
+
+        Returns:
+            `sample` (B, D, F, H' + W').
+
+        Raises:
+            ValueError: a condition is missing or not known to this model, or a size does not fit.
+        """
+        self._check_inputs(hidden_states, content_frame, pooled_text, class_labels)
+        dtype = self.proj_out.weight.dtype
+        condition = self.time_embed(timestep, dtype)  # (B, dim)
+        if self.text_embed is not None:
+            condition = condition + self.text_embed(pooled_text)
+        if self.class_embed is not None:
+            condition = condition + self.class_embed(class_labels)
+
+        latent_tokens = self.latent_embed(hidden_states).flatten(2).transpose(1, 2)  # (B, S_z, dim)
+        content_tokens = self.content_embed(content_frame).flatten(2).transpose(1, 2)  # (B, S_c, dim)
+        num_latent_tokens = latent_tokens.shape[1]
+        x = torch.cat([latent_tokens, content_tokens], dim=1) + self._positions(hidden_states, content_frame).to(dtype)
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(block, x, condition, use_reentrant=False)
+            else:
+                x = block(x, condition)  # (B, S_z + S_c, dim)
+        shift, scale = self.modulation_out(condition).chunk(2, dim=-1)
+        x = self.proj_out(modulate(self.norm_out(x[:, :num_latent_tokens]), shift, scale))  # (B, S_z, p*p*D)
+        sample = self._unpatchify(x, hidden_states)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _positions(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
+        """Position table (S_z + S_c, dim): (frame, place in its plane) for latents, (row, column) for the content frame."""
+        device, dim = hidden_states.device, self.config.dim
+        height, width = (side // self.config.autoencoder_patch_size for side in content_frame.shape[-2:])
+        patch, content_patch = self.config.patch_size, self.config.content_patch_size
+        frames = torch.arange(hidden_states.shape[2] // patch, device=device)
+        places = torch.cat([torch.arange(side // patch, device=device) for side in (height, width)])
+        planes = torch.cat([torch.full((side // patch,), i, device=device) for i, side in enumerate((height, width))])
+        grid = torch.meshgrid(frames, torch.arange(len(places), device=device), indexing="ij")
+        time, place = (axis.flatten() for axis in grid)
+        latent_table = sincos_table(time, places[place], dim) + self.plane_embedding[planes[place]]
+        grid = torch.meshgrid(
+            *(torch.arange(side // content_patch, device=device) for side in content_frame.shape[-2:]), indexing="ij"
+        )
+        return torch.cat([latent_table, sincos_table(grid[0].flatten(), grid[1].flatten(), dim)])
+
+    def _unpatchify(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        batch, channels, frames, places = like.shape
+        patch = self.config.patch_size
+        x = x.view(batch, frames // patch, places // patch, patch, patch, channels)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, frames, places)
+
+    def _check_inputs(
+        self,
+        hidden_states: torch.Tensor,
+        content_frame: torch.Tensor,
+        pooled_text: torch.Tensor | None,
+        class_labels: torch.Tensor | None,
+    ) -> None:
+        for name, given, known in (
+            ("pooled_text", pooled_text, self.text_embed),
+            ("class_labels", class_labels, self.class_embed),
+        ):
+            if (given is None) != (known is None):
+                raise ValueError(f"{name}: {'missing' if given is None else 'given'}, but the model has "
+                                 f"{'such' if known is not None else 'no such'} a condition")
+        height, width = (side // self.config.autoencoder_patch_size for side in content_frame.shape[-2:])
+        if hidden_states.shape[-1] != height + width:
+            raise ValueError(f"hidden_states: width {hidden_states.shape[-1]} is not H' + W' = {height} + {width}")
+        for name, side, patch in (
+            ("frames", hidden_states.shape[2], self.config.patch_size),
+            ("H'", height, self.config.patch_size),
+            ("W'", width, self.config.patch_size),
+            ("content height", content_frame.shape[-2], self.config.content_patch_size),
+            ("content width", content_frame.shape[-1], self.config.content_patch_size),
+        ):
+            if side % patch:
+                raise ValueError(f"{name}: {side} is not divisible by its patch size {patch}")

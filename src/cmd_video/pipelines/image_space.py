@@ -1,0 +1,54 @@
+"""The space that content frames live in: pixels, or the scaled latents of an image autoencoder.
+
+    latents = encode_images(vae, images);  images = decode_images(vae, latents)      # vae = None: pixels as they are
+"""
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from cmd_video.models import AutoencoderPixelUnshuffle
+
+ImageAutoencoder = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
+
+
+def encode_images(vae: ImageAutoencoder | None, images: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) in [-1, 1] -> what diffusion models see; the mode of the posterior where there is one."""
+    if vae is None:
+        return images
+    encoded = vae.encode(images)
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return (latents - _shift(vae)) * vae.config.scaling_factor
+
+
+def decode_images(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
+    """The inverse of `encode_images`: (N, C, h, w) -> (N, 3, H, W), around [-1, 1], not clamped."""
+    if vae is None:
+        return latents
+    return vae.decode(latents / vae.config.scaling_factor + _shift(vae)).sample
+
+
+def encode_video(vae: ImageAutoencoder | None, video: torch.Tensor) -> torch.Tensor:
+    """`encode_images` on each frame: (B, 3, F, H, W) -> (B, C, F, h, w)."""
+    batch, _, frames = video.shape[:3]
+    latents = encode_images(vae, video.transpose(1, 2).flatten(0, 1))
+    return latents.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+def decode_video(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
+    """`decode_images` on each frame, one clip at a time: (B, C, F, h, w) -> (B, 3, F, H, W)."""
+    return torch.stack([decode_images(vae, clip.transpose(0, 1)).transpose(0, 1) for clip in latents])
+
+
+def spatial_ratio(vae: ImageAutoencoder | None) -> int:
+    """Pixels per latent, along each side."""
+    if vae is None:
+        return 1
+    if isinstance(vae, AutoencoderPixelUnshuffle):
+        return vae.config.patch_size
+    if isinstance(vae, AutoencoderTiny):
+        return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _shift(vae: ImageAutoencoder) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0

@@ -1,0 +1,39 @@
+"""Prompts to text features, the same way in training and in the pipeline.
+
+    features = encode_prompts(tokenizer, text_encoder, ["a red ball rolls to the right"])
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+
+@dataclass
+class PromptFeatures:
+    """Text features of B prompts.
+
+    Attributes:
+        hidden_states: (B, S, D), one vector per token, for the content model's cross-attention.
+        pooled: (B, D), mean over the tokens of each prompt, for the motion model.
+        truncated: for each prompt the part that was cut off because the text encoder is not longer, or None.
+    """
+
+    hidden_states: torch.Tensor
+    pooled: torch.Tensor
+    truncated: list[str | None]
+
+
+def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> PromptFeatures:
+    """Tokenize (padded to the encoder's length, as Stable Diffusion does) and encode, on the encoder's device."""
+    limit = tokenizer.model_max_length
+    tokens = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    whole = tokenizer(prompts).input_ids
+    truncated = [
+        tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else None for ids in whole
+    ]
+    device = text_encoder.device
+    hidden_states = text_encoder(tokens.input_ids.to(device))[0]  # (B, S, D)
+    mask = tokens.attention_mask.to(device, hidden_states.dtype)[..., None]
+    pooled = (hidden_states * mask).sum(dim=1) / mask.sum(dim=1)
+    return PromptFeatures(hidden_states, pooled, truncated)

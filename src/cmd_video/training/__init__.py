@@ -1,0 +1,1 @@
+"""Configuration, stages, the training loop and its checkpoints."""

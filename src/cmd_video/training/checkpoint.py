@@ -1,0 +1,141 @@
+"""Checkpoints that survive being killed: safetensors and JSON, a sha256 manifest written last, one atomic rename.
+
+    save_checkpoint(folder, step, tensors={"model": {...}}, state={...});  step, tensors, state = load_latest(folder)
+
+A checkpoint is a folder `step-00001000`. A folder without a manifest, or one whose files differ from it, does not count.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+Tensors = dict[str, dict[str, torch.Tensor]]
+VERSION = 1
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+    """Write one checkpoint; it appears under its name complete or not at all.
+
+    Args:
+        folder: where checkpoints lie.
+        step: optimizer steps done.
+        tensors: file stem -> tensors by name.
+        state: everything else, as JSON.
+
+    Raises:
+        OSError: no space or no permission; what was begun is removed and older checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f"{final.name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for stem, named in tensors.items():
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+            save_file(contiguous, temporary / f"{stem}.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"version": VERSION, "step": step, **state}, indent=1))
+        files = sorted(path for path in temporary.iterdir())
+        for path in files:
+            _sync(path)
+        manifest = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        _sync(temporary / "manifest.json")
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync(folder)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"{final}: could not write the checkpoint ({error}); older ones are untouched") from error
+    return final
+
+
+def verify_checkpoint(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file must have the size and sha256 of its manifest."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name, expected in manifest.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
+                return f"{name} is damaged"
+        version = json.loads((path / "state.json").read_text())["version"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "manifest.json or state.json is missing or damaged"
+    return None if version == VERSION else f"state.json: version {version}, this program reads {VERSION}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, or None; damaged newer ones are skipped with a warning that names the file."""
+    for path in reversed(list_checkpoints(folder)):
+        problem = verify_checkpoint(path)
+        if problem is None:
+            state = json.loads((path / "state.json").read_text())
+            tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+            return state["step"], tensors, state
+        warnings.warn(f"{path}: {problem}; trying the checkpoint before it", stacklevel=2)
+    return None
+
+
+def remove_old_checkpoints(folder: Path, keep_last: int, best_step: int | None) -> None:
+    """Delete all but the newest `keep_last` and the best; also what killed processes left half-written."""
+    checkpoints = list_checkpoints(folder)
+    for path in checkpoints[:-keep_last]:
+        if path.name != f"step-{best_step or 0:08d}":
+            trash = path.with_name(f"{path.name}.tmp-delete")
+            path.rename(trash)  # so that a kill in the middle does not leave half a checkpoint under its name
+            shutil.rmtree(trash, ignore_errors=True)
+    for path in folder.glob("step-*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Optimizer state as named tensors and JSON-able parameter groups."""
+    packed = optimizer.state_dict()
+    tensors = {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, values in packed["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, packed["param_groups"]
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The inverse of `pack_optimizer`."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

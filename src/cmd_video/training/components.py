@@ -1,0 +1,104 @@
+"""Builds the components a run names: from a folder or hub id, or fresh from a configuration.
+
+    components = build_components(config, captions=[...])      # {"unet": UNet2DConditionModel, ...}
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import transformers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from cmd_video import models
+
+from .config import COMPONENT_CLASSES, ComponentConfig
+from .tokenizer import train_tokenizer
+
+_BUILD_ORDER = ("tokenizer", *(name for name in COMPONENT_CLASSES if name != "tokenizer"))  # a text encoder needs it
+
+
+def build_components(
+    configs: dict[str, ComponentConfig], captions: list[str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Load or create each component.
+
+    Args:
+        configs: what to build, by name.
+        captions: text that a fresh tokenizer is trained on.
+        seed: initial weights of fresh components are a function of it.
+
+    Raises:
+        ValueError: a folder holds another kind of component, or a constructor argument is wrong.
+    """
+    import torch
+
+    components: dict[str, Any] = {}
+    for name in sorted(configs, key=_BUILD_ORDER.index):
+        config = configs[name]
+        torch.manual_seed(seed)
+        try:
+            if config.path is not None:
+                components[name] = _load(name, config.path)
+            elif name == "tokenizer":
+                components[name] = train_tokenizer(captions or [], **config.config)
+            elif name == "text_encoder":
+                components[name] = _fresh_text_encoder(config.config, components["tokenizer"])
+            else:
+                components[name] = _find_class(config.class_name)(**config.config)
+        except TypeError as error:
+            raise ValueError(f"components.{name}.config: {error}") from error
+    if "text_encoder" in components:
+        _check_vocabulary(components["text_encoder"], components["tokenizer"])
+    return components
+
+
+def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return CLIPTextModel(CLIPTextConfig(**{**ends, **config}))
+
+
+def _find_class(class_name: str | None) -> Any:
+    assert class_name is not None
+    for module in (models, diffusers, transformers):
+        if hasattr(module, class_name):
+            return getattr(module, class_name)
+    raise ValueError(f"class: {class_name!r} is not known")
+
+
+def _load(name: str, path: str) -> Any:
+    """Load component `name` from its own folder, or from the subfolder of that name of a pipeline folder or hub id."""
+    folder = Path(path)
+    subfolder = "" if folder.is_dir() and not (folder / name).is_dir() else name
+    if subfolder and not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
+        raise ValueError(f"components.{name}.path: no folder {path}")
+    if name == "tokenizer":
+        return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
+    if name == "text_encoder":
+        return CLIPTextModel.from_pretrained(path, subfolder=subfolder)
+    if folder.is_dir():
+        files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
+        found = [json.loads(file.read_text()) for file in files if file.is_file()]
+        class_name = found[0].get("_class_name") if found else None
+        if name.endswith("scheduler") and class_name is not None:
+            class_name = COMPONENT_CLASSES[name][0]  # a Stable Diffusion folder's PNDM has the same noise schedule
+    else:
+        class_name = COMPONENT_CLASSES[name][0]
+    if class_name not in COMPONENT_CLASSES[name]:
+        allowed = ", ".join(COMPONENT_CLASSES[name])
+        raise ValueError(f"components.{name}.path: {path} holds {class_name or 'no component'}, allowed: {allowed}")
+    return _find_class(class_name).from_pretrained(path, subfolder=subfolder or None)
+
+
+def _check_vocabulary(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    if text_encoder.config.vocab_size < len(tokenizer):
+        raise ValueError(
+            f"components.text_encoder.config.vocab_size: {text_encoder.config.vocab_size} is less than the "
+            f"tokenizer's {len(tokenizer)}"
+        )
+    if text_encoder.config.max_position_embeddings < tokenizer.model_max_length:
+        raise ValueError(
+            f"components.text_encoder.config.max_position_embeddings: {text_encoder.config.max_position_embeddings} "
+            f"is less than the tokenizer's model_max_length {tokenizer.model_max_length}"
+        )

@@ -1,0 +1,238 @@
+"""What a training run is made of: typed, documented, an unknown key is an error.
+
+    config = load_config("configs/sprites/autoencoder.yaml", overrides=["loop.steps=100"])
+
+A YAML file is a short difference from these defaults. `stage` chooses what is trained; the loop is the same for all.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
+    "vae": ("AutoencoderKL", "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
+    "autoencoder": ("CMDAutoencoder",),
+    "unet": ("UNet2DConditionModel", "DiTTransformer2DModel"),
+    "motion_transformer": ("CMDMotionTransformer",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer",),
+    "content_scheduler": ("DDIMScheduler",),
+    "motion_scheduler": ("DDIMScheduler",),
+}
+STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without
+    "autoencoder": ("autoencoder",),
+    "image": ("unet", "content_scheduler"),
+    "content": ("unet", "content_scheduler", "autoencoder"),
+    "motion": ("motion_transformer", "motion_scheduler", "autoencoder"),
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComponentConfig(Section):
+    """Where one component comes from: weights at `path`, or a fresh one of `class` with `config`."""
+
+    path: str | None = None
+    """A component folder (written by `save_pretrained`), or a pipeline folder or hub id that has it as a subfolder."""
+    class_name: str | None = Field(default=None, alias="class")
+    """Class of a fresh component, one of COMPONENT_CLASSES."""
+    config: dict[str, Any] = {}
+    """Constructor arguments of a fresh component; for a text encoder those of `CLIPTextConfig`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ComponentConfig":
+        if (self.path is None) == (self.class_name is None):
+            raise ValueError("give either `path` or `class`")
+        if self.path is not None and self.config:
+            raise ValueError("`config` belongs to a fresh component; with `path` the saved configuration counts")
+        return self
+
+
+class SpritesData(Section):
+    """The procedural set of `cmd_video.data.sprites`."""
+
+    kind: Literal["sprites"]
+    length: int = Field(1_000_000, gt=0)
+    """Number of scenes; training draws them again in the same order after that."""
+    height: int = Field(64, gt=0)
+    width: int = Field(64, gt=0)
+    num_frames: int = Field(16, gt=0)
+    """Frames of a clip; 1 gives single frames, for the image stage."""
+    seed: int = 0
+    split: Literal["train", "held_out"] = "train"
+    start: int = Field(0, ge=0)
+    """Number of the first scene."""
+
+
+class VideoData(Section):
+    """Clips on disk."""
+
+    kind: Literal["manifest", "captioned_folder", "class_folder", "ucf101", "webvid", "frame_folders"]
+    path: str
+    """The manifest, csv or folder."""
+    video_root: str | None = None
+    """Folder of the clips, where they do not lie beside the manifest (UCF-101, WebVid)."""
+    split: str | None = None
+    """UCF-101: "train1" ... "test3", an official split."""
+    height: int = Field(64, gt=0)
+    width: int = Field(64, gt=0)
+    num_frames: int = Field(16, gt=0)
+    stride: int = Field(1, gt=0)
+    """Take every stride-th frame."""
+    fps: float | None = Field(None, gt=0)
+    """Take frames at this rate instead of a stride."""
+    flip: bool = False
+    """Mirror half of the clips."""
+    seed: int = 0
+    train: bool = True
+    """Random place in the clip; otherwise its middle."""
+    max_bad_fraction: float = Field(0.05, ge=0, le=1)
+    """Stop when more than this part of the clips cannot be read."""
+
+
+class LatentsData(Section):
+    """Content frames and motion latents that `cmd-video data encode` wrote."""
+
+    kind: Literal["latents"]
+    path: str
+    seed: int = 0
+    """Order in which the clips are drawn."""
+
+
+DataConfig = Annotated[SpritesData | VideoData | LatentsData, Field(discriminator="kind")]
+
+
+class OptimizerConfig(Section):
+    """AdamW and its learning rate."""
+
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: stay, or fall along a half cosine to zero at the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Clip the gradient to this norm; null = never."""
+
+
+class LoopConfig(Section):
+    """The loop: how long, how much at a time, what is written when."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged weights, which are validated and exported."""
+    num_workers: int = Field(0, ge=0)
+    """Data loading processes."""
+    log_every: int = Field(20, gt=0)
+    validate_every: int = Field(500, gt=0)
+    checkpoint_every: int = Field(500, gt=0)
+    keep_last: int = Field(2, gt=0)
+    """Checkpoints to keep besides the one with the lowest validation loss."""
+
+
+class ObjectiveConfig(Section):
+    """What the loss is; each field belongs to the stages named."""
+
+    reconstruction: Literal["l2", "l1"] = "l2"
+    """autoencoder: distance between clip and reconstruction (the paper: l2)."""
+    motion_latents_noise: float = Field(0.0, ge=0)
+    """autoencoder: differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so that
+    the decoder forgives the motion model's small errors."""
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """image, content, motion: how often the prompt or label is left out, for guidance."""
+    train_text_encoder: bool = False
+    """image, content: train the text encoder along."""
+    content_frame_noise: float = Field(0.0, ge=0)
+    """motion: differs from paper: noise added to the true content frame, so that a generated one does not surprise."""
+    min_snr_gamma: float | None = Field(None, gt=0)
+    """image, content, motion: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
+
+
+class ValidationConfig(Section):
+    """Held-out clips and pictures."""
+
+    data: DataConfig
+    num_clips: int = Field(64, gt=0)
+    batch_size: int = Field(16, gt=0)
+    num_samples: int = Field(8, ge=0)
+    """Clips in the sample grid; 0 = no grid."""
+    num_inference_steps: int = Field(25, gt=0)
+    guidance_scale: float = Field(3.0, ge=1)
+
+
+class TrainConfig(Section):
+    """A whole run."""
+
+    stage: Literal["autoencoder", "image", "content", "motion"]
+    output_dir: str
+    seed: int = Field(0, ge=0)
+    components: dict[str, ComponentConfig]
+    data: DataConfig
+    validation: ValidationConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig
+
+    @model_validator(mode="after")
+    def _complete(self) -> "TrainConfig":
+        for name, component in self.components.items():
+            if name not in COMPONENT_CLASSES:
+                raise ValueError(f"components: {name!r} is none of {', '.join(COMPONENT_CLASSES)}")
+            if component.class_name is not None and component.class_name not in COMPONENT_CLASSES[name]:
+                raise ValueError(
+                    f"components.{name}.class: {component.class_name!r} is none of {', '.join(COMPONENT_CLASSES[name])}"
+                )
+        precomputed = isinstance(self.data, LatentsData) and isinstance(self.validation.data, LatentsData)
+        for name in STAGE_COMPONENTS[self.stage]:
+            if name not in self.components and not (precomputed and name == "autoencoder" and self.stage == "content"):
+                raise ValueError(f"components: the stage {self.stage!r} needs {name!r}")
+        if ("tokenizer" in self.components) != ("text_encoder" in self.components):
+            raise ValueError("components: tokenizer and text_encoder come together")
+        if self.loop.batch_size % self.loop.gradient_accumulation_steps:
+            raise ValueError(
+                f"loop.batch_size: {self.loop.batch_size} is not divisible by "
+                f"loop.gradient_accumulation_steps = {self.loop.gradient_accumulation_steps}"
+            )
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Read a YAML file, apply dotted overrides, validate.
+
+    Args:
+        path: the file.
+        overrides: strings "section.field=value"; the value is read as YAML.
+
+    Raises:
+        ValueError: the file is not YAML, an override has no "=", or a field is wrong (pydantic's error names it).
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a configuration is a mapping of fields, found {type(values).__name__}")
+    for override in overrides or []:
+        dotted, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"--set {override!r}: expected section.field=value")
+        *parents, leaf = dotted.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"--set {override!r}: {parent} is not a section")
+        target[leaf] = yaml.safe_load(text)
+    return TrainConfig.model_validate(values)

@@ -1,0 +1,95 @@
+"""From the data section of a configuration to batches: a stream without state, so that resuming is only a number.
+
+    loader = batches(build_dataset(config.data), first=1000 * 8, count=..., batch_size=8)
+
+Sample n of a run is `dataset[n]`, defined for every n >= 0; step s of batch size B uses samples s * B to (s + 1) * B - 1.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from cmd_video.data.latents import LatentsDataset
+from cmd_video.data.sprites import SpritesDataset
+
+from .config import LatentsData, SpritesData, VideoData
+
+
+class ClipDataset(Protocol):
+    """Items are dicts of tensors, strings and numbers; item n is a pure function of n."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class NumberedDataset(torch.utils.data.Dataset):
+    """Adds `number` to each item."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**self.dataset[number], "number": number}
+
+
+class StepSampler(Sampler[list[int]]):
+    """The numbers of each micro-batch of this process, from one step to another."""
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int, micro_batches: int, rank: int, world: int) -> None:
+        self.steps = range(first_step, last_step)
+        self.batch_size, self.micro_batches, self.rank, self.world = batch_size, micro_batches, rank, world
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.micro_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // (self.micro_batches * self.world)
+        for step in self.steps:
+            for micro in range(self.micro_batches):
+                first = step * self.batch_size + (micro * self.world + self.rank) * share
+                yield list(range(first, first + share))
+
+
+def build_dataset(config: SpritesData | VideoData | LatentsData) -> ClipDataset:
+    """The dataset a configuration describes.
+
+    Raises:
+        ValueError: nothing usable at the path.
+        FileNotFoundError: there is no such path.
+    """
+    if isinstance(config, SpritesData):
+        return SpritesDataset(**config.model_dump(exclude={"kind"}))
+    if isinstance(config, LatentsData):
+        return LatentsDataset(config.path, seed=config.seed)
+    from cmd_video.data.datasets import open_video_dataset
+
+    return open_video_dataset(**config.model_dump())
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack tensors and numbers, keep strings as a list."""
+    batch: dict[str, Any] = {}
+    for key, first in items[0].items():
+        values = [item[key] for item in items]
+        batch[key] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+        if isinstance(first, int):
+            batch[key] = torch.tensor(values)
+    return batch
+
+
+def training_batches(dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> DataLoader:
+    """Batches of a run in order."""
+    return DataLoader(NumberedDataset(dataset), batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
+
+
+def fixed_batches(dataset: ClipDataset, count: int, batch_size: int) -> list[dict[str, Any]]:
+    """The first `count` items, in batches; the same every time."""
+    numbered = NumberedDataset(dataset)
+    count = min(count, len(dataset))
+    return [
+        collate([numbered[number] for number in range(first, min(first + batch_size, count))])
+        for first in range(0, count, batch_size)
+    ]

@@ -1,0 +1,50 @@
+"""Finished runs -> one pipeline folder.
+
+    export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Path("my-model"))
+"""
+
+import os
+from pathlib import Path
+
+from cmd_video.pipelines import CMDPipeline
+
+from .components import build_components
+from .config import COMPONENT_CLASSES, ComponentConfig
+
+REQUIRED = ("autoencoder", "unet", "motion_transformer", "content_scheduler", "motion_scheduler")
+
+
+def export_pipeline(
+    runs: list[Path], output: Path, guidance_scale: float = 7.5, motion_guidance_scale: float = 1.0
+) -> Path:
+    """Collect the components of runs into a folder for `CMDPipeline.from_pretrained`.
+
+    Args:
+        runs: run folders (or folders of components); for a component that several hold, the last counts.
+        output: folder to write; appears complete or not at all.
+        guidance_scale: default guidance of the content model.
+        motion_guidance_scale: default guidance of the motion model.
+
+    Raises:
+        ValueError: a run is not finished, a component is missing, or `output` exists.
+    """
+    if output.exists():
+        raise ValueError(f"output: {output} exists; choose a new folder")
+    found: dict[str, ComponentConfig] = {}
+    for run in runs:
+        folder = run / "pipeline" if (run / "pipeline").is_dir() else run
+        names = [name for name in COMPONENT_CLASSES if (folder / name).is_dir()]
+        if not names:
+            raise ValueError(f"{run}: no trained components; is the run finished?")
+        found.update({name: ComponentConfig(path=str(folder / name)) for name in names})
+    missing = [name for name in REQUIRED if name not in found]
+    if missing:
+        raise ValueError(f"runs: no {', '.join(missing)} in {', '.join(map(str, runs))}")
+    pipeline = CMDPipeline(
+        **build_components(found), guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
+    pipeline.save_pretrained(temporary)
+    temporary.rename(output)
+    return output

@@ -1,0 +1,287 @@
+"""The training loop, the same for every stage.
+
+    train(load_config("configs/sprites/autoencoder.yaml"))      # the same call again goes on where it stopped
+
+Everything random is a function of (seed, number of the sample) or (seed, step), so a checkpoint holds no generator state
+and a killed run, resumed, is bit-identical on a CPU to one that was never killed.
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from .checkpoint import (
+    load_latest,
+    pack_optimizer,
+    remove_old_checkpoints,
+    save_checkpoint,
+    unpack_optimizer,
+)
+from .components import build_components
+from .config import OptimizerConfig, TrainConfig
+from .data import ClipDataset, StepSampler, build_dataset, fixed_batches, training_batches
+from .logs import RunLog
+from .stages import Stage, build_stage, to_device
+
+CAPTIONS_FOR_TOKENIZER = 5_000
+CLIPS_FOR_STATISTICS = 256
+
+
+def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
+    """Learning rate of a step: 1) linear warm-up, 2) constant, or a half cosine to zero at the last step."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train(config: TrainConfig) -> Path:
+    """Run a stage to its last step and save its components.
+
+    Args:
+        config: the run. If `output_dir` holds a checkpoint of it, training goes on from there.
+
+    Returns:
+        The folder with the trained components, `output_dir/pipeline`.
+
+    Raises:
+        ValueError: the data or the components do not fit, or the loss is not a number.
+        OSError: no space on disk, or no permission.
+    """
+    # Set up.
+    loop = config.loop
+    accelerator = Accelerator(
+        mixed_precision="bf16" if loop.precision == "bf16" else "no",
+        gradient_accumulation_steps=loop.gradient_accumulation_steps,
+    )
+    run = Path(config.output_dir)
+    per_process = loop.gradient_accumulation_steps * accelerator.num_processes
+    if loop.batch_size % per_process:
+        raise ValueError(f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}")
+    dataset, validation_dataset = build_dataset(config.data), build_dataset(config.validation.data)
+    if accelerator.is_main_process:
+        _claim(run, config)
+    captions = _captions(dataset) if _needs_captions(config) else None
+    stage = build_stage(config, build_components(config.components, captions, config.seed))
+    if loop.gradient_checkpointing:
+        for name in stage.trained:
+            getattr(stage, name).enable_gradient_checkpointing()
+    stage.place(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        stage.parameters(),
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    wrapped, optimizer = accelerator.prepare(stage, optimizer)
+    ema = EMAModel(stage.parameters(), decay=loop.ema_decay)
+    ema.to(accelerator.device)
+
+    # Resume.
+    first_step, best = 0, {"step": None, "loss": math.inf}
+    found = load_latest(run / "checkpoints")
+    if found is not None:
+        first_step, tensors, state = found
+        _restore(stage, optimizer, ema, tensors, state)
+        best = {"step": state["best"]["step"], "loss": math.inf if state["best"]["step"] is None else state["best"]["loss"]}
+    log = RunLog(run, first_step, loop.steps, enabled=accelerator.is_main_process)
+    stop = StopRequest()
+
+    # Data.
+    sampler = StepSampler(
+        first_step,
+        loop.steps,
+        loop.batch_size,
+        loop.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    loader = iter(training_batches(dataset, sampler, loop.num_workers))
+    validation = config.validation
+    held_out = fixed_batches(validation_dataset, validation.num_clips, validation.batch_size)
+
+    # Train.
+    wrapped.train()
+    for step in range(first_step, loop.steps):
+        torch.manual_seed(config.seed * 1_000_003 + step)  # for layers that draw by themselves
+        rate = learning_rate(step, loop.steps, config.optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        total_loss = 0.0
+        for _ in range(loop.gradient_accumulation_steps):
+            batch = to_device(next(loader), accelerator.device)
+            with accelerator.accumulate(wrapped), accelerator.autocast():
+                loss = wrapped(batch)
+                accelerator.backward(loss)
+            mean_loss = accelerator.reduce(loss.detach(), reduction="mean").item()
+            if not math.isfinite(mean_loss):
+                raise ValueError(f"step {step + 1}: the loss is {mean_loss}; stopped before the update, {run} keeps its checkpoints")
+            total_loss += mean_loss / loop.gradient_accumulation_steps
+        limit = config.optimizer.max_grad_norm or math.inf
+        norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), limit))
+        if not math.isfinite(norm):
+            raise ValueError(f"step {step + 1}: the gradient norm is {norm}; stopped before the update")
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(stage.parameters())
+        done = step + 1
+
+        # Report, validate, save.
+        log.step(done, loss=total_loss, lr=rate, grad_norm=norm)
+        if done % loop.log_every == 0 or done == loop.steps:
+            log.write(done)
+        if done % loop.validate_every == 0 or done == loop.steps:
+            metrics = _validate(stage, ema, held_out, log, done, config)
+            if metrics["loss"] < best["loss"]:
+                best = {"step": done, "loss": metrics["loss"]}
+        if (done % loop.checkpoint_every == 0 or done == loop.steps or stop.requested) and accelerator.is_main_process:
+            _save(run, done, stage, optimizer, ema, best, config)
+        if stop.requested:
+            log.close()
+            raise SystemExit(128 + stop.requested)
+
+    # Finish.
+    log.close()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        ema.copy_to(stage.parameters())
+        export_components(stage, dataset, run / "pipeline")
+    accelerator.end_training()
+    return run / "pipeline"
+
+
+class StopRequest:
+    """Remembers SIGTERM or SIGINT, so that the loop can save and leave after the current step."""
+
+    def __init__(self) -> None:
+        self.requested = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                signal.signal(number, self._remember)
+            except ValueError:  # not in the main thread: the caller handles signals
+                return
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.requested = number
+
+
+def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
+    """Save every component of a stage, in the layout of a diffusers pipeline without its index.
+
+    The autoencoder stage measures the statistics of the motion latents first.
+    """
+    stage.eval()
+    with torch.no_grad():
+        stage.finish(fixed_batches(dataset, CLIPS_FOR_STATISTICS, 16))
+    for name, component in stage.components.items():
+        temporary = folder / f"{name}.tmp-{os.getpid()}"
+        component.save_pretrained(temporary)
+        _replace_folder(temporary, folder / name)
+
+
+def _replace_folder(temporary: Path, final: Path) -> None:
+    import shutil
+
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+
+
+def _claim(run: Path, config: TrainConfig) -> None:
+    """Write the resolved configuration into the run folder; refuse a folder that belongs to another run."""
+    run.mkdir(parents=True, exist_ok=True)
+    resolved = config.model_dump(mode="json", by_alias=True)
+    path = run / "config.json"
+    if path.is_file():
+        previous = json.loads(path.read_text())
+        changed = [key for key in ("stage", "seed", "components") if previous.get(key) != resolved[key]]
+        if changed:
+            raise ValueError(f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(resolved, indent=1))
+    os.replace(temporary, path)
+
+
+def _needs_captions(config: TrainConfig) -> bool:
+    tokenizer = config.components.get("tokenizer")
+    return tokenizer is not None and tokenizer.path is None
+
+
+def _captions(dataset: ClipDataset) -> list[str]:
+    """Captions for a fresh tokenizer, without decoding clips where the dataset can name them."""
+    count = min(CAPTIONS_FOR_TOKENIZER, len(dataset))
+    if hasattr(dataset, "prompt"):
+        return [dataset.prompt(index) for index in range(count)]
+    return [dataset[index]["prompt"] for index in range(count)]
+
+
+def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    """All or nothing: a missing part is an error."""
+    try:
+        stage.load_state_dict(tensors["model"])
+        unpack_optimizer(getattr(optimizer, "optimizer", optimizer), tensors["optimizer"], state["optimizer_groups"])
+        names = [name for name, _ in stage.named_parameters()]
+        ema.load_state_dict({**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]})
+        ema.to(next(stage.parameters()).device)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint of step {state['step']} does not fit this run: {error}") from error
+
+
+def _save(
+    run: Path, step: int, stage: Stage, optimizer: Any, ema: EMAModel, best: dict[str, Any], config: TrainConfig
+) -> None:
+    moments, groups = pack_optimizer(getattr(optimizer, "optimizer", optimizer))
+    names = [name for name, _ in stage.named_parameters()]
+    tensors = {
+        "model": stage.state_dict(),
+        "ema": dict(zip(names, ema.shadow_params, strict=True)),
+        "optimizer": moments,
+    }
+    state = {
+        "optimizer_groups": groups,
+        "ema": {"optimization_step": ema.optimization_step},
+        "best": {"step": best["step"], "loss": best["loss"] if best["step"] is not None else None},
+        "stage": config.stage,
+    }
+    save_checkpoint(run / "checkpoints", step, tensors, state)
+    remove_old_checkpoints(run / "checkpoints", config.loop.keep_last, best["step"])
+
+
+@torch.no_grad()
+def _validate(
+    stage: Stage, ema: EMAModel, held_out: list[dict[str, Any]], log: "RunLog", step: int, config: TrainConfig
+) -> dict[str, float]:
+    """Mean metrics of the averaged weights on held-out clips at fixed timesteps, and a sample grid."""
+    ema.store(stage.parameters())
+    ema.copy_to(stage.parameters())
+    stage.eval()
+    try:
+        device = next(stage.parameters()).device
+        metrics = [stage.validate(to_device(batch, device)) for batch in held_out]
+        sizes = torch.tensor([float(len(batch["number"])) for batch in held_out])
+        means = {
+            key: float((torch.stack([m[key].float().cpu() for m in metrics]) * sizes).sum() / sizes.sum())
+            for key in metrics[0]
+        }
+        count = min(config.validation.num_samples, len(held_out[0]["number"]))
+        grid = None
+        if count and log.enabled:
+            few = {key: value[:count] for key, value in held_out[0].items()}
+            grid = stage.sample_grid(to_device(few, device))
+    finally:
+        ema.restore(stage.parameters())
+        stage.train()
+    log.validation(step, means, grid)
+    return means
+
+

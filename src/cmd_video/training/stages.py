@@ -1,0 +1,309 @@
+"""What differs between the stages: which weights are trained, the loss of a batch, validation, a picture.
+
+    stage = build_stage(config, components);  loss = stage(batch)
+
+Every random draw is a function of (seed, number of the sample), so that neither resuming nor the number of processes
+changes it. B batch, C channels, F frames, H, W, D motion channels.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruction_loss
+from cmd_video.models import CMDAutoencoder
+from cmd_video.pipelines.image_space import decode_video, encode_images, encode_video
+from cmd_video.pipelines.prompt import encode_prompts
+
+from .config import TrainConfig
+
+Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
+VALIDATION_TIMESTEPS = (20, 100, 250, 400, 550, 700, 850, 980)
+
+
+def generators(seed: int, numbers: torch.Tensor) -> list[torch.Generator]:
+    """One CPU generator per sample."""
+    return [torch.Generator().manual_seed((seed * 1_000_003 + int(number)) % 2**63) for number in numbers]
+
+
+class Stage(nn.Module):
+    """Base of the stages. Registered submodules are trained; everything in `frozen` is used as it is.
+
+    Args:
+        config: the run.
+        components: all components by name.
+        trained: names of the components to train.
+    """
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any], trained: tuple[str, ...]) -> None:
+        super().__init__()
+        self.config, self.components = config, components
+        self.trained = trained
+        for name in trained:
+            self.add_module(name, components[name])
+        self.frozen = {
+            name: component.eval().requires_grad_(False)
+            for name, component in components.items()
+            if isinstance(component, nn.Module) and name not in trained
+        }
+
+    def place(self, device: torch.device) -> None:
+        """Move the frozen components (the trained ones are moved by accelerate)."""
+        for component in self.frozen.values():
+            component.to(device)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Mean loss of a batch; random draws follow `batch["number"]`."""
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Metrics of one validation batch; "loss" decides which checkpoint is best."""
+        raise TypeError(f"{type(self).__name__} has no validation")
+
+    def sample_grid(self, batch: Batch) -> torch.Tensor:
+        """A picture (3, height, width) in [-1, 1] of what the weights do."""
+        raise TypeError(f"{type(self).__name__} has no picture")
+
+    def finish(self, batches: list[Batch]) -> None:
+        """Last measurements before the components are saved."""
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _clip_latents(self, batch: Batch) -> torch.Tensor:
+        """Clips in the space of the autoencoder: (B, C, F, H, W)."""
+        return encode_video(self.components.get("vae"), batch["video"])
+
+    def _decode(self, content_frame: torch.Tensor, motion_latents: torch.Tensor) -> torch.Tensor:
+        clip = self.components["autoencoder"].decode(content_frame, motion_latents).sample
+        return decode_video(self.components.get("vae"), clip)
+
+
+class AutoencoderStage(Stage):
+    """Trains the autoencoder to reconstruct clips (CMD, section 3.1)."""
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        super().__init__(config, components, trained=("autoencoder",))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            clip = self._clip_latents(batch)
+        content_frame, motion_latents = self.autoencoder.encode(clip, return_dict=False)
+        level = self.config.objective.motion_latents_noise
+        if level:
+            draws = generators(self.config.seed, batch["number"])
+            noise = torch.stack([torch.randn(motion_latents.shape[1:], generator=draw) for draw in draws])
+            motion_latents = motion_latents + level * noise.to(motion_latents)
+        reconstruction = self.autoencoder.decode(content_frame, motion_latents).sample
+        return reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
+
+    def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        clip = self._clip_latents(batch)
+        content_frame, motion_latents = self.autoencoder.encode(clip, return_dict=False)
+        reconstruction = self._decode(content_frame, motion_latents)
+        still = decode_video(self.components.get("vae"), content_frame[:, :, None]).expand_as(batch["video"])
+        return {
+            "loss": (reconstruction - batch["video"]).square().mean(),
+            "psnr": psnr(reconstruction, batch["video"]),
+            "psnr_content_frame": psnr(still, batch["video"]),
+        }
+
+    def sample_grid(self, batch: Batch) -> torch.Tensor:
+        clip = self._clip_latents(batch)
+        content_frame, motion_latents = self.autoencoder.encode(clip, return_dict=False)
+        reconstruction = self._decode(content_frame, motion_latents)
+        still = decode_video(self.components.get("vae"), content_frame[:, :, None])
+        return tile([still, evenly(batch["video"]), evenly(reconstruction)])
+
+    def finish(self, batches: list[Batch]) -> None:
+        """Measure the motion latents' mean and standard deviation, so that the motion model sees unit variance."""
+        device = self._device()
+        latents = torch.cat(
+            [self.autoencoder.encode(self._clip_latents(to_device(batch, device))).motion_latents for batch in batches]
+        )
+        channels = latents.transpose(0, 1).flatten(1).double()  # (D, everything)
+        self.autoencoder.register_to_config(
+            latents_mean=channels.mean(dim=1).tolist(), latents_std=channels.std(dim=1).clamp(min=1e-6).tolist()
+        )
+
+
+class DiffusionStage(Stage):
+    """What the content and the motion stage share: noise, timesteps, conditions and their dropout."""
+
+    denoiser: str
+    scheduler: str
+
+    def sample(self, batch: Batch) -> torch.Tensor:
+        """The clean sample x_0 that is diffused."""
+        raise TypeError(f"{type(self).__name__} has no sample")
+
+    def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        """The denoiser's output."""
+        raise TypeError(f"{type(self).__name__} has no denoiser")
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        draws = generators(self.config.seed, batch["number"])
+        steps = self.components[self.scheduler].config.num_train_timesteps
+        timestep = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws])
+        dropped = [torch.rand((), generator=draw).item() < self.config.objective.condition_dropout for draw in draws]
+        return self._loss(batch, draws, timestep, self._drop(batch, dropped)).mean()
+
+    def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        draws = generators(self.config.seed + 1, batch["number"])
+        timestep = torch.tensor([VALIDATION_TIMESTEPS[int(n) % len(VALIDATION_TIMESTEPS)] for n in batch["number"]])
+        return {"loss": self._loss(batch, draws, timestep, batch).mean()}
+
+    def _loss(
+        self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        scheduler: DDIMScheduler = self.components[self.scheduler]
+        with torch.no_grad():
+            sample = self.sample(batch)
+        timestep = timestep.to(sample.device)
+        noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
+        noisy = scheduler.add_noise(sample, noise, timestep)
+        prediction = self.predict(noisy, timestep, {**batch, **condition, "draws": draws})
+        target = diffusion_target(scheduler, sample, noise, timestep)
+        return diffusion_loss(scheduler, prediction, target, timestep, self.config.objective.min_snr_gamma)
+
+    def _drop(self, batch: Batch, dropped: list[bool]) -> Batch:
+        """Replace the dropped conditions by the empty prompt and the label that stands for none."""
+        prompts = ["" if drop else prompt for drop, prompt in zip(dropped, batch["prompt"], strict=True)]
+        labels = batch["class_label"].clone()
+        labels[torch.tensor(dropped, device=labels.device)] = self._null_label()
+        return {"prompt": prompts, "class_label": labels}
+
+    def _null_label(self) -> int:
+        return null_label(self.components[self.denoiser])
+
+    def _text(self, prompts: list[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if "text_encoder" not in self.components:
+            return None, None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "text_encoder" in self.trained):
+            features = encode_prompts(self.components["tokenizer"], self.components["text_encoder"], prompts)
+        return features.hidden_states, features.pooled
+
+
+class ContentStage(DiffusionStage):
+    """Trains the image model on single frames ("image") or on content frames ("content"); CMD, equation 7."""
+
+    denoiser, scheduler = "unet", "content_scheduler"
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        text = config.objective.train_text_encoder
+        super().__init__(config, components, trained=("unet", "text_encoder") if text else ("unet",))
+
+    def sample(self, batch: Batch) -> torch.Tensor:
+        if "content_frame" in batch:
+            return batch["content_frame"]  # (B, C, H, W)
+        if self.config.stage == "image":
+            return encode_images(self.components.get("vae"), batch["video"][:, :, 0])
+        return self.components["autoencoder"].encode(self._clip_latents(batch)).content_frame
+
+    def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        if null_label(self.unet):  # a class-conditional DiT
+            return self.unet(noisy, timestep, class_labels=condition["class_label"]).sample
+        hidden_states, _ = self._text(condition["prompt"])
+        return self.unet(noisy, timestep, hidden_states).sample
+
+    def sample_grid(self, batch: Batch) -> torch.Tensor:
+        content_frames = self.generate(batch)
+        return tile([decode_video(self.components.get("vae"), content_frames[:, :, None])])
+
+    def generate(self, batch: Batch) -> torch.Tensor:
+        """Content frames for the batch's conditions, by DDIM with guidance: (B, C, H, W)."""
+        return ddim(self, batch, self.sample(batch).shape)
+
+
+class MotionStage(DiffusionStage):
+    """Trains the motion transformer on the motion latents of true clips, given true content frames; CMD, equation 8."""
+
+    denoiser, scheduler = "motion_transformer", "motion_scheduler"
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        super().__init__(config, components, trained=("motion_transformer",))
+
+    def sample(self, batch: Batch) -> torch.Tensor:
+        if "motion_latents" not in batch:
+            autoencoder: CMDAutoencoder = self.components["autoencoder"]
+            content_frame, motion_latents = autoencoder.encode(self._clip_latents(batch), return_dict=False)
+            batch["content_frame"] = content_frame
+            batch["motion_latents"] = autoencoder.normalize_latents(motion_latents)
+        return batch["motion_latents"]  # (B, D, F, H' + W')
+
+    def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        content_frame = condition["content_frame"]
+        level = self.config.objective.content_frame_noise
+        if level and self.training:
+            noise = [torch.randn(content_frame.shape[1:], generator=draw) for draw in condition["draws"]]
+            content_frame = content_frame + level * torch.stack(noise).to(content_frame)
+        model = self.motion_transformer
+        labels = condition["class_label"] if null_label(model) else None
+        pooled = self._text(condition["prompt"])[1] if config_of(model).text_dim else None
+        return model(noisy, timestep, content_frame, pooled_text=pooled, class_labels=labels).sample
+
+    def sample_grid(self, batch: Batch) -> torch.Tensor:
+        motion_latents = ddim(self, batch, self.sample(batch).shape)
+        autoencoder = self.components["autoencoder"]
+        generated = self._decode(batch["content_frame"], autoencoder.denormalize_latents(motion_latents))
+        true = self._decode(batch["content_frame"], autoencoder.denormalize_latents(batch["motion_latents"]))
+        still = decode_video(self.components.get("vae"), batch["content_frame"][:, :, None])
+        return tile([still, evenly(true), evenly(generated)])
+
+
+def ddim(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor:
+    """Sample from the stage's denoiser with classifier-free guidance, noise by the samples' numbers."""
+    validation = stage.config.validation
+    scheduler = DDIMScheduler.from_config(stage.components[stage.scheduler].config)
+    scheduler.set_timesteps(validation.num_inference_steps)
+    draws = generators(stage.config.seed + 2, batch["number"])
+    x = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws]).to(stage._device())
+    unconditional = {**batch, **stage._drop(batch, [True] * len(x))}
+    for step in scheduler.timesteps:
+        timestep = step.to(x.device).expand(len(x))
+        guided = stage.predict(x, timestep, batch)
+        if validation.guidance_scale > 1:
+            plain = stage.predict(x, timestep, unconditional)
+            guided = plain + validation.guidance_scale * (guided - plain)
+        x = scheduler.step(guided, step, x).prev_sample
+    return x
+
+
+def config_of(model: nn.Module) -> Any:
+    """The configuration of a model, also when it is wrapped for several processes."""
+    return getattr(model, "module", model).config
+
+
+def null_label(model: nn.Module) -> int:
+    """The class label that stands for no class, or 0 where the model has no class condition."""
+    config = config_of(model)
+    return int(getattr(config, "num_classes", 0) or getattr(config, "num_embeds_ada_norm", 0) or 0)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch's tensors; the numbers stay."""
+    return {
+        key: value.to(device) if isinstance(value, torch.Tensor) and key != "number" else value
+        for key, value in batch.items()
+    }
+
+
+def evenly(video: torch.Tensor, count: int = 6) -> torch.Tensor:
+    """Frames spread over clips: (B, 3, F, H, W) -> (B, 3, count, H, W)."""
+    return video[:, :, torch.linspace(0, video.shape[2] - 1, count).round().long()]
+
+
+def tile(columns: list[torch.Tensor]) -> torch.Tensor:
+    """One row per clip, frames side by side: list of (B, 3, F, H, W) -> (3, B * H, sum(F) * W), in [-1, 1]."""
+    rows = torch.cat([column.float().cpu() for column in columns], dim=2)  # (B, 3, frames, H, W)
+    batch, channels, frames, height, width = rows.shape
+    return rows.permute(1, 0, 3, 2, 4).reshape(channels, batch * height, frames * width).clamp(-1, 1)
+
+
+def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
+    """The stage that `config.stage` names."""
+    if config.stage == "autoencoder":
+        return AutoencoderStage(config, components)
+    return MotionStage(config, components) if config.stage == "motion" else ContentStage(config, components)
