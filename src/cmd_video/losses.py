@@ -1,6 +1,6 @@
 """Losses and the quantities they rest on: pure functions of tensors.
 
-    target = diffusion_target(scheduler, sample, noise, timestep);  loss = diffusion_loss(scheduler, prediction, target, t)
+target = diffusion_target(scheduler, sample, noise, timestep);  loss = diffusion_loss(scheduler, prediction, target, t)
 """
 
 from typing import Literal

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from cmd_video.data.sprites import all_combinations, render, sample_scene
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence, wilson_interval
 
@@ -14,19 +15,19 @@ def perfect(prompts: list[str], seeds: list[int]) -> torch.Tensor:
 
 def test_perfect_clips_reach_the_readers_floor() -> None:
     calls: list[tuple[int, int]] = []
-    results = evaluate_adherence(perfect, num_scenes=60, batch_size=16, progress=lambda *call: calls.append(call))
+    results = evaluate_adherence(perfect, num_scenes=48, batch_size=20, progress=lambda *call: calls.append(call))
     assert results["accuracy"] == results["reader_on_ground_truth"]
     assert all(entry["rate"] >= 0.98 for entry in results["accuracy"].values())
-    assert calls == [(16, 60), (32, 60), (48, 60), (60, 60)]
+    assert calls == [(20, 48), (40, 48), (48, 48)]
     assert json.loads(json.dumps(results, allow_nan=False)) == results
-    assert sum(sum(row.values()) for row in results["confusion"]["motion"].values()) == 60
+    assert sum(sum(row.values()) for row in results["confusion"]["motion"].values()) == 48
     assert set(results["by"]["shape"]) == {row["expected"]["objects"][0]["shape"] for row in results["scenes"]}
 
 
 def test_clips_of_other_prompts_score_near_chance() -> None:
-    order = sorted(choose_scenes(60))
+    order = sorted(choose_scenes(48))
     shuffled = dict(zip(order, order[23:] + order[:23], strict=True))
-    results = evaluate_adherence(lambda prompts, seeds: perfect(prompts, [shuffled[s] for s in seeds]), num_scenes=60)
+    results = evaluate_adherence(lambda prompts, seeds: perfect(prompts, [shuffled[s] for s in seeds]), num_scenes=48)
     assert all(entry["rate"] < 0.25 for entry in results["accuracy"].values())
     assert results["accuracy"]["all"]["rate"] < 0.05
     assert results["reader_on_ground_truth"]["all"]["rate"] >= 0.98

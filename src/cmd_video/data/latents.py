@@ -24,8 +24,8 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
 
     Args:
         folder: where to write.
-        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`; called for lazily. A batch may be
-            a dict with only `skip`, for a shard that is there already.
+        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; what a batch
+            holds does not matter where its shard is there already.
         recipe: what made them, written into the index.
 
     Returns:
@@ -76,17 +76,16 @@ class LatentsDataset(Dataset):
             raise ValueError(f"{folder}: no index.json; `cmd-video data encode` writes it")
         index = json.loads((folder / "index.json").read_text())
         self.seed = seed
-        self.content_frames, self.motion_latents, self.class_labels = [], [], []
         self.prompts: list[str] = []
+        parts: dict[str, list[torch.Tensor]] = {"content_frame": [], "motion_latents": [], "class_label": []}
         for entry in index["shards"]:
             with safe_open(folder / entry["file"], "pt") as shard:
-                self.content_frames.append(shard.get_tensor("content_frame"))
-                self.motion_latents.append(shard.get_tensor("motion_latents"))
-                self.class_labels.append(shard.get_tensor("class_label"))
+                for name, tensors in parts.items():
+                    tensors.append(shard.get_tensor(name))
                 self.prompts += json.loads(shard.metadata()["prompts"])
-        self.content_frames = torch.cat(self.content_frames)
-        self.motion_latents = torch.cat(self.motion_latents)
-        self.class_labels = torch.cat(self.class_labels)
+        self.content_frames, self.motion_latents, self.class_labels = (
+            torch.cat(tensors) for tensors in parts.values()
+        )
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

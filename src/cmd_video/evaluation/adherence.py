@@ -1,7 +1,7 @@
 """How well generated sprite clips follow their prompts, attribute by attribute, on combinations training never saw.
 
-    results = evaluate_adherence(generate, num_scenes=200)      # generate(prompts, seeds) -> (B, 3, F, H, W) in [-1, 1]
-    results["accuracy"]["motion"]                               # {"correct": 171, "total": 200, "rate": 0.855, ...}
+    results = evaluate_adherence(generate, num_scenes=200)    # generate(prompts, seeds) -> (B, 3, F, H, W) in [-1, 1]
+    results["accuracy"]["motion"]                             # {"correct": 171, "total": 200, "rate": 0.855, ...}
 
 The reader (`sprite_reader`) is no model and has no taste, but it can err: `reader_on_ground_truth` is its accuracy on
 the same scenes drawn perfectly, in the same run. Only colors, shapes and motion are read, neither size nor background.

@@ -37,7 +37,7 @@ MIN_AREA = 10  # pixels of its color that make an object visible in a frame
 MIN_SEEN = 0.4  # share of the frames in which a color must be visible to be read as an object at all
 MIN_VISIBLE = 0.8  # share of the frames in which an object must be visible to count as shown
 MIN_SHAPE_SCORE = 0.8  # correlation with the best template below which a shape is UNCLEAR
-MIN_KEPT, NEARLY = 0.75, 0.05  # share of the frames in which the shape must be (nearly) the best, else it is UNCLEAR
+MIN_KEPT, NEARLY = 0.75, 0.03  # share of the frames in which the shape must be (nearly) the best, else it is UNCLEAR
 MAX_MOTION_ERROR = 12.0  # chi^2 per frame and object above which a motion is UNCLEAR
 
 PATCH, NUM_ANGLES = 32, 60  # side of a template in pixels, number of angles over a full turn
@@ -151,13 +151,7 @@ def _find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
     """Frames (F, H, W, 3) in [0, 1] -> the colors of the objects and their soft coverage (K, F, H, W) in [0, 1]."""
     low, high, tint = _background_tones(frames)
     grey = frames.mean(-1)  # (F, H, W)
-    tone = grey.clamp(low, high)[..., None] + tint  # of the background's tones, the nearest
-    palette = torch.tensor(list(COLORS.values())) / 255
-    # Squared distances to every color and to the background, all less |pixel|^2: (F, H, W, colors + 1)
-    distances = torch.cat(
-        [palette.square().sum(-1) - 2 * frames @ palette.T, (tone * (tone - 2 * frames)).sum(-1, keepdim=True)], dim=-1
-    )
-    labels = distances.argmin(-1)
+    labels = _nearest_colors(frames, low, high, tint)
     cores = {name: labels == number for number, name in enumerate(COLORS)}
     for clean in (lambda core: core, _without_specks):  # the second is slow, so most colors are ruled out before it
         cores = {name: clean(core) for name, core in cores.items()}
@@ -180,17 +174,33 @@ def _find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
     return list(cores), torch.stack(masks) if masks else frames.new_zeros(0, *grey.shape)
 
 
+def _nearest_colors(frames: Tensor, low: float, high: float, tint: Tensor) -> Tensor:
+    """The number in COLORS of every pixel's nearest color (F, H, W), or -1 for the background."""
+    grey = frames.mean(-1)
+    palette = torch.tensor(list(COLORS.values())) / 255
+    distances = palette.square().sum(-1) - 2 * frames @ palette.T + frames.square().sum(-1, keepdim=True)
+    nearest, labels = distances.min(-1)
+
+    off_grey = (frames - grey[..., None] - tint).square().sum(-1)
+    off_background = off_grey + 3 * (grey - grey.clamp(low, high)).square()
+    # Where white fades into the background, it passes close to pink: what has no tint is never a color.
+    neutral = torch.minimum(off_background, 4 * off_grey) < nearest
+    names = list(COLORS)
+    for name, tone in (("white", high), ("black", low)):
+        middle = (palette[names.index(name)].mean() + tone) / 2
+        beyond = grey > middle if name == "white" else grey < middle
+        labels = torch.where(neutral & beyond, names.index(name), labels)
+        neutral = neutral & ~beyond
+    return labels.masked_fill(neutral, -1)
+
+
 def _without_rims(cores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Only the colors that are no mere rim of a larger object: where white fades into grey, some pixels look pink."""
-    if len(cores) < 2:
-        return cores
-    grown = {name: _dilated(core) for name, core in cores.items()}
+    """Only the colors that are no mere rim of a larger object: a blurred yellow edge may look orange."""
+    areas = {name: int(core.sum()) for name, core in cores.items()}
 
     def is_rim(name: str) -> bool:
-        area = cores[name].sum()
-        return any(
-            (cores[name] & grown[other]).sum() > 0.6 * area for other in cores if cores[other].sum() > 1.5 * area
-        )
+        larger = [other for other in cores if areas[other] > 1.5 * areas[name]]
+        return any((cores[name] & _dilated(cores[other])).sum() > 0.6 * areas[name] for other in larger)
 
     return {name: core for name, core in cores.items() if not is_rim(name)}
 

@@ -15,6 +15,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional
 
@@ -58,12 +59,15 @@ class VideoTransformer(nn.Module):
                 x = block(x, time_rotary, space_rotary)
         return self.norm(x).permute(0, 3, 1, 2).reshape(batch, dim, frames, height, width)
 
-    def _rotary(self, frames: int, height: int, width: int, like: torch.Tensor):  # noqa: ANN202
+    def _rotary(self, frames: int, height: int, width: int, like: torch.Tensor):
         time = torch.arange(frames, device=like.device)[:, None]
         rows, columns = torch.meshgrid(
             torch.arange(height, device=like.device), torch.arange(width, device=like.device), indexing="ij"
         )
-        tables = (rotary_table(time, self.head_dim), rotary_table(torch.stack([rows, columns], -1).flatten(0, 1), self.head_dim))
+        tables = (
+            rotary_table(time, self.head_dim),
+            rotary_table(torch.stack([rows, columns], -1).flatten(0, 1), self.head_dim),
+        )
         return tuple((table.real.to(like.dtype), table.imag.to(like.dtype)) for table in tables)
 
 
@@ -145,6 +149,9 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             weight_channels = in_channels // fold**2
             self.content_logits = nn.ConvTranspose2d(dim, stem_channels or weight_channels, **patch)
             self.content_logits_out = nn.Conv2d(2 * stem_channels, weight_channels, 1) if stem_channels else None
+            last = self.content_logits_out or self.content_logits
+            nn.init.zeros_(last.weight)  # training starts at the plain mean, or at the anchor
+            nn.init.zeros_(last.bias)
         self.motion_out_x, self.motion_out_y = nn.Conv2d(dim, latent_channels, 1), nn.Conv2d(dim, latent_channels, 1)
         # 3. Decoder: g_I, g_M, g_B and the layer back to channels
         self.content_embed = nn.Conv2d(in_channels, dim, **patch)
@@ -157,8 +164,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
     def content_weights(self, video: torch.Tensor) -> torch.Tensor:
         """The softmax over frames of equation 3: (B, C, F, H, W) -> (B, C, F, H, W), summing to 1 over F."""
         self.check_size(video)
+        if self.config.content_frame == "mean":
+            return torch.full_like(video, 1 / video.shape[2])
         return self._content_weights(*self._encode_features(video))
 
+    @apply_forward_hook
     def encode(self, video: torch.Tensor, return_dict: bool = True) -> CMDAutoencoderOutput | tuple[torch.Tensor, ...]:
         """Split a clip.
 
@@ -185,6 +195,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             return content_frame, motion_latents
         return CMDAutoencoderOutput(content_frame=content_frame, motion_latents=motion_latents)
 
+    @apply_forward_hook
     def decode(
         self, content_frame: torch.Tensor, motion_latents: torch.Tensor, return_dict: bool = True
     ) -> DecoderOutput | tuple[torch.Tensor]:
@@ -245,7 +256,8 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         patch = self.config.patch_size
         for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
             if side % patch:
-                raise ValueError(f"{name}: {side} is not divisible by the patch size {patch}; nearest is {round(side / patch) * patch}")
+                nearest = max(patch, round(side / patch) * patch)
+                raise ValueError(f"{name}: {side} is not divisible by the patch size {patch}; nearest is {nearest}")
 
     def _encode_features(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = video if self.stem is None else per_frame(self.stem, video)
@@ -298,7 +310,9 @@ def warp(content_frame: torch.Tensor, flow: torch.Tensor, fold: int) -> torch.Te
     height, width = offsets.shape[-2:]
     ys = (torch.arange(height, device=flow.device, dtype=flow.dtype) * 2 + 1) / height - 1
     xs = (torch.arange(width, device=flow.device, dtype=flow.dtype) * 2 + 1) / width - 1
-    grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], dim=-1) + offsets.permute(0, 2, 3, 1)
+    grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], dim=-1) + offsets.permute(
+        0, 2, 3, 1
+    )
     pixels = pixels.repeat_interleave(frames, dim=0)
     moved = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return functional.pixel_unshuffle(moved, fold).unflatten(0, (-1, frames)).transpose(1, 2)

@@ -12,6 +12,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 
 
 class AutoencoderPixelUnshuffle(ModelMixin, ConfigMixin):
@@ -29,11 +30,13 @@ class AutoencoderPixelUnshuffle(ModelMixin, ConfigMixin):
         # A module without any tensor has no dtype or device, which a pipeline asks for.
         self.register_buffer("placement", torch.zeros(1))
 
+    @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[torch.Tensor]:
         """(B, C, H, W) in [-1, 1] -> `latents` (B, C p^2, H / p, W / p), not scaled."""
         latents = F.pixel_unshuffle(x, self.config.patch_size)
         return AutoencoderTinyOutput(latents=latents) if return_dict else (latents,)
 
+    @apply_forward_hook
     def decode(self, x: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         """The inverse of `encode`, as `sample`."""
         sample = F.pixel_shuffle(x, self.config.patch_size)

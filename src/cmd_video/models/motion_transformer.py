@@ -176,8 +176,10 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
             ("class_labels", class_labels, self.class_embed),
         ):
             if (given is None) != (known is None):
-                raise ValueError(f"{name}: {'missing' if given is None else 'given'}, but the model has "
-                                 f"{'such' if known is not None else 'no such'} a condition")
+                raise ValueError(
+                    f"{name}: {'missing' if given is None else 'given'}, but the model has "
+                    f"{'such' if known is not None else 'no such'} a condition"
+                )
         height, width = (side // self.config.autoencoder_patch_size for side in content_frame.shape[-2:])
         if hidden_states.shape[-1] != height + width:
             raise ValueError(f"hidden_states: width {hidden_states.shape[-1]} is not H' + W' = {height} + {width}")

@@ -7,6 +7,7 @@ B batch, C channels of the content frame, F frames, h, w its sides, D motion cha
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
-from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
+from .image_space import ImageAutoencoder, check_images, decode_images, decode_video, encode_images, spatial_ratio
 from .pipeline_output import CMDPipelineOutput
 from .prompt import encode_prompts
 
@@ -79,7 +80,7 @@ class CMDPipeline(DiffusionPipeline):
         self.register_to_config(guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale)
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
         self.ratio = spatial_ratio(vae)
-        self.video_processor = VideoProcessor(vae_scale_factor=self.ratio, do_resize=False)
+        self.video_processor = VideoProcessor(vae_scale_factor=self.ratio, do_resize=False, do_convert_rgb=True)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> "CMDPipeline":
@@ -135,8 +136,8 @@ class CMDPipeline(DiffusionPipeline):
         """
         # 1. Arguments
         height, width = self._default_size(height, width)
-        num_frames = num_frames or self.autoencoder.config.num_frames
-        motion_steps = motion_num_inference_steps or num_inference_steps
+        num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
+        motion_steps = num_inference_steps if motion_num_inference_steps is None else motion_num_inference_steps
         guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
         motion_guidance = self.config.motion_guidance_scale if motion_guidance_scale is None else motion_guidance_scale
         self.check_inputs(
@@ -154,14 +155,16 @@ class CMDPipeline(DiffusionPipeline):
 
         # 3. Content frame (B, C, h, w)
         if image is None:
-            content_frame = self.prepare_latents(self._content_shape(batch, height, width), self.content_scheduler, generator)
-            content_frame = self.denoise_content(content_frame, condition, negative, num_inference_steps, guidance, generator)
+            content_frame = self.prepare_latents(self._content_shape(batch, height, width), generator)
+            content_frame = self.denoise_content(
+                content_frame, condition, negative, num_inference_steps, guidance, generator
+            )
         else:
             content_frame = self.encode_image(image, num_videos_per_prompt)
 
         # 4. Motion latents (B, D, F, H' + W')
         shape = self._motion_shape(content_frame, num_frames)
-        motion_latents = self.prepare_latents(shape, self.motion_scheduler, generator)
+        motion_latents = self.prepare_latents(shape, generator)
         motion_latents = self.denoise_motion(
             motion_latents, content_frame, condition, negative, motion_steps, motion_guidance, generator
         )
@@ -182,9 +185,11 @@ class CMDPipeline(DiffusionPipeline):
             raise ValueError("prompt and class_labels: give one of them, not both")
         if self.num_classes:
             if prompt is not None or negative_prompt is not None:
-                raise ValueError(f"prompt: this model has no text condition; give class_labels in 0..{self.num_classes - 1}")
+                raise ValueError(
+                    f"prompt: this model has no text condition; give class_labels in 0..{self.num_classes - 1}"
+                )
             for label in _as_list(class_labels):
-                if not isinstance(label, int) or not 0 <= label < self.num_classes:
+                if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < self.num_classes:
                     raise ValueError(f"class_labels: {label!r} is not in 0..{self.num_classes - 1}")
         elif class_labels is not None:
             raise ValueError("class_labels: this model has no class condition; give a prompt")
@@ -198,17 +203,22 @@ class CMDPipeline(DiffusionPipeline):
         if images and counts and counts != {images}:
             raise ValueError(f"image: {images} images for {counts.pop()} prompts or classes")
         size = max(counts | {images})
+        if not size:
+            raise ValueError("nothing to generate from: the list of prompts, class_labels or images is empty")
         if isinstance(negative_prompt, list) and len(negative_prompt) != size:
             raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
+        for name, value in (
+            ("height", height), ("width", width), ("num_frames", num_frames), ("num_inference_steps", num_inference_steps),
+            ("motion_num_inference_steps", motion_steps), ("num_videos_per_prompt", num_videos),
+        ):  # fmt: skip
+            if not isinstance(value, int):
+                raise ValueError(f"{name}: {value!r} is not a whole number")
         unit = self.ratio * self._patch_unit()
         for name, value in (("height", height), ("width", width)):
             if value <= 0 or value % unit:
                 nearest = max(unit, round(value / unit) * unit)
                 raise ValueError(f"{name}: {value} is not a positive multiple of {unit}; the nearest is {nearest}")
-        for picture in _as_list(image):
-            found = (picture.height, picture.width) if isinstance(picture, PIL.Image.Image) else tuple(picture.shape[-2:])
-            if found != (height, width):
-                raise ValueError(f"image: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
+        check_images(_as_list(image), height, width)
         patch = self.motion_transformer.config.patch_size
         if num_frames <= 0 or num_frames % patch:
             raise ValueError(f"num_frames: {num_frames} is not a positive multiple of {patch}")
@@ -219,10 +229,12 @@ class CMDPipeline(DiffusionPipeline):
             if not 1 <= count <= scheduler.config.num_train_timesteps:
                 raise ValueError(f"{name}: {count} is not in 1..{scheduler.config.num_train_timesteps}")
         for name, scale in (("guidance_scale", guidance), ("motion_guidance_scale", motion_guidance)):
-            if scale < 1:
-                raise ValueError(f"{name}: {scale} is less than 1 (1 = no guidance)")
+            if not 1 <= scale < math.inf:
+                raise ValueError(f"{name}: {scale} is not a number of at least 1 (1 = no guidance)")
         if num_videos < 1:
             raise ValueError(f"num_videos_per_prompt: {num_videos} is less than 1")
+        if not all(isinstance(source, torch.Generator) for source in _as_list(generator)):
+            raise ValueError(f"generator: expected a torch.Generator or a list of them, got {generator!r}")
         if isinstance(generator, list) and len(generator) != size * num_videos:
             raise ValueError(f"generator: {len(generator)} generators for {size * num_videos} clips")
         if output_type not in OUTPUT_TYPES:
@@ -261,10 +273,9 @@ class CMDPipeline(DiffusionPipeline):
         pixels = self.video_processor.preprocess(image).to(self._execution_device, self.autoencoder.dtype)
         return encode_images(self.vae, pixels).repeat_interleave(num_videos, dim=0)
 
-    def prepare_latents(self, shape: tuple[int, ...], scheduler: SchedulerMixin, generator: Generator) -> torch.Tensor:
-        """Noise of a shape, in the scale that the scheduler starts from."""
-        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
-        return noise * scheduler.init_noise_sigma
+    def prepare_latents(self, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
+        """Noise of a shape, with unit variance."""
+        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
 
     def denoise_content(
         self, latents: torch.Tensor, condition: dict[str, torch.Tensor], negative: dict[str, torch.Tensor],
@@ -303,9 +314,12 @@ class CMDPipeline(DiffusionPipeline):
     ) -> torch.Tensor:  # fmt: skip
         """The loop of algorithm 1, with the usual scale s = w + 1: eps = eps(0) + s (eps(c) - eps(0)), both in one batch."""
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        latents = latents * scheduler.init_noise_sigma  # known only now
         guided = guidance_scale > 1
         rows = {key: torch.cat([negative[key], condition[key]]) for key in condition} if guided else condition
-        step_arguments = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        step_arguments = (
+            {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        )
         for timestep in self.progress_bar(scheduler.timesteps):
             if self._interrupt:
                 continue
@@ -350,15 +364,15 @@ class CMDPipeline(DiffusionPipeline):
 
     def _default_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         rows, columns = self.autoencoder.config.sample_size
-        return height or rows * self.ratio, width or columns * self.ratio
+        return (rows * self.ratio if height is None else height, columns * self.ratio if width is None else width)
 
     def _patch_unit(self) -> int:
         """Content-frame sides must be a multiple of this: every patch layer and the UNet's halvings must fit."""
-        import math
-
         motion = self.motion_transformer.config
         units = [motion.autoencoder_patch_size * motion.patch_size, motion.content_patch_size]
-        units.append(self.unet.config.patch_size if self.num_classes else 2 ** (len(self.unet.config.block_out_channels) - 1))
+        units.append(
+            self.unet.config.patch_size if self.num_classes else 2 ** (len(self.unet.config.block_out_channels) - 1)
+        )
         return math.lcm(*units)
 
     def _content_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:

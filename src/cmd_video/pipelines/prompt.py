@@ -1,6 +1,6 @@
 """Prompts to text features, the same way in training and in the pipeline.
 
-    features = encode_prompts(tokenizer, text_encoder, ["a red ball rolls to the right"])
+features = encode_prompts(tokenizer, text_encoder, ["a red ball rolls to the right"])
 """
 
 from dataclasses import dataclass
@@ -34,6 +34,6 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
     ]
     device = text_encoder.device
     hidden_states = text_encoder(tokens.input_ids.to(device))[0]  # (B, S, D)
-    mask = tokens.attention_mask.to(device, hidden_states.dtype)[..., None]
+    mask = tokens.attention_mask.to(hidden_states)[..., None]  # its device: an offloaded encoder's differs
     pooled = (hidden_states * mask).sum(dim=1) / mask.sum(dim=1)
     return PromptFeatures(hidden_states, pooled, truncated)

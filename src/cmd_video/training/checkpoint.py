@@ -62,6 +62,8 @@ def verify_checkpoint(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file must have the size and sha256 of its manifest."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        for name in sorted({file.name for file in path.iterdir()} - {"manifest.json", *manifest}):
+            return f"{name} is not in manifest.json"
         for name, expected in manifest.items():
             file = path / name
             if not file.is_file():
@@ -93,9 +95,12 @@ def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
     return None
 
 
-def remove_old_checkpoints(folder: Path, keep_last: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep_last` and the best; also what killed processes left half-written."""
-    checkpoints = list_checkpoints(folder)
+def remove_old_checkpoints(folder: Path, step: int, keep_last: int, best_step: int | None) -> None:
+    """Delete all up to `step` but the last `keep_last` and the best; also what killed processes left half-written.
+
+    Checkpoints after `step` are damaged, or training would have gone on from there; they do not count.
+    """
+    checkpoints = [path for path in list_checkpoints(folder) if path.name <= f"step-{step:08d}"]
     for path in checkpoints[:-keep_last]:
         if path.name != f"step-{best_step or 0:08d}":
             trash = path.with_name(f"{path.name}.tmp-delete")
@@ -119,12 +124,15 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Te
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The inverse of `pack_optimizer`."""
+    """The inverse of `pack_optimizer`; settings like the weight decay stay those of `optimizer`."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def sha256(path: Path) -> str:

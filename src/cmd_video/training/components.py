@@ -1,6 +1,6 @@
 """Builds the components a run names: from a folder or hub id, or fresh from a configuration.
 
-    components = build_components(config, captions=[...])      # {"unet": UNet2DConditionModel, ...}
+components = build_components(config, captions=[...])      # {"unet": UNet2DConditionModel, ...}
 """
 
 import json

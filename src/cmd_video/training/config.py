@@ -149,6 +149,9 @@ class ObjectiveConfig(Section):
     motion_latents_noise: float = Field(0.0, ge=0)
     """autoencoder: differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so that
     the decoder forgives the motion model's small errors."""
+    anchor_weight: float = Field(0.0, ge=0)
+    """autoencoder: differs from paper: weight of the squared distance from the content frame to the middle frame. Without
+    it the weights fall into a poor optimum early in a short training: the blurred mean, which hides what objects look like."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """image, content, motion: how often the prompt or label is left out, for guidance."""
     train_text_encoder: bool = False
@@ -193,6 +196,14 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"components.{name}.class: {component.class_name!r} is none of {', '.join(COMPONENT_CLASSES[name])}"
                 )
+        if self.stage == "autoencoder" and "latents" in (self.data.kind, self.validation.data.kind):
+            raise ValueError("data.kind: the stage 'autoencoder' trains on clips, not on latents")
+        if (
+            self.stage in ("image", "content")
+            and self.objective.train_text_encoder
+            and "text_encoder" not in self.components
+        ):
+            raise ValueError("objective.train_text_encoder: components has no text_encoder")
         precomputed = isinstance(self.data, LatentsData) and isinstance(self.validation.data, LatentsData)
         for name in STAGE_COMPONENTS[self.stage]:
             if name not in self.components and not (precomputed and name == "autoencoder" and self.stage == "content"):
@@ -234,5 +245,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ValueError(f"--set {override!r}: {parent} is not a section")
-        target[leaf] = yaml.safe_load(text)
+        try:
+            target[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     return TrainConfig.model_validate(values)

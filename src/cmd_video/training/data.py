@@ -38,7 +38,9 @@ class NumberedDataset(torch.utils.data.Dataset):
 class StepSampler(Sampler[list[int]]):
     """The numbers of each micro-batch of this process, from one step to another."""
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int, micro_batches: int, rank: int, world: int) -> None:
+    def __init__(
+        self, first_step: int, last_step: int, batch_size: int, micro_batches: int, rank: int, world: int
+    ) -> None:
         self.steps = range(first_step, last_step)
         self.batch_size, self.micro_batches, self.rank, self.world = batch_size, micro_batches, rank, world
 

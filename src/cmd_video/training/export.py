@@ -1,6 +1,6 @@
 """Finished runs -> one pipeline folder.
 
-    export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Path("my-model"))
+export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Path("my-model"))
 """
 
 import os

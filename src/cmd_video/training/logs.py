@@ -1,6 +1,6 @@
 """What a run tells while it goes: a line per report in `log.jsonl`, tensorboard, sample grids, a progress bar with ETA.
 
-    log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5);  log.write(1)
+log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5);  log.write(1)
 """
 
 import json
@@ -28,7 +28,14 @@ class RunLog:
         self.started = time.monotonic()
         if not enabled:
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / "log.jsonl"
@@ -38,7 +45,13 @@ class RunLog:
             temporary.write_text("".join(f"{line}\n" for line in kept))
             os.replace(temporary, self.path)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns)
         self.progress.start()
         self.task = self.progress.add_task("training", total=total_steps, completed=first_step)
@@ -77,7 +90,12 @@ class RunLog:
     def _line(self, step: int, values: dict[str, float], kind: str) -> None:
         if not self.enabled:
             return
-        record: dict[str, Any] = {"step": step, "kind": kind, **values, "seconds": round(time.monotonic() - self.started, 2)}
+        record: dict[str, Any] = {
+            "step": step,
+            "kind": kind,
+            **values,
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         for key, value in values.items():

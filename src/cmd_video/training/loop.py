@@ -9,8 +9,9 @@ and a killed run, resumed, is bit-identical on a CPU to one that was never kille
 import json
 import math
 import os
+import shutil
 import signal
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,6 +60,11 @@ def train(config: TrainConfig) -> Path:
         ValueError: the data or the components do not fit, or the loss is not a number.
         OSError: no space on disk, or no permission.
     """
+    with ExitStack() as cleanup:  # however the run ends, the log is closed and signals act as before
+        return _run(config, cleanup)
+
+
+def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     # Set up.
     loop = config.loop
     accelerator = Accelerator(
@@ -68,7 +74,9 @@ def train(config: TrainConfig) -> Path:
     run = Path(config.output_dir)
     per_process = loop.gradient_accumulation_steps * accelerator.num_processes
     if loop.batch_size % per_process:
-        raise ValueError(f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}")
+        raise ValueError(
+            f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
+        )
     dataset, validation_dataset = build_dataset(config.data), build_dataset(config.validation.data)
     if accelerator.is_main_process:
         _claim(run, config)
@@ -76,7 +84,10 @@ def train(config: TrainConfig) -> Path:
     stage = build_stage(config, build_components(config.components, captions, config.seed))
     if loop.gradient_checkpointing:
         for name in stage.trained:
-            getattr(stage, name).enable_gradient_checkpointing()
+            component = getattr(stage, name)  # diffusers' name of it, or transformers'
+            getattr(
+                component, "enable_gradient_checkpointing", getattr(component, "gradient_checkpointing_enable", None)
+            )()
     stage.place(accelerator.device)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
@@ -94,9 +105,16 @@ def train(config: TrainConfig) -> Path:
     if found is not None:
         first_step, tensors, state = found
         _restore(stage, optimizer, ema, tensors, state)
-        best = {"step": state["best"]["step"], "loss": math.inf if state["best"]["step"] is None else state["best"]["loss"]}
+        best = {
+            "step": state["best"]["step"],
+            "loss": math.inf if state["best"]["step"] is None else state["best"]["loss"],
+        }
     log = RunLog(run, first_step, loop.steps, enabled=accelerator.is_main_process)
+    cleanup.callback(log.close)
+    if found is not None:
+        log.pending = found[2].get("pending", [])
     stop = StopRequest()
+    cleanup.callback(stop.restore)
 
     # Data.
     sampler = StepSampler(
@@ -126,7 +144,9 @@ def train(config: TrainConfig) -> Path:
                 accelerator.backward(loss)
             mean_loss = accelerator.reduce(loss.detach(), reduction="mean").item()
             if not math.isfinite(mean_loss):
-                raise ValueError(f"step {step + 1}: the loss is {mean_loss}; stopped before the update, {run} keeps its checkpoints")
+                raise ValueError(
+                    f"step {step + 1}: the loss is {mean_loss}; stopped before the update, {run} keeps its checkpoints"
+                )
             total_loss += mean_loss / loop.gradient_accumulation_steps
         limit = config.optimizer.max_grad_norm or math.inf
         norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), limit))
@@ -145,16 +165,19 @@ def train(config: TrainConfig) -> Path:
             metrics = _validate(stage, ema, held_out, log, done, config)
             if metrics["loss"] < best["loss"]:
                 best = {"step": done, "loss": metrics["loss"]}
-        if (done % loop.checkpoint_every == 0 or done == loop.steps or stop.requested) and accelerator.is_main_process:
-            _save(run, done, stage, optimizer, ema, best, config)
+        stop.agree(accelerator)
+        due = done % loop.checkpoint_every == 0 or done in (loop.steps, best["step"]) or stop.requested
+        if due and accelerator.is_main_process:
+            _save(run, done, stage, optimizer, ema, best, log.pending, config)
         if stop.requested:
-            log.close()
+            accelerator.wait_for_everyone()
             raise SystemExit(128 + stop.requested)
 
     # Finish.
     log.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
         ema.copy_to(stage.parameters())
         export_components(stage, dataset, run / "pipeline")
     accelerator.end_training()
@@ -166,11 +189,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = 0
+        self.previous: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
-                signal.signal(number, self._remember)
+                self.previous[number] = signal.signal(number, self._remember)
             except ValueError:  # not in the main thread: the caller handles signals
                 return
+
+    def agree(self, accelerator: Accelerator) -> None:
+        """Let all processes leave after the same step, whichever got the signal first."""
+        if accelerator.num_processes > 1:
+            requested = torch.tensor([self.requested], device=accelerator.device)
+            self.requested = int(accelerator.gather(requested).max())
+
+    def restore(self) -> None:
+        """Let the signals act as they did before."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.requested = number
@@ -179,22 +214,18 @@ class StopRequest:
 def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
     """Save every component of a stage, in the layout of a diffusers pipeline without its index.
 
-    The autoencoder stage measures the statistics of the motion latents first.
+    The autoencoder stage measures the statistics of the motion latents first. The folder appears complete or not at all.
     """
     stage.eval()
     with torch.no_grad():
         stage.finish(fixed_batches(dataset, CLIPS_FOR_STATISTICS, 16))
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     for name, component in stage.components.items():
-        temporary = folder / f"{name}.tmp-{os.getpid()}"
-        component.save_pretrained(temporary)
-        _replace_folder(temporary, folder / name)
-
-
-def _replace_folder(temporary: Path, final: Path) -> None:
-    import shutil
-
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
+        component.save_pretrained(temporary / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def _claim(run: Path, config: TrainConfig) -> None:
@@ -204,9 +235,17 @@ def _claim(run: Path, config: TrainConfig) -> None:
     path = run / "config.json"
     if path.is_file():
         previous = json.loads(path.read_text())
-        changed = [key for key in ("stage", "seed", "components") if previous.get(key) != resolved[key]]
+        fixed = (
+            "stage",
+            "seed",
+            "components",
+            *(["data"] if _needs_captions(config) else []),
+        )  # a tokenizer's captions
+        changed = [key for key in fixed if previous.get(key) != resolved[key]]
         if changed:
-            raise ValueError(f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder")
+            raise ValueError(
+                f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder"
+            )
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(resolved, indent=1))
     os.replace(temporary, path)
@@ -231,14 +270,23 @@ def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any
         stage.load_state_dict(tensors["model"])
         unpack_optimizer(getattr(optimizer, "optimizer", optimizer), tensors["optimizer"], state["optimizer_groups"])
         names = [name for name, _ in stage.named_parameters()]
-        ema.load_state_dict({**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]})
+        ema.load_state_dict(
+            {**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]}
+        )
         ema.to(next(stage.parameters()).device)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"the checkpoint of step {state['step']} does not fit this run: {error}") from error
 
 
 def _save(
-    run: Path, step: int, stage: Stage, optimizer: Any, ema: EMAModel, best: dict[str, Any], config: TrainConfig
+    run: Path,
+    step: int,
+    stage: Stage,
+    optimizer: Any,
+    ema: EMAModel,
+    best: dict[str, Any],
+    pending: list[dict[str, float]],
+    config: TrainConfig,
 ) -> None:
     moments, groups = pack_optimizer(getattr(optimizer, "optimizer", optimizer))
     names = [name for name, _ in stage.named_parameters()]
@@ -251,10 +299,11 @@ def _save(
         "optimizer_groups": groups,
         "ema": {"optimization_step": ema.optimization_step},
         "best": {"step": best["step"], "loss": best["loss"] if best["step"] is not None else None},
+        "pending": pending,  # values for the next line of the log
         "stage": config.stage,
     }
     save_checkpoint(run / "checkpoints", step, tensors, state)
-    remove_old_checkpoints(run / "checkpoints", config.loop.keep_last, best["step"])
+    remove_old_checkpoints(run / "checkpoints", step, config.loop.keep_last, best["step"])
 
 
 @torch.no_grad()
@@ -283,5 +332,3 @@ def _validate(
         stage.train()
     log.validation(step, means, grid)
     return means
-
-

@@ -97,7 +97,11 @@ class AutoencoderStage(Stage):
             noise = torch.stack([torch.randn(motion_latents.shape[1:], generator=draw) for draw in draws])
             motion_latents = motion_latents + level * noise.to(motion_latents)
         reconstruction = self.autoencoder.decode(content_frame, motion_latents).sample
-        return reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
+        loss = reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
+        if self.config.objective.anchor_weight:
+            middle = clip[:, :, clip.shape[2] // 2]
+            loss = loss + self.config.objective.anchor_weight * reconstruction_loss(content_frame, middle, "l2")
+        return loss
 
     def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
         clip = self._clip_latents(batch)

@@ -1,6 +1,6 @@
 """Trains a small CLIP tokenizer on captions, with the `tokenizers` library.
 
-    tokenizer = train_tokenizer(["a red ball rolls to the right"], vocab_size=600, model_max_length=32)
+tokenizer = train_tokenizer(["a red ball rolls to the right"], vocab_size=600, model_max_length=32)
 """
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers

@@ -1,0 +1,165 @@
+"""`cmd-video generate PROMPT -o out.mp4`: videos from prompts, a class or an image."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = (".mp4", ".gif", ".webm")
+
+
+def command(
+    prompts: Annotated[list[str] | None, typer.Argument(help="What to show.", metavar="PROMPT...")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")
+    ] = Path("out.mp4"),
+    prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt per line.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
+    class_label: Annotated[
+        int | None, typer.Option("--class", help="Class number, for class-conditional models.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Use this picture as content frame (image to video).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id; default: the model that ships with the package.")
+    ] = None,
+    num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps of the content model.")] = 50,
+    motion_steps: Annotated[int | None, typer.Option(help="Steps of the motion model; default: as many.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance of the content model, 1 = none; default: the model's.")
+    ] = None,
+    motion_guidance: Annotated[float | None, typer.Option(help="Guidance of the motion model.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames; default: what the model was trained for.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second of the file.")] = 8,
+    scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel, to look at small clips.")] = 1,
+    contact_sheet: Annotated[
+        bool, typer.Option("--contact-sheet", help="With a folder: also write contact_sheet.png.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Make videos from prompts, a class or an image.
+
+    Beside each video a JSON file records how it was made. With one clip, -o names the file; with several, a folder that
+    gets a .mp4 and a .gif of each.
+
+    Example: cmd-video generate "a red circle moves to the right" -o out.mp4
+    """
+    texts = _read_prompts(prompts, prompts_file)
+    conditions = max(len(texts), 1)
+    single = conditions * num_videos == 1 and output.suffix != ""
+    if single and output.suffix not in FORMATS:
+        raise ValueError(f"--output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
+    if not single and output.suffix in FORMATS:
+        raise ValueError(
+            f"--output: {output} is one file, but {conditions * num_videos} clips are asked for; give a folder"
+        )
+    if single and contact_sheet:
+        raise ValueError("--contact-sheet: goes with a folder as --output")
+    picture = _open_image(image)
+
+    import torch
+
+    pipe = _load(model, device)
+    settings = {  # resolved, so that the record says what was done
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": steps,
+        "motion_num_inference_steps": motion_steps or steps,
+        "guidance_scale": pipe.config.guidance_scale if guidance is None else guidance,
+        "motion_guidance_scale": pipe.config.motion_guidance_scale if motion_guidance is None else motion_guidance,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+    }
+    clips, labels = [], []
+    for number in range(conditions * num_videos):
+        prompt = texts[number // num_videos] if texts else None
+        out = pipe(
+            prompt=prompt,
+            class_labels=class_label,
+            image=picture,
+            generator=[torch.Generator().manual_seed(seed + number)],
+            output_type="np",
+            **settings,
+        )
+        frames = (out.frames[0] * 255).round().astype("uint8")
+        label = prompt or (f"class {class_label}" if class_label is not None else "image")
+        record = {
+            "prompt": prompt,
+            "truncated": out.truncated_prompts[0],
+            "class_label": class_label,
+            "image": str(image) if image else None,
+            "seed": seed + number,
+            "model": model or "default",
+            "fps": fps,
+            **settings,
+        }
+        files = (
+            [output] if single else [output / f"{number:02d}-{_slug(label)}{suffix}" for suffix in (".mp4", ".gif")]
+        )
+        _write(frames, files, record, fps, scale)
+        clips.append(frames)
+        labels.append(label)
+        print("\n".join(str(file) for file in files))
+    if contact_sheet:
+        from cmd_video.data.pictures import contact_sheet as draw
+
+        sheet = output / "contact_sheet.png"
+        draw(clips, labels, scale=max(scale, 1)).save(sheet)
+        print(sheet)
+
+
+def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str]:
+    texts = list(prompts or [])
+    if prompts_file is not None:
+        lines = [line.strip() for line in prompts_file.read_text().splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"--prompts-file: {prompts_file} holds no prompt")
+        texts += lines
+    return texts
+
+
+def _open_image(path: Path | None) -> "Image | None":
+    if path is None:
+        return None
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"--image: {path} is not a picture") from error
+
+
+def _load(model: str | None, device: str) -> Any:
+    from cmd_video.pipelines.loading import load_pipeline
+
+    return load_pipeline(model, device)
+
+
+def _slug(text: str) -> str:
+    """A file name from a prompt: letters, digits and dashes only, at most 60."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "clip"
+
+
+def _write(frames: Any, files: list[Path], record: dict[str, Any], fps: int, scale: int) -> None:
+    """The clip in each format, and its record as JSON beside the first."""
+    import json
+    import os
+
+    from cmd_video.data.pictures import enlarge
+    from cmd_video.data.video_file import write_video
+
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        write_video(enlarge(frames, scale), file, fps)
+    beside = files[0].with_suffix(".json")
+    temporary = beside.with_name(f".{beside.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    os.replace(temporary, beside)

@@ -1,0 +1,57 @@
+"""Result files: the numbers with the whole protocol that made them.
+
+write_result(Path("benchmarks/results/adherence.json"), "adherence", values, protocol={...})
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("cmd-video", "torch", "diffusers", "transformers", "numpy")
+
+
+def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[str, Any]) -> None:
+    """Write a result as JSON, with command, date, hardware and package versions; by rename.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    command = " ".join(["cmd-video", *sys.argv[1:]])
+    record = {
+        "name": name,
+        "command": command,
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "protocol": protocol,
+        "values": values,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    os.replace(temporary, path)
+
+
+def hardware() -> str:
+    """The device and the number of threads, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the weight files of a model folder, by name."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        total.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,65 @@
+"""Loads a pipeline for a user of the command line: what is wrong with a folder is said in one line.
+
+pipe = load_pipeline("my-model", "cpu")
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from safetensors import SafetensorError
+
+from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder
+
+from .image_space import ImageAutoencoder
+from .pipeline_cmd import DEFAULT_MODEL, CMDPipeline
+
+
+def load_pipeline(model: str | None, device: str = "cpu") -> CMDPipeline:
+    """`CMDPipeline.from_pretrained` with a check of the folder before.
+
+    Args:
+        model: folder or hub id; None is the default model.
+        device: where to put it.
+
+    Raises:
+        ValueError: no such folder, a folder of another kind of model, damaged weights, or an unknown device.
+    """
+    folder = Path(model) if model is not None else DEFAULT_MODEL
+    if model is None or folder.exists() or folder.is_absolute() or len(folder.parts) != 2:
+        index = folder / "model_index.json"
+        if not folder.is_dir():
+            raise ValueError(f"--model: no folder {folder}")
+        if not index.is_file():
+            raise ValueError(f"--model: {folder} is not a pipeline folder (no model_index.json)")
+        try:
+            kind = json.loads(index.read_text()).get("_class_name")
+        except ValueError as error:
+            raise ValueError(f"--model: {index} is not JSON: {error}") from error
+        if kind != CMDPipeline.__name__:
+            raise ValueError(f"--model: {folder} holds a {kind}, allowed: {CMDPipeline.__name__}")
+    try:
+        target = torch.device(device)
+        pipe = CMDPipeline.from_pretrained(model)
+    except SafetensorError as error:
+        raise ValueError(f"--model: the weights in {folder} are damaged: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(f"--device or --model: {error}") from error
+    return pipe.to(target)
+
+
+def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder, ImageAutoencoder | None]:
+    """The autoencoder of a finished run, and the image autoencoder it was trained with.
+
+    Raises:
+        ValueError: the folder holds no autoencoder.
+    """
+    if not (folder / "autoencoder" / "config.json").is_file():
+        raise ValueError(f"{folder}: no autoencoder; is the run finished?")
+    vae = None
+    if (folder / "vae" / "config.json").is_file():
+        name = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+        kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny, AutoencoderPixelUnshuffle)}
+        vae = kinds[name].from_pretrained(folder / "vae").to(device)
+    return CMDAutoencoder.from_pretrained(folder / "autoencoder").to(device), vae

@@ -1,0 +1,87 @@
+"""Runs a trained autoencoder over clips once, so that the diffusion stages do not have to.
+
+encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000)
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cmd_video.data.latents import shard_path, write_latents
+from cmd_video.pipelines.image_space import encode_video
+from cmd_video.pipelines.loading import load_autoencoder
+
+from .config import LatentsData, TrainConfig
+from .data import build_dataset, collate
+
+
+@torch.no_grad()
+def encode_run(
+    run: Path,
+    output: Path,
+    num_clips: int,
+    split: Literal["train", "validation"] = "train",
+    batch_size: int = 16,
+    shard_size: int = 256,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Encode the first clips of a run's data with its autoencoder; finished shards are kept, so a second call goes on.
+
+    Args:
+        run: a finished run that holds an autoencoder.
+        output: folder for the shards.
+        num_clips: how many clips; at most the whole set once.
+        split: the run's training or validation data.
+        batch_size: clips at a time.
+        shard_size: clips per file.
+        device: where to compute.
+        progress: called with the number of clips done.
+
+    Returns:
+        Number of clips in `output`.
+
+    Raises:
+        ValueError: the run is not finished, or its data are latents already.
+    """
+    if not (run / "config.json").is_file():
+        raise ValueError(f"{run}: no config.json; give the folder of a training run")
+    config = TrainConfig.model_validate(json.loads((run / "config.json").read_text()))
+    data = config.data if split == "train" else config.validation.data
+    if isinstance(data, LatentsData):
+        raise ValueError(f"{run}: its data are latents already ({data.path})")
+    autoencoder, vae = load_autoencoder(run / "pipeline", device)
+    dataset = build_dataset(data)
+    count = min(num_clips, len(dataset))
+
+    def encode(numbers: range) -> dict[str, Any]:
+        parts = []
+        for first in range(numbers.start, numbers.stop, batch_size):
+            batch = collate([dataset[number] for number in range(first, min(first + batch_size, numbers.stop))])
+            clip = encode_video(vae, batch["video"].to(device))
+            content_frame, motion_latents = autoencoder.encode(clip, return_dict=False)
+            batch["content_frame"], batch["motion_latents"] = (
+                content_frame,
+                autoencoder.normalize_latents(motion_latents),
+            )
+            parts.append(batch)
+        return {
+            "prompt": [prompt for part in parts for prompt in part["prompt"]],
+            **{
+                key: torch.cat([part[key] for part in parts])
+                for key in ("content_frame", "motion_latents", "class_label")
+            },
+        }
+
+    def shards() -> Iterator[dict[str, Any]]:
+        for number, first in enumerate(range(0, count, shard_size)):
+            numbers = range(first, min(first + shard_size, count))
+            yield {} if shard_path(output, number).is_file() else encode(numbers)
+            if progress is not None:
+                progress(numbers.stop)
+
+    recipe = {"run": run.name, "data": data.model_dump(mode="json"), "split": split, "shard_size": shard_size}
+    return write_latents(output, shards(), recipe)

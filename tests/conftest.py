@@ -1,0 +1,175 @@
+"""Tiny components and configurations for every test: sprites of 16x16 pixels and 4 frames, models of some 10,000 weights."""
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+NOISE = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "clip_sample": False}
+TINY_COMPONENTS: dict[str, dict[str, Any]] = {
+    "vae": {"class": "AutoencoderPixelUnshuffle", "config": {"patch_size": 2, "scaling_factor": 2.0}},
+    "autoencoder": {
+        "class": "CMDAutoencoder",
+        "config": {
+            "in_channels": 12,
+            "sample_size": [8, 8],
+            "num_frames": 4,
+            "patch_size": 2,
+            "dim": 24,
+            "encoder_depth": 1,
+            "decoder_depth": 1,
+            "num_heads": 2,
+            "latent_channels": 4,
+        },
+    },
+    "tokenizer": {"class": "CLIPTokenizer", "config": {"vocab_size": 540, "model_max_length": 12}},
+    "text_encoder": {
+        "class": "CLIPTextModel",
+        "config": {
+            "vocab_size": 540,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 12,
+            "projection_dim": 16,
+        },
+    },
+    "unet": {
+        "class": "UNet2DConditionModel",
+        "config": {
+            "sample_size": 8,
+            "in_channels": 12,
+            "out_channels": 12,
+            "block_out_channels": [16, 32],
+            "layers_per_block": 1,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "cross_attention_dim": 16,
+            "attention_head_dim": 4,
+            "norm_num_groups": 8,
+        },
+    },
+    "motion_transformer": {
+        "class": "CMDMotionTransformer",
+        "config": {
+            "latent_channels": 4,
+            "content_channels": 12,
+            "autoencoder_patch_size": 2,
+            "patch_size": 2,
+            "content_patch_size": 4,
+            "num_layers": 2,
+            "dim": 32,
+            "num_heads": 2,
+            "text_dim": 16,
+        },
+    },
+    "content_scheduler": {"class": "DDIMScheduler", "config": NOISE},
+    "motion_scheduler": {"class": "DDIMScheduler", "config": NOISE},
+}
+TEXT = ("tokenizer", "text_encoder")
+STAGE_PARTS = {
+    "autoencoder": ("vae", "autoencoder"),
+    "image": ("vae", "unet", "content_scheduler", *TEXT),
+    "content": ("vae", "autoencoder", "unet", "content_scheduler", *TEXT),
+    "motion": ("vae", "autoencoder", "motion_transformer", "motion_scheduler", *TEXT),
+}
+
+
+def make_tiny_config(stage: str, output_dir: str | Path, **changes: Any) -> dict[str, Any]:
+    """A configuration of a run of a second or two; `changes` are dotted paths with __ for the dot (loop__steps=4)."""
+    frames = 1 if stage == "image" else 4
+    data = {"kind": "sprites", "height": 16, "width": 16, "num_frames": frames, "length": 24}
+    config: dict[str, Any] = {
+        "stage": stage,
+        "output_dir": str(output_dir),
+        "seed": 3,
+        "components": {name: TINY_COMPONENTS[name] for name in STAGE_PARTS[stage]},
+        "data": data,
+        "validation": {
+            "data": {**data, "split": "held_out", "length": 4},
+            "num_clips": 4,
+            "batch_size": 2,
+            "num_samples": 2,
+            "num_inference_steps": 2,
+        },
+        "objective": {"train_text_encoder": stage == "image"},
+        "optimizer": {"lr": 2e-3, "warmup_steps": 3, "schedule": "cosine", "weight_decay": 0.01},
+        "loop": {
+            "steps": 8,
+            "batch_size": 4,
+            "ema_decay": 0.9,
+            "log_every": 1,
+            "validate_every": 4,
+            "checkpoint_every": 2,
+        },
+    }
+    config = copy.deepcopy(config)
+    for dotted, value in changes.items():
+        *parents, leaf = dotted.split("__")
+        section = config
+        for parent in parents:
+            section = section[parent]
+        section[leaf] = value
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., dict[str, Any]]:
+    """`tiny_config(stage, output_dir, loop__steps=4)`: a configuration as a dict."""
+    return make_tiny_config
+
+
+@pytest.fixture(scope="session")
+def tiny_components() -> Callable[..., dict[str, Any]]:
+    """`tiny_components("unet", "vae")`: fresh components by name; without names all of them, text included."""
+
+    def build(*names: str, seed: int = 0) -> dict[str, Any]:
+        from cmd_video.data.sprites import SpritesDataset
+        from cmd_video.training.components import build_components
+        from cmd_video.training.config import ComponentConfig
+
+        chosen = names or tuple(TINY_COMPONENTS)
+        captions = [SpritesDataset(24).scene(number).prompt for number in range(24)]
+        configs = {name: ComponentConfig.model_validate(TINY_COMPONENTS[name]) for name in chosen}
+        return build_components(configs, captions, seed)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def run_train() -> Callable[[dict[str, Any]], Path]:
+    """`run_train(config_dict)`: train in this process; accelerate's process-wide state is forgotten first."""
+
+    def run(config: dict[str, Any]) -> Path:
+        from accelerate.state import AcceleratorState, GradientState
+
+        from cmd_video.training.config import TrainConfig
+        from cmd_video.training.loop import train
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        return train(TrainConfig.model_validate(config))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_log() -> Callable[..., list[dict[str, Any]]]:
+    """`read_log(run, "train")`: the lines of log.jsonl of one kind, without the time."""
+
+    def read(run: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
+        import json
+
+        lines = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
+        for line in lines:
+            line.pop("seconds")
+        return [line for line in lines if kind in (None, line["kind"])]
+
+    return read
