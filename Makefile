@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/cmd-video generate --prompts-file examples/demo_prompts.txt -o demo --contact-sheet
+	$(BIN)/cmd-video generate --prompts-file examples/demo_prompts.txt -o demo --contact-sheet --scale 4
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Tiny components and configurations for every test: sprites of 16x16 pixels and 4 frames, models of some 10,000 weights."""
+"""Tiny components and configurations for every test: 16x16 pixels, 4 frames, some 10,000 weights."""
 
 import copy
 import os

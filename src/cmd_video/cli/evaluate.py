@@ -1,7 +1,7 @@
 """`cmd-video evaluate adherence|reconstruction`: measure a model, with the whole protocol in the result file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def adherence(
     height, width, num_frames = rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames
 
     def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        out = pipe(
+        out: Any = pipe(
             prompts,
             num_inference_steps=steps,
             guidance_scale=guidance,

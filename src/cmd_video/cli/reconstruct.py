@@ -48,6 +48,11 @@ def command(
     pipe = load_pipeline(model, device)
     rows, columns = pipe.autoencoder.config.sample_size
     size = (height or rows * pipe.ratio, width or columns * pipe.ratio)
+    unit = pipe.ratio * pipe.autoencoder.config.patch_size
+    for name, side in zip(("--height", "--width"), size, strict=True):
+        if side % unit:
+            nearest = max(unit, round(side / unit) * unit)
+            raise ValueError(f"{name}: {side} is not a multiple of {unit}; the nearest is {nearest}")
     video = open_clip(clip, num_frames or pipe.autoencoder.config.num_frames, size, stride, start).to(pipe.device)
     metrics = reconstruction_metrics(pipe.autoencoder, pipe.vae, [video])
     shown = show_reconstruction(pipe.autoencoder, pipe.vae, video)

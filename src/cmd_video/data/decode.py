@@ -7,10 +7,11 @@ Folders of pictures (`read_frame_folder`) and writing (`write_video`) are import
 Whatever is wrong with a clip is a `ClipError`. Numbers in a header are not believed: frames are
 counted, sizes limited. Rotation and mirroring named in the file are applied, transparency is laid on black, more
 than 8 bits per channel become 8, pixels that are not square are read as stored. Frames before the wanted ones
-are decoded and dropped, so that frame n is the same frame in every format; damage behind the wanted frames is not looked for.
+are decoded and dropped, so that frame n is the same frame in every format; damage behind the wanted frames is not
+looked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
@@ -156,10 +157,10 @@ def _read_from(
 
 def _at_rate(timed: Iterator[tuple[float, Any]], fps: float) -> Iterator[Any]:
     """The frame nearest to each of the moments first, first + 1 / fps ..., up to half a frame behind the last one."""
-    before, frame = next(timed, (0.0, None))
+    first, frame = next(timed, (0.0, None))
     if frame is None:
         return
-    moments = (before + number / fps for number in count())
+    moments, before = (first + number / fps for number in count()), first
     moment, gap = next(moments), 0.0
     for after, following in timed:
         while moment <= after:
@@ -185,9 +186,12 @@ def _packet_times(path: Path) -> list[float]:
 def _frame_times(path: Path) -> list[float]:
     """Seconds at which the frames are shown that decode before any damage."""
     times: list[float] = []
-    with _opened(path) as (container, stream), closing(_frames(path, container, stream)) as frames:
-        with suppress(ClipError):
-            times.extend(time for time, _ in frames)
+    with (
+        suppress(ClipError),
+        _opened(path) as (container, stream),
+        closing(_frames(path, container, stream)) as frames,
+    ):
+        times.extend(time for time, _ in frames)
     return times
 
 
@@ -252,7 +256,7 @@ def _rate(stream: Any) -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)
 
 
-def _frames(path: Path, container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
+def _frames(path: Path, container: Any, stream: Any) -> Generator[tuple[float, Any]]:
     """Decode: (seconds, frame). A frame that the decoder had to patch up is damage too."""
     rate, packets = _rate(stream), iter(_decode(container, stream))
     for number in count():

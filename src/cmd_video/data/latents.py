@@ -33,7 +33,7 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = []
+    shards: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
         path = shard_path(folder, number)
         if not path.is_file():
@@ -45,7 +45,7 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
             os.replace(temporary, path)
         with safe_open(path, "pt") as shard:
             shards.append({"file": path.name, "clips": len(shard.get_tensor("class_label"))})
-    total = sum(int(shard["clips"]) for shard in shards)
+    total = sum(entry["clips"] for entry in shards)
     index = folder / "index.json.tmp"
     index.write_text(json.dumps({"recipe": recipe, "clips": total, "shards": shards}, indent=1))
     os.replace(index, folder / "index.json")

@@ -154,12 +154,10 @@ def _find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
     labels = _nearest_colors(frames, low, high, tint)
     cores = {name: labels == number for number, name in enumerate(COLORS)}
     for clean in (lambda core: core, _without_specks):  # the second is slow, so most colors are ruled out before it
-        cores = {name: clean(core) for name, core in cores.items()}
-        areas = {name: core.sum((1, 2)) for name, core in cores.items()}
-        cores = {name: core for name, core in cores.items() if (areas[name] >= MIN_AREA).float().mean() >= MIN_SEEN}
+        cores = {name: cleaned for name, core in cores.items() if _is_seen(cleaned := clean(core))}
 
     cores = _without_rims(cores)
-    masks = []
+    masks = {}
     for name, core in cores.items():
         color = frames[core].median(0).values
         if name in ("white", "black"):  # these differ from the background in brightness only
@@ -170,8 +168,14 @@ def _find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
             alpha = (frames - grey[..., None] - tint) @ direction / direction.square().sum()
         others = [other for other in cores.values() if other is not core]
         allowed = _dilated(core) & ~torch.stack([torch.zeros_like(core), *others]).any(0)
-        masks.append(alpha.clamp(0, 1) * allowed)
-    return list(cores), torch.stack(masks) if masks else frames.new_zeros(0, *grey.shape)
+        masks[name] = alpha.clamp(0, 1) * allowed
+    masks = {name: mask for name, mask in masks.items() if _is_seen(mask)}
+    return list(masks), torch.stack(list(masks.values())) if masks else frames.new_zeros(0, *grey.shape)
+
+
+def _is_seen(mask: Tensor) -> bool:
+    """Whether a mask (F, H, W) covers enough pixels in enough frames to be an object."""
+    return (mask.sum((1, 2)) >= MIN_AREA).float().mean().item() >= MIN_SEEN
 
 
 def _nearest_colors(frames: Tensor, low: float, high: float, tint: Tensor) -> Tensor:

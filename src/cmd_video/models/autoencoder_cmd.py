@@ -7,6 +7,7 @@
 B batch, C channels, F frames, H, W, D motion channels, H' = H / patch, W' = W / patch, C' width of the transformers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional
 
-from .layers import FactorizedBlock, ResnetBlock, rotary_table
+from .layers import FactorizedBlock, ResnetBlock, RotaryTable, rotary_table, zero_init
 
 
 @dataclass
@@ -59,16 +60,12 @@ class VideoTransformer(nn.Module):
                 x = block(x, time_rotary, space_rotary)
         return self.norm(x).permute(0, 3, 1, 2).reshape(batch, dim, frames, height, width)
 
-    def _rotary(self, frames: int, height: int, width: int, like: torch.Tensor):
+    def _rotary(self, frames: int, height: int, width: int, like: torch.Tensor) -> tuple[RotaryTable, RotaryTable]:
+        """Tables for time (F tokens) and space (H' W' tokens)."""
         time = torch.arange(frames, device=like.device)[:, None]
-        rows, columns = torch.meshgrid(
-            torch.arange(height, device=like.device), torch.arange(width, device=like.device), indexing="ij"
-        )
-        tables = (
-            rotary_table(time, self.head_dim),
-            rotary_table(torch.stack([rows, columns], -1).flatten(0, 1), self.head_dim),
-        )
-        return tuple((table.real.to(like.dtype), table.imag.to(like.dtype)) for table in tables)
+        sides = (torch.arange(side, device=like.device) for side in (height, width))
+        space = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
+        return rotary_table(time, self.head_dim, like.dtype), rotary_table(space, self.head_dim, like.dtype)
 
 
 class CMDAutoencoder(ModelMixin, ConfigMixin):
@@ -138,26 +135,24 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"output_activation: {output_activation!r} is neither 'linear' nor 'sigmoid'")
         if base not in ("none", "content", "warp") or (base == "warp" and not head_channels):
             raise ValueError(f"base: {base!r} is none of 'none', 'content', 'warp' (with head_channels > 0)")
-        patch = {"kernel_size": patch_size, "stride": patch_size}
 
         # 1. Encoder: f_B
         self.stem = ConvStem(in_channels, stem_channels) if stem_channels else None
-        self.patch_embed = nn.Conv2d(stem_channels or in_channels, dim, **patch)
+        self.patch_embed = nn.Conv2d(stem_channels or in_channels, dim, patch_size, patch_size)
         self.encoder = VideoTransformer(dim, encoder_depth, num_heads)
         # 2. Heads of the encoder: f_I (weights of the content frame) and f_M (one 1x1 convolution per plane)
         if content_frame == "weighted":
             weight_channels = in_channels // fold**2
-            self.content_logits = nn.ConvTranspose2d(dim, stem_channels or weight_channels, **patch)
+            self.content_logits = nn.ConvTranspose2d(dim, stem_channels or weight_channels, patch_size, patch_size)
             self.content_logits_out = nn.Conv2d(2 * stem_channels, weight_channels, 1) if stem_channels else None
             last = self.content_logits_out or self.content_logits
-            nn.init.zeros_(last.weight)  # training starts at the plain mean, or at the anchor
-            nn.init.zeros_(last.bias)
+            zero_init(last)  # training starts at the plain mean, or at the anchor
         self.motion_out_x, self.motion_out_y = nn.Conv2d(dim, latent_channels, 1), nn.Conv2d(dim, latent_channels, 1)
         # 3. Decoder: g_I, g_M, g_B and the layer back to channels
-        self.content_embed = nn.Conv2d(in_channels, dim, **patch)
+        self.content_embed = nn.Conv2d(in_channels, dim, patch_size, patch_size)
         self.motion_in_x, self.motion_in_y = nn.Conv2d(latent_channels, dim, 1), nn.Conv2d(latent_channels, dim, 1)
         self.decoder = VideoTransformer(dim, decoder_depth, num_heads)
-        self.unpatch = nn.ConvTranspose2d(dim, head_channels or in_channels, **patch)
+        self.unpatch = nn.ConvTranspose2d(dim, head_channels or in_channels, patch_size, patch_size)
         flow_channels = 2 * fold**2 if base == "warp" else 0
         self.head = ConvHead(in_channels, head_channels, in_channels + flow_channels) if head_channels else None
 
@@ -286,7 +281,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape)
 
 
-def per_frame(layer: nn.Module, video: torch.Tensor) -> torch.Tensor:
+def per_frame(layer: Callable[[torch.Tensor], torch.Tensor], video: torch.Tensor) -> torch.Tensor:
     """Apply a 2-D layer to each frame of (B, C, F, H, W)."""
     batch, _, frames = video.shape[:3]
     out = layer(video.transpose(1, 2).flatten(0, 1))  # (B*F, C, H, W)
@@ -305,16 +300,17 @@ def warp(content_frame: torch.Tensor, flow: torch.Tensor, fold: int) -> torch.Te
         (B, C, F, H, W); what would come from outside the frame comes from its edge.
     """
     frames = flow.shape[2]
-    pixels = functional.pixel_shuffle(content_frame, fold)  # (B, C / fold^2, H fold, W fold)
-    offsets = functional.pixel_shuffle(flow.transpose(1, 2).flatten(0, 1), fold)  # (B*F, 2, H fold, W fold)
+    pixels = functional.pixel_shuffle(content_frame, fold).float()  # (B, C / fold^2, H fold, W fold)
+    offsets = functional.pixel_shuffle(flow.transpose(1, 2).flatten(0, 1), fold).float()  # (B*F, 2, H fold, W fold)
     height, width = offsets.shape[-2:]
-    ys = (torch.arange(height, device=flow.device, dtype=flow.dtype) * 2 + 1) / height - 1
-    xs = (torch.arange(width, device=flow.device, dtype=flow.dtype) * 2 + 1) / width - 1
+    ys = (torch.arange(height, device=flow.device, dtype=torch.float32) * 2 + 1) / height - 1
+    xs = (torch.arange(width, device=flow.device, dtype=torch.float32) * 2 + 1) / width - 1
     grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], dim=-1) + offsets.permute(
         0, 2, 3, 1
     )
     pixels = pixels.repeat_interleave(frames, dim=0)
     moved = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    moved = moved.to(content_frame.dtype)  # float32 until here: bfloat16 cannot tell the places of a wide frame
     return functional.pixel_unshuffle(moved, fold).unflatten(0, (-1, frames)).transpose(1, 2)
 
 
@@ -333,8 +329,7 @@ class ConvHead(nn.Module):
         self.content_features = ConvStem(content_channels, channels)
         self.blocks = nn.Sequential(ResnetBlock(channels), ResnetBlock(channels), nn.GroupNorm(8, channels), nn.SiLU())
         self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)  # with a base, training starts at the content frame
-        nn.init.zeros_(self.conv_out.bias)
+        zero_init(self.conv_out)  # with a base, training starts at the content frame
 
     def forward(self, hidden: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
         hidden = hidden + self.content_features(content_frame)[:, :, None]

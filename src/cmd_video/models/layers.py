@@ -3,27 +3,32 @@
 B batch, C channels, F frames, H, W, S tokens, D width of a token; `t` is diffusion time only.
 """
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
 
-def rotary_table(positions: torch.Tensor, dim: int, max_period: float = 10_000.0) -> torch.Tensor:
-    """Angles of rotary position embedding (RoFormer, arXiv 2104.09864, eq. 15).
+RotaryTable: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (S, dim / 2) each
+
+
+def rotary_table(positions: torch.Tensor, dim: int, dtype: torch.dtype = torch.float32) -> RotaryTable:
+    """Cosines and sines of rotary position embedding (RoFormer, arXiv 2104.09864, eq. 15).
 
     Args:
-        positions: (S, A), A coordinates of each token; each takes an equal share of the head ("axial" rotary for A = 2).
+        positions: (S, A), A coordinates per token; each takes an equal share of the head ("axial" rotary for A = 2).
         dim: width of one attention head; must be divisible by 2 * A.
-        max_period: longest wavelength.
+        dtype: of the result; the angles are computed in float32.
 
     Returns:
-        complex64 (S, dim / 2), unit complex numbers.
+        cosines and sines, (S, dim / 2) each.
     """
     share = dim // (2 * positions.shape[1])
-    frequencies = max_period ** (-torch.arange(share, device=positions.device, dtype=torch.float32) / share)
-    angles = positions.float()[:, :, None] * frequencies  # (S, A, share)
-    return torch.polar(torch.ones_like(angles), angles).flatten(1)
+    frequencies = 10_000.0 ** (-torch.arange(share, device=positions.device, dtype=torch.float32) / share)
+    angles = (positions.float()[:, :, None] * frequencies).flatten(1)  # (S, A * share)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def apply_rotary(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -61,7 +66,7 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotary: RotaryTable | None = None) -> torch.Tensor:
         batch, tokens, dim = x.shape
         q, k, v = (
             self.to_qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -98,8 +103,8 @@ class FactorizedBlock(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        time_rotary: tuple[torch.Tensor, torch.Tensor],
-        space_rotary: tuple[torch.Tensor, torch.Tensor],
+        time_rotary: RotaryTable,
+        space_rotary: RotaryTable,
     ) -> torch.Tensor:
         batch, frames, tokens, dim = x.shape  # (B, F, S, D)
         along_time = self.norm_time(x).transpose(1, 2).reshape(batch * tokens, frames, dim)  # (B*S, F, D)
@@ -117,12 +122,17 @@ class ResnetBlock(nn.Module):
         self.norm1, self.norm2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)  # the fresh block is the identity
-        nn.init.zeros_(self.conv2.bias)
+        zero_init(self.conv2)  # the fresh block is the identity
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(hidden)))
+
+
+def zero_init(layer: nn.Module) -> None:
+    """Set weight and bias of a layer to zero, so that a fresh residual branch adds nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

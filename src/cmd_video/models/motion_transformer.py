@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
-from .layers import AdaLNZeroBlock, TimestepEmbedder, modulate, sincos_table
+from .layers import AdaLNZeroBlock, TimestepEmbedder, modulate, sincos_table, zero_init
 
 # DiT's named sizes (arXiv 2212.09748, table 1)
 MOTION_TRANSFORMER_SIZES: dict[str, dict[str, int]] = {
@@ -78,22 +78,20 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         self._initialize_weights()
 
     def _initialize_weights(self) -> None:
-        for module in self.modules():  # Xavier for every linear layer, as in DiT
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for embed in (self.latent_embed, self.content_embed):  # patch layers like the linear layers they are
-            nn.init.xavier_uniform_(embed.weight.view(embed.weight.shape[0], -1))
-            nn.init.zeros_(embed.bias)
+        for module in self.modules():  # Xavier for every linear and patch layer, as in DiT
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.plane_embedding, std=0.02)
         for layer in (self.time_embed.mlp.linear_1, self.time_embed.mlp.linear_2):
             nn.init.normal_(layer.weight, std=0.02)
         if self.class_embed is not None:
             nn.init.normal_(self.class_embed.weight, std=0.02)
         # adaLN-Zero: each block is the identity and the whole model outputs zero
-        for modulation in (*(block.modulation[1] for block in self.blocks), self.modulation_out[1], self.proj_out):
-            nn.init.zeros_(modulation.weight)
-            nn.init.zeros_(modulation.bias)
+        modulations = [block.get_submodule("modulation.1") for block in self.blocks]
+        for layer in (*modulations, self.modulation_out[1], self.proj_out):
+            zero_init(layer)
 
     def forward(
         self,

@@ -6,12 +6,14 @@ latents = encode_images(vae, images);  images = decode_images(vae, latents)     
 from typing import Any
 
 import PIL.Image
+from typing import TypeAlias
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from cmd_video.models import AutoencoderPixelUnshuffle
 
-ImageAutoencoder = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
+ImageAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
 
 
 def encode_images(vae: ImageAutoencoder | None, images: torch.Tensor) -> torch.Tensor:

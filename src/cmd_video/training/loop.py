@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from transformers import PreTrainedModel
 
 from .checkpoint import (
     load_latest,
@@ -78,16 +79,17 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
         )
     dataset, validation_dataset = build_dataset(config.data), build_dataset(config.validation.data)
-    if accelerator.is_main_process:
-        _claim(run, config)
     captions = _captions(dataset) if _needs_captions(config) else None
     stage = build_stage(config, build_components(config.components, captions, config.seed))
+    if accelerator.is_main_process:
+        _claim(run, config)
     if loop.gradient_checkpointing:
         for name in stage.trained:
-            component = getattr(stage, name)  # diffusers' name of it, or transformers'
-            getattr(
-                component, "enable_gradient_checkpointing", getattr(component, "gradient_checkpointing_enable", None)
-            )()
+            component = getattr(stage, name)
+            if isinstance(component, PreTrainedModel):
+                component.gradient_checkpointing_enable()
+            else:
+                component.enable_gradient_checkpointing()
     stage.place(accelerator.device)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
@@ -100,7 +102,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     ema.to(accelerator.device)
 
     # Resume.
-    first_step, best = 0, {"step": None, "loss": math.inf}
+    first_step = 0
+    best: dict[str, Any] = {"step": None, "loss": math.inf}
     found = load_latest(run / "checkpoints")
     if found is not None:
         first_step, tensors, state = found

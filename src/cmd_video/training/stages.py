@@ -9,11 +9,11 @@ changes it. B batch, C channels, F frames, H, W, D motion channels.
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
 from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruction_loss
-from cmd_video.models import CMDAutoencoder
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines.image_space import decode_video, encode_images, encode_video
 from cmd_video.pipelines.prompt import encode_prompts
 
@@ -83,6 +83,8 @@ class Stage(nn.Module):
 
 class AutoencoderStage(Stage):
     """Trains the autoencoder to reconstruct clips (CMD, section 3.1)."""
+
+    autoencoder: CMDAutoencoder
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components, trained=("autoencoder",))
@@ -194,6 +196,7 @@ class ContentStage(DiffusionStage):
     """Trains the image model on single frames ("image") or on content frames ("content"); CMD, equation 7."""
 
     denoiser, scheduler = "unet", "content_scheduler"
+    unet: UNet2DConditionModel | DiTTransformer2DModel
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         text = config.objective.train_text_encoder
@@ -225,6 +228,7 @@ class MotionStage(DiffusionStage):
     """Trains the motion transformer on the motion latents of true clips, given true content frames; CMD, equation 8."""
 
     denoiser, scheduler = "motion_transformer", "motion_scheduler"
+    motion_transformer: CMDMotionTransformer
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components, trained=("motion_transformer",))

@@ -1,0 +1,149 @@
+"""Look over a set of clips before training: every clip is decoded from end to end.
+
+    report = check_clips(find_clips("clips/"), num_frames=16);  report.counts()        # {"ok": 40, "damaged": 2}
+
+A clip is "ok"; "odd": usable, and the verdict says what is done with it; or has one of `clip.ClipProblem`.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from .clip import ClipError, ClipInfo, ClipProblem, check_span, too_short
+from .decode import probe
+from .frame_folders import probe_frame_folder
+from .manifest import KINDS, WEBVID_COLUMNS, find_frame_folders, find_videos, load_manifest
+
+VERDICTS = ("ok", "odd", *get_args(ClipProblem))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found about one clip.
+
+    Attributes:
+        path: the clip.
+        verdict: one of `VERDICTS`.
+        reason: why not "ok", or how an odd clip is handled; "" for "ok".
+        num_frames: frames that decode; 0 where the clip does not.
+    """
+
+    path: str
+    verdict: str
+    reason: str = ""
+    num_frames: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Verdicts about all clips of a set, in its order."""
+
+    verdicts: list[Verdict]
+
+    def counts(self) -> dict[str, int]:
+        """Number of clips with each verdict that occurs; the sum is the number of clips."""
+        found = Counter(verdict.verdict for verdict in self.verdicts)
+        return {name: found[name] for name in VERDICTS if found[name]}
+
+    def save(self, path: str | Path) -> None:
+        """Write counts and every verdict as JSON.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        clips = [vars(verdict) for verdict in self.verdicts]
+        try:
+            temporary.write_text(json.dumps({"total": len(clips), "counts": self.counts(), "clips": clips}, indent=1))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def find_clips(
+    path: str | Path, kind: str = "auto", *, video_root: str | Path | None = None, split: str | None = None
+) -> list[Path]:
+    """List the clips below a path, also those that a set lists but that are not there.
+
+    Args:
+        path: a video file, a folder or a manifest.
+        kind: one of `manifest.KINDS`, or "auto": of a folder all video files at any depth and all folders of pictures
+            that hold no video file, of a .csv or .jsonl file what it lists, else the file itself.
+        video_root: as in `load_manifest`.
+        split: as in `load_manifest`.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: no clip there, or not of this kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(2, "no such file or folder", str(path))
+    if kind == "auto" and path.suffix.lower() in (".csv", ".jsonl"):
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            kind = "webvid" if set(file.readline().strip().split(",")) == set(WEBVID_COLUMNS) else "manifest"
+    if kind != "auto":
+        if kind not in KINDS:
+            raise ValueError(f"kind: {kind!r}, allowed: auto, {', '.join(KINDS)}")
+        manifest = load_manifest(kind, path, video_root=video_root, split=split)
+        return [record.path for record in manifest.records] + manifest.missing
+    if video_root is not None or split is not None:
+        raise ValueError("video_root, split: only with kind ucf101 or webvid")
+    if not path.is_dir():
+        return [path]
+    videos = find_videos(path)
+    folders = {video.parent for video in videos}
+    clips = videos + [folder for folder in find_frame_folders(path) if folder not in folders]
+    if not clips:
+        raise ValueError(f"{path}: no video file and no folder of pictures")
+    return clips
+
+
+def check_clips(paths: Iterable[Path], num_frames: int, stride: int = 1) -> Report:
+    """Decode clips and judge whether `num_frames` frames, `stride` apart, can be taken from each.
+
+    Args:
+        paths: the clips, files or folders of pictures; drawn one at a time.
+        num_frames: frames of a training clip.
+        stride: every stride-th frame is taken.
+
+    Raises:
+        ValueError: num_frames or stride is out of range.
+    """
+    check_span(num_frames, stride, None, 0, None)
+    return Report([check_clip(path, num_frames, stride) for path in paths])
+
+
+def check_clip(path: Path, num_frames: int, stride: int = 1) -> Verdict:
+    """Judge one clip."""
+    try:
+        info = probe_frame_folder(path) if path.is_dir() else probe(path)
+        if info.num_frames < (num_frames - 1) * stride + 1:
+            raise too_short(path, info.num_frames, num_frames, stride, None)
+    except ClipError as error:
+        where = "" if error.path == path else f"{error.path.name}: "
+        return Verdict(str(path), error.problem, where + error.reason)
+    odd = list(oddities(info))
+    return Verdict(str(path), "odd" if odd else "ok", "; ".join(odd), info.num_frames)
+
+
+def oddities(info: ClipInfo) -> Sequence[str]:
+    """What is unusual about a clip that can be used, and what reading does about it."""
+    found = {
+        f"rotated by {info.rotation} degrees, turned upright": info.rotation != 0,
+        "variable frame rate, frames are counted unless fps is set": info.variable_fps,
+        f"{info.bits} bits per channel, reduced to 8": info.bits > 8,
+        "transparent, laid on black": info.has_alpha,
+        f"odd size {info.height}x{info.width}, scaled and cropped like any other": info.height % 2 or info.width % 2,
+        "pixels are not square, read as stored": not info.square_pixels,
+        f"{info.num_frames} frames, the header says {info.header_frames}": 0
+        < info.num_frames
+        < info.header_frames - 1,
+        f"more than {info.num_frames} frames, counted no further": not info.complete,
+    }
+    return [text for text, applies in found.items() if applies]

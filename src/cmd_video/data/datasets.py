@@ -1,0 +1,176 @@
+"""Clips on disk as a torch dataset.
+
+    dataset = open_video_dataset("captioned_folder", "clips/", num_frames=16, height=64, width=64)
+    dataset[0]["video"]                                               # float32 (3, F, H, W) in [-1, 1]
+
+Item n is a pure function of (seed, n) and the files, for every n >= 0: beyond the last clip the clips come again, in a
+new order. A clip that cannot be read is named in `failures`, and the next one in the order takes its place.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .clip import ClipError, check_span
+from .decode import read_clip, read_frame_folder
+from .manifest import ClipRecord, load_manifest
+from .transforms import flip_horizontal, resize_and_crop_frame, to_float
+
+logger = logging.getLogger(__name__)
+
+
+class VideoDataset(Dataset):
+    """Items: `video`, float32 (3, F, H, W) in [-1, 1]; `prompt`, text; `class_label`, a number, -1 for none.
+
+    Attributes:
+        failures: path -> reason of each clip that could not be read so far, in this process.
+
+    Args:
+        records: the clips.
+        num_frames: F.
+        height: H; clips are scaled until they cover H x W, and the middle is cut out.
+        width: W.
+        stride: take every stride-th frame.
+        fps: take frames at this rate instead; not for folders of pictures, which have none.
+        train: a random place in the clip and each pass in another order; otherwise the middle, in the given order.
+        flip: mirror half of the clips.
+        seed: of all these choices.
+        max_bad_fraction: stop when more than this part of the clips cannot be read.
+        failure_log: append a JSON line with path, reason and time for each of them.
+        class_names: name of each class label.
+
+    Raises:
+        ValueError: an argument is out of range; when an item is read, too many clips cannot be.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        *,
+        num_frames: int,
+        height: int,
+        width: int,
+        stride: int = 1,
+        fps: float | None = None,
+        train: bool = True,
+        flip: bool = False,
+        seed: int = 0,
+        max_bad_fraction: float = 0.05,
+        failure_log: str | Path | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        check_span(num_frames, stride, fps, 0, None)
+        if not records:
+            raise ValueError("records: none, at least one clip is needed")
+        for name, value, least in (("height", height, 1), ("width", width, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"{name}: {value}, must be {least} or more")
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction: {max_bad_fraction}, must lie in [0, 1]")
+        folder = next((record.path for record in records if fps is not None and record.path.is_dir()), None)
+        if folder is not None:
+            raise ValueError(f"fps: {fps}, but {folder} is a folder of pictures, which has no rate; give stride")
+        self.records, self.class_names = list(records), list(class_names)
+        self.num_frames, self.size, self.stride, self.fps = num_frames, (height, width), stride, fps
+        self.train, self.flip, self.seed, self.max_bad_fraction = train, flip, seed, max_bad_fraction
+        self.failure_log = None if failure_log is None else Path(failure_log)
+        self.failures: dict[str, str] = {}
+        self._verified: dict[Path, bool] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index < 0:
+            raise IndexError(f"item {index}: numbers start at 0")
+        turn, first = divmod(index, len(self))
+        order = _order(self.seed, turn, len(self)) if self.train else range(len(self))
+        generator = np.random.default_rng([self.seed, 1, index])
+        place, mirrored = (generator.random() if self.train else 0.5), self.flip and generator.random() < 0.5
+        for step in range(len(self)):
+            record = self.records[int(order[(first + step) % len(self)])]
+            try:
+                frames = self._read(record, place)
+            except ClipError as error:
+                self._report(record, error)
+                continue
+            video = to_float(flip_horizontal(frames) if mirrored else frames)
+            return {"video": video, "prompt": record.prompt, "class_label": record.class_label}
+        raise ValueError(f"none of {len(self)} clips can be read; the first: {self._first_failure()}")
+
+    def _read(self, record: ClipRecord, place: float) -> torch.Tensor:
+        """Frames of one clip: uint8 (F, H, W, 3)."""
+        self._verify(record)
+        span: dict[str, Any] = {"stride": self.stride, "place": place}
+        span["transform"] = partial(resize_and_crop_frame, size=self.size)
+        if record.path.is_dir():
+            return read_frame_folder(record.path, self.num_frames, **span)
+        return read_clip(record.path, self.num_frames, fps=self.fps, **span)
+
+    def _verify(self, record: ClipRecord) -> None:
+        """Compare the file with its sha256, once."""
+        if record.sha256 is None:
+            return
+        if record.path not in self._verified:
+            if not record.path.is_file():
+                raise ClipError(record.path, "has a sha256 but is not a file", "missing")
+            with record.path.open("rb") as file:
+                self._verified[record.path] = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+        if not self._verified[record.path]:
+            raise ClipError(record.path, "its sha256 is not the one in the manifest")
+
+    def _report(self, record: ClipRecord, error: ClipError) -> None:
+        """Note a failure, once per clip, and stop when there are too many."""
+        name = str(record.path)
+        if name not in self.failures:
+            self.failures[name] = error.reason
+            logger.warning("left out: %s", error)
+            if self.failure_log is not None:
+                line = {"path": name, "reason": error.reason, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+                with self.failure_log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+        if len(self.failures) > self.max_bad_fraction * len(self):
+            allowed = f"max_bad_fraction = {self.max_bad_fraction:g} allows {int(self.max_bad_fraction * len(self))}"
+            failed = f"{len(self.failures)} of {len(self)} clips cannot be read"
+            raise ValueError(f"{failed}, {allowed}; the first: {self._first_failure()}")
+
+    def _first_failure(self) -> str:
+        return ": ".join(next(iter(self.failures.items())))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, turn: int, length: int) -> np.ndarray:
+    """Order of the clips in one pass."""
+    return np.random.default_rng([seed, 0, turn]).permutation(length)
+
+
+def open_video_dataset(
+    kind: str, path: str | Path, *, video_root: str | Path | None = None, split: str | None = None, **settings: Any
+) -> VideoDataset:
+    """List the clips of a set and make a dataset of them; clips listed but not there are counted in a warning.
+
+    Args:
+        kind: one of `manifest.KINDS`.
+        path: the manifest, csv or folder.
+        video_root: folder of the clips, for "ucf101" and "webvid".
+        split: of "ucf101", "train1" ... "test3".
+        settings: of `VideoDataset`.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: no usable clip, or a setting is out of range.
+    """
+    manifest = load_manifest(kind, path, video_root=video_root, split=split)
+    if manifest.missing:
+        total = len(manifest.records) + len(manifest.missing)
+        logger.warning("%s: %d of %d clips are not there", path, len(manifest.missing), total)
+    return VideoDataset(manifest.records, class_names=manifest.class_names, **settings)

@@ -1,0 +1,127 @@
+"""What a user may get wrong, each with one line that names the argument, its value and what is allowed."""
+
+import logging
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+
+def picture(height: int, width: int) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (width, height))
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator() for _ in range(count)]
+
+
+WRONG = [
+    # pipeline, arguments, what the message must say
+    ("text", {}, ["prompt", "class_labels", "image"]),
+    ("class", {}, ["prompt", "class_labels", "image"]),
+    ("text", {"prompt": "a", "class_labels": 1}, ["prompt", "class_labels", "not both"]),
+    ("class", {"prompt": "a", "class_labels": 1}, ["prompt", "class_labels", "not both"]),
+    ("text", {"class_labels": 1}, ["class_labels", "no class condition", "prompt"]),
+    ("class", {"prompt": "a"}, ["prompt", "no text condition", "class_labels", "0..4"]),
+    ("class", {"class_labels": 1, "negative_prompt": "a"}, ["prompt", "no text condition"]),
+    ("text", {"prompt": []}, ["prompt", "empty"]),
+    ("class", {"class_labels": []}, ["class_labels", "empty"]),
+    ("text", {"image": []}, ["image", "empty"]),
+    ("text", {"prompt": 3}, ["prompt", "3", "string"]),
+    ("text", {"prompt": ["a", None]}, ["prompt", "None", "string"]),
+    ("text", {"prompt": "a", "negative_prompt": 3}, ["negative_prompt", "3", "string"]),
+    ("text", {"prompt": "a", "negative_prompt": ["b", "c"]}, ["negative_prompt", "2", "1"]),
+    ("text", {"prompt": ["a", "b"], "negative_prompt": ["c"]}, ["negative_prompt", "1", "2"]),
+    ("class", {"class_labels": 5}, ["class_labels", "5", "0..4"]),
+    ("class", {"class_labels": [0, -1]}, ["class_labels", "-1", "0..4"]),
+    ("class", {"class_labels": "cat"}, ["class_labels", "'cat'", "0..4"]),
+    ("class", {"class_labels": 1.5}, ["class_labels", "1.5", "0..4"]),
+    ("class", {"class_labels": True}, ["class_labels", "True", "0..4"]),
+    ("text", {"prompt": "a", "height": 15}, ["height", "15", "multiple of 8", "16"]),
+    ("text", {"prompt": "a", "width": 25}, ["width", "25", "multiple of 8", "24"]),
+    ("text", {"prompt": "a", "width": 0}, ["width", "0", "multiple of 8", "nearest is 8"]),
+    ("text", {"prompt": "a", "height": -16}, ["height", "-16", "multiple of 8"]),
+    ("text", {"prompt": "a", "height": 16.0}, ["height", "16.0", "whole number"]),
+    ("text", {"prompt": "a", "num_frames": 0}, ["num_frames", "0", "multiple of 2"]),
+    ("text", {"prompt": "a", "num_frames": 5}, ["num_frames", "5", "multiple of 2"]),
+    ("text", {"prompt": "a", "num_frames": -4}, ["num_frames", "-4", "multiple of 2"]),
+    ("text", {"prompt": "a", "num_frames": "4"}, ["num_frames", "'4'", "whole number"]),
+    ("text", {"prompt": "a", "num_inference_steps": 0}, ["num_inference_steps", "0", "1..1000"]),
+    ("text", {"prompt": "a", "num_inference_steps": 1001}, ["num_inference_steps", "1001", "1..1000"]),
+    ("text", {"prompt": "a", "num_inference_steps": 2.5}, ["num_inference_steps", "2.5", "whole number"]),
+    ("text", {"prompt": "a", "motion_num_inference_steps": 0}, ["motion_num_inference_steps", "0", "1..1000"]),
+    ("text", {"prompt": "a", "guidance_scale": 0.5}, ["guidance_scale", "0.5", "at least 1"]),
+    ("text", {"prompt": "a", "guidance_scale": float("nan")}, ["guidance_scale", "nan", "at least 1"]),
+    ("text", {"prompt": "a", "motion_guidance_scale": -2}, ["motion_guidance_scale", "-2", "at least 1"]),
+    ("text", {"prompt": "a", "num_videos_per_prompt": 0}, ["num_videos_per_prompt", "0", "1"]),
+    ("text", {"prompt": "a", "num_videos_per_prompt": 1.5}, ["num_videos_per_prompt", "1.5", "whole number"]),
+    ("text", {"prompt": "a", "output_type": "gif"}, ["output_type", "'gif'", "pil, np, pt, latent"]),
+    ("text", {"prompt": "a", "generator": generators(2)}, ["generator", "2", "1 clips"]),
+    ("text", {"prompt": ["a", "b"], "generator": generators(2), "num_videos_per_prompt": 2}, ["generator", "4 clips"]),
+    ("text", {"prompt": "a", "generator": 7}, ["generator", "7", "torch.Generator"]),
+    ("text", {"image": picture(16, 8)}, ["image", "16x8", "16x16"]),
+    ("text", {"image": picture(16, 16), "width": 24}, ["image", "16x16", "16x24"]),
+    ("text", {"image": [picture(16, 16), picture(8, 8)]}, ["image", "8x8", "16x16"]),
+    ("text", {"image": torch.zeros(1, 3, 8, 8)}, ["image", "8x8", "16x16"]),
+    ("text", {"image": "cat.png"}, ["image", "str", "PIL"]),
+    ("text", {"image": np.zeros((16, 16, 3))}, ["image", "ndarray", "PIL"]),
+    ("text", {"image": torch.zeros(3, 16, 16)}, ["image", "(16, 16)", "(B, 3, H, W)"]),
+    ("text", {"image": torch.zeros(1, 4, 16, 16)}, ["image", "(4, 16, 16)", "(B, 3, H, W)"]),
+    ("text", {"image": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["image", "uint8", "float"]),
+    ("text", {"image": [picture(16, 16)] * 2, "prompt": "a"}, ["image", "2", "1 prompts"]),
+    ("class", {"image": picture(8, 8), "class_labels": [1, 2]}, ["image", "1", "2 prompts or classes"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"), WRONG, ids=[f"{k}-{'-'.join(a) or 'none'}" for k, a, _ in WRONG]
+)
+def test_a_wrong_argument_is_named(pipeline, arguments, words):
+    called = []
+    for model in (pipeline.unet, pipeline.motion_transformer):
+        model.register_forward_pre_hook(lambda module, inputs: called.append(module))
+    with pytest.raises(ValueError) as error:
+        pipeline(**arguments)
+    message = str(error.value)
+    assert not [word for word in words if word not in message], message
+    assert "\n" not in message and not called
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        " \n\t",
+        "\N{VIDEO GAME}" * 9,
+        "红球向右移动",
+        "a\0b",
+        "x" * 10_000,
+        "ball " * 2_000,
+        "<|endoftext|> a",
+        "'\"\\{}",
+    ],
+)
+def test_odd_prompts(text_pipeline, tokenizer, generate, prompt):
+    out = generate(text_pipeline, prompt, num_inference_steps=1)
+    assert out.frames.shape == (1, 4, 3, 16, 16) and out.frames.isfinite().all()
+    assert (out.truncated_prompts[0] is not None) == (len(tokenizer(prompt).input_ids) > 16)
+
+
+def test_what_a_long_prompt_loses_is_told(text_pipeline, generate, caplog):
+    """One token per letter and 16 places, two of them for the ends."""
+    long, kept = "a b c d e f g h i j k l m n o p q r s", "a b c d e f g h i j k l m n"
+    with caplog.at_level(logging.WARNING):
+        out = generate(text_pipeline, [long, kept], num_videos_per_prompt=2)
+    assert out.truncated_prompts == ["o p q r s", "o p q r s", None, None]
+    messages = [record.getMessage() for record in caplog.records if "cut off" in record.getMessage()]
+    assert len(messages) == 1 and "'o p q r s'" in messages[0] and "16 tokens" in messages[0]
+    same = generate(text_pipeline, [kept, kept], num_videos_per_prompt=2)
+    assert torch.equal(out.frames, same.frames)
+    assert "cut off" not in caplog.text.split("cut off", 1)[1]
+
+
+def test_a_long_negative_prompt_is_told_too(text_pipeline, generate, caplog):
+    with caplog.at_level(logging.WARNING):
+        out = generate(text_pipeline, "a", negative_prompt="b " * 20)
+    assert "cut off" in caplog.text and out.truncated_prompts == [None]

@@ -1,0 +1,110 @@
+"""Text features and the space of content frames, which training and the pipeline share."""
+
+import copy
+import importlib
+
+import pytest
+import torch
+
+from cmd_video.pipelines.image_space import (
+    check_images,
+    decode_images,
+    decode_video,
+    encode_images,
+    encode_video,
+    spatial_ratio,
+)
+from cmd_video.pipelines.prompt import encode_prompts
+
+
+@pytest.fixture
+def vae(request, make_text_pipeline):
+    return make_text_pipeline(request.param).vae
+
+
+KINDS = pytest.mark.parametrize("vae", [None, "unshuffle", "kl", "tiny"], indirect=True)
+
+
+def images(count: int = 2, height: int = 16, width: int = 24) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@KINDS
+@torch.no_grad()
+def test_the_ratio_is_the_real_one(vae):
+    latents, ratio = encode_images(vae, images()), spatial_ratio(vae)
+    assert latents.shape[2:] == (16 // ratio, 24 // ratio)
+    assert decode_images(vae, latents).shape == (2, 3, 16, 24)
+
+
+@pytest.mark.parametrize("vae", [None, "unshuffle"], indirect=True)
+def test_lossless_spaces_come_back(vae):
+    torch.testing.assert_close(decode_images(vae, encode_images(vae, images())), images())
+
+
+@pytest.mark.parametrize("vae", ["kl"], indirect=True)
+@torch.no_grad()
+def test_scale_and_shift_are_stable_diffusions(vae):
+    """(latents - shift) * scale on the way in, latents / scale + shift on the way out; the mode, so no chance."""
+    mode = vae.encode(images()).latent_dist.mode()
+    latents = encode_images(vae, images())
+    torch.testing.assert_close(latents, (mode - 0.1) * 0.18215)
+    torch.testing.assert_close(decode_images(vae, latents), vae.decode(mode).sample, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("vae", ["unshuffle"], indirect=True)
+def test_the_scale_of_folded_pixels(vae):
+    torch.testing.assert_close(encode_images(vae, images()), 2 * torch.nn.functional.pixel_unshuffle(images(), 2))
+
+
+@KINDS
+@torch.no_grad()
+def test_clips_go_frame_by_frame(vae):
+    clip = images(6).view(2, 3, 3, 16, 24).transpose(1, 2)  # (B, 3, F, H, W)
+    latents = encode_video(vae, clip)
+    video = decode_video(vae, latents)
+    assert video.shape == clip.shape
+    for sample in range(2):
+        for frame in range(3):
+            expected = encode_images(vae, clip[sample : sample + 1, :, frame])[0]
+            torch.testing.assert_close(latents[sample, :, frame], expected, rtol=1e-4, atol=1e-5)
+            expected = decode_images(vae, latents[sample : sample + 1, :, frame])[0]
+            torch.testing.assert_close(video[sample, :, frame], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_the_right_size_pass(make_image):
+    check_images([make_image(8, 12), torch.rand(3, 8, 12)], 8, 12)
+    with pytest.raises(ValueError, match="image: 8x12 .* the clip is 12x8"):
+        check_images([make_image(8, 12)], 12, 8)
+
+
+@torch.no_grad()
+def test_pooled_text_is_the_mean_without_padding(tokenizer, make_text_encoder):
+    encoder = make_text_encoder()
+    prompts = ["a", "a red ball", ""]
+    features = encode_prompts(tokenizer, encoder, prompts)
+    assert features.hidden_states.shape == (3, 16, 16) and features.pooled.shape == (3, 16)
+    assert features.truncated == [None] * 3
+    for number, prompt in enumerate(prompts):
+        length = len(tokenizer(prompt).input_ids)
+        assert 2 <= length < 16
+        torch.testing.assert_close(features.pooled[number], features.hidden_states[number, :length].mean(dim=0))
+        alone = encode_prompts(tokenizer, encoder, [prompt])
+        torch.testing.assert_close(alone.hidden_states[0], features.hidden_states[number], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_77_tokens_of_clip(tokenizer, make_text_encoder):
+    clip_tokenizer = copy.deepcopy(tokenizer)
+    clip_tokenizer.model_max_length = 77
+    words = [*"abcdefghijklmnopqrstuvwxyz"] * 4  # 104 tokens of one letter
+    features = encode_prompts(clip_tokenizer, make_text_encoder(77), [" ".join(words), " ".join(words[:75]), "a"])
+    assert features.hidden_states.shape == (3, 77, 16)
+    assert features.truncated == [" ".join(words[75:]), None, None]
+    torch.testing.assert_close(features.hidden_states[0], features.hidden_states[1])
+
+
+def test_the_default_model_is_looked_for_inside_the_package():
+    package = importlib.import_module("cmd_video")
+    module = importlib.import_module("cmd_video.pipelines.pipeline_cmd")
+    assert module.DEFAULT_MODEL.parent == type(module.DEFAULT_MODEL)(package.__file__).parent

@@ -1,0 +1,139 @@
+"""The denoising loop: other schedulers, callbacks, interruption; components stay as they are."""
+
+import hashlib
+
+import diffusers
+import pytest
+import torch
+
+from cmd_video.pipelines import CMDPipeline
+
+SCHEDULERS = [
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+]
+
+
+def swap(pipeline: CMDPipeline, name: str, **changes) -> None:
+    kind = getattr(diffusers, name)
+    pipeline.content_scheduler = kind.from_config(pipeline.content_scheduler.config, **changes)
+    pipeline.motion_scheduler = kind.from_config(pipeline.motion_scheduler.config, **changes)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_other_schedulers(pipeline, condition, generate, name):
+    before = generate(pipeline, **condition, num_inference_steps=3).frames
+    swap(pipeline, name)
+    clips = [generate(pipeline, **condition, num_inference_steps=3).frames for _ in range(2)]
+    assert clips[0].isfinite().all() and not torch.equal(clips[0], before)
+    assert torch.equal(*clips), "the generator does not reach every draw"
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_the_scale_of_the_first_noise_does_not_remember_an_earlier_call(text_pipeline, generate, spacing):
+    """Euler's first sigma is known only when the number of steps is."""
+    swap(text_pipeline, "EulerDiscreteScheduler", timestep_spacing=spacing)
+    first = generate(text_pipeline, "a ball", num_inference_steps=3).frames
+    generate(text_pipeline, "a ball", num_inference_steps=5)
+    assert torch.equal(generate(text_pipeline, "a ball", num_inference_steps=3).frames, first)
+
+
+def test_a_stochastic_batch_equals_its_clips(text_pipeline, generate):
+    swap(text_pipeline, "DDPMScheduler")
+    batch = generate(text_pipeline, ["red", "a ball"], seed=[3, 4], num_inference_steps=3).frames
+    for number, prompt in enumerate(("red", "a ball")):
+        single = generate(text_pipeline, prompt, seed=3 + number, num_inference_steps=3).frames
+        torch.testing.assert_close(batch[number], single[0], rtol=0, atol=1e-4)
+
+
+def test_the_callback_sees_every_step_of_both_models(pipeline, condition, generate):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        assert pipe is pipeline and list(tensors) == ["latents"] and pipe.num_timesteps == 7
+        seen.append((step, timestep, tuple(tensors["latents"].shape)))
+        return {}
+
+    out = generate(pipeline, **condition, num_inference_steps=3, motion_num_inference_steps=4,
+                   callback_on_step_end=callback, output_type="latent")  # fmt: skip
+    assert [step for step, _, _ in seen] == list(range(7))
+    assert [shape for _, _, shape in seen] == [tuple(out.content_frames.shape)] * 3 + [tuple(out.frames.shape)] * 4
+    timesteps = [*pipeline.content_scheduler.timesteps.tolist(), *pipeline.motion_scheduler.timesteps.tolist()]
+    assert [timestep for _, timestep, _ in seen] == timesteps
+
+
+def test_with_an_image_the_callback_counts_the_motion_steps(text_pipeline, generate, make_image):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, pipe.num_timesteps))
+
+    generate(text_pipeline, image=make_image(), callback_on_step_end=callback)
+    assert seen == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"latents": None}])
+def test_the_callback_may_replace_the_latents(text_pipeline, generate, answer):
+    def callback(pipe, step, timestep, tensors):
+        if answer is None or not answer:
+            return answer
+        return {"latents": torch.full_like(tensors["latents"], 0.25 if step == 1 else 0.75)}
+
+    plain = generate(text_pipeline, "a ball", output_type="latent")
+    out = generate(text_pipeline, "a ball", output_type="latent", callback_on_step_end=callback)
+    if answer:
+        assert (out.content_frames == 0.25).all() and (out.frames == 0.75).all()
+    else:
+        assert torch.equal(out.frames, plain.frames)
+
+
+@pytest.mark.parametrize("last", [0, 1, 3])
+def test_interrupting_stops_the_loop(text_pipeline, generate, last):
+    steps = []
+
+    def callback(pipe, step, timestep, tensors):
+        steps.append(step)
+        pipe.interrupt = step == last
+
+    out = generate(text_pipeline, "a ball", num_inference_steps=3, callback_on_step_end=callback)
+    assert steps == list(range(last + 1)) and text_pipeline.interrupt
+    assert out.frames.shape == (1, 4, 3, 16, 16)
+    generate(text_pipeline, "a ball", num_inference_steps=3, callback_on_step_end=lambda *a: steps.append("again"))
+    assert steps.count("again") == 6 and not text_pipeline.interrupt
+
+
+def fingerprint(pipeline: CMDPipeline) -> dict[str, str]:
+    found = {}
+    for name, component in pipeline.components.items():
+        if isinstance(component, torch.nn.Module):
+            digest = hashlib.sha256(repr(component.config).encode())
+            for key, value in component.state_dict().items():
+                digest.update(key.encode() + value.numpy().tobytes())
+            digest.update(str([m.training for m in component.modules()]).encode())
+            digest.update(str([p.requires_grad for p in component.parameters()]).encode())
+            found[name] = digest.hexdigest()
+        elif hasattr(component, "config"):
+            found[name] = repr(sorted(component.config.items(), key=str))
+    return found
+
+
+def test_components_are_left_as_they_were(pipeline, kind, condition, generate, make_image):
+    before = fingerprint(pipeline)
+    grad = torch.is_grad_enabled()
+    side = 16 if kind == "text" else 8
+    generate(pipeline, **condition, num_videos_per_prompt=2)
+    out = generate(pipeline, **condition, image=make_image(side, side))
+    assert fingerprint(pipeline) == before and torch.is_grad_enabled() is grad
+    assert not out.frames.requires_grad
+    assert {"autoencoder", "unet", "motion_transformer", "content_scheduler"} <= set(before)
+
+
+def test_bfloat16(text_pipeline, generate):
+    exact = generate(text_pipeline, "a ball")
+    text_pipeline.to(torch.bfloat16)
+    assert {c.dtype for c in text_pipeline.components.values() if hasattr(c, "dtype")} == {torch.bfloat16}
+    rounded = generate(text_pipeline, "a ball")
+    assert rounded.frames.dtype == torch.float32 and rounded.frames.isfinite().all()
+    assert rounded.frames.shape == exact.frames.shape

@@ -1,0 +1,123 @@
+"""Pipelines on disk, frozen names in `model_index.json`, and offloading with accelerate's hooks."""
+
+import json
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+
+from cmd_video.pipelines import CMDPipeline
+
+OURS = {
+    "autoencoder": ["cmd_video.models.autoencoder_cmd", "CMDAutoencoder"],
+    "motion_transformer": ["cmd_video.models.motion_transformer", "CMDMotionTransformer"],
+    "content_scheduler": ["diffusers", "DDIMScheduler"],
+    "motion_scheduler": ["diffusers", "DDIMScheduler"],
+    "guidance_scale": 3.0,
+    "motion_guidance_scale": 2.0,
+    "_class_name": "CMDPipeline",
+}
+TEXT = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+EXPECTED = {
+    "unshuffle": {**TEXT, "vae": ["cmd_video.models.autoencoder_pixel_unshuffle", "AutoencoderPixelUnshuffle"]},
+    "kl": {**TEXT, "vae": ["diffusers", "AutoencoderKL"]},
+    "tiny": {**TEXT, "vae": ["diffusers", "AutoencoderTiny"]},
+    "class": {
+        "unet": ["diffusers", "DiTTransformer2DModel"],
+        "vae": [None, None],
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+    },
+}
+
+
+@pytest.mark.parametrize("variant", EXPECTED)
+def test_saved_and_loaded_it_generates_the_same_bytes(
+    make_text_pipeline, make_class_pipeline, generate, tmp_path, variant
+):
+    pipeline = make_class_pipeline() if variant == "class" else make_text_pipeline(variant)
+    arguments = {"class_labels": 3} if variant == "class" else {"prompt": "a red ball"}
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index.pop("_diffusers_version")
+    assert index == {**OURS, **EXPECTED[variant]}
+    unsafe = [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+    assert not unsafe
+
+    loaded = CMDPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    first, second = generate(pipeline, **arguments), generate(loaded, **arguments)
+    assert torch.equal(first.frames, second.frames) and torch.equal(first.content_frames, second.content_frames)
+    assert not any(part.training for part in loaded.components.values() if isinstance(part, torch.nn.Module))
+    assert loaded.autoencoder.config.latents_mean == [0.1, 0.2, -0.1, 0.0, 0.3]
+
+
+def test_a_component_can_be_given_when_loading(make_text_pipeline, tmp_path):
+    pipeline = make_text_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    loaded = CMDPipeline.from_pretrained(tmp_path, unet=pipeline.unet, guidance_scale=4.5)
+    assert loaded.unet is pipeline.unet and loaded.config.guidance_scale == 4.5
+
+
+class CountingHook(ModelHook):
+    """Counts how often a module is made ready."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def pre_forward(self, module, *arguments, **keywords):
+        self.calls += 1
+        return arguments, keywords
+
+
+def test_encode_and_decode_fire_the_hooks_of_offloading(make_text_pipeline):
+    pipeline = make_text_pipeline()
+    hooks = {name: CountingHook() for name in ("autoencoder", "vae")}
+    for name, hook in hooks.items():
+        add_hook_to_module(getattr(pipeline, name), hook)
+    with torch.no_grad():
+        latents = pipeline.vae.encode(torch.rand(4, 3, 16, 16)).latents
+        assert hooks["vae"].calls == 1
+        pipeline.vae.decode(latents)
+        assert hooks["vae"].calls == 2
+        encoded = pipeline.autoencoder.encode(latents.transpose(0, 1)[None])
+        assert hooks["autoencoder"].calls == 1
+        pipeline.autoencoder.decode(encoded.content_frame, encoded.motion_latents)
+        assert hooks["autoencoder"].calls == 2
+
+
+def test_a_whole_generation_passes_every_hook(make_text_pipeline, generate, make_image):
+    pipeline = make_text_pipeline()
+    expected = generate(pipeline, "a ball").frames
+    hooks = {}
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            hooks[name] = CountingHook()
+            add_hook_to_module(part, hooks[name])
+    assert torch.equal(generate(pipeline, "a ball").frames, expected)
+    assert all(hook.calls for hook in hooks.values()), {name: hook.calls for name, hook in hooks.items()}
+    assert hooks["vae"].calls == 2  # the clip and its content frame
+    generate(pipeline, image=make_image())
+    assert hooks["vae"].calls == 2 + 3  # and the image
+
+
+def test_every_model_has_its_place_in_the_order_of_offloading(make_text_pipeline):
+    pipeline = make_text_pipeline()
+    models = {name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    assert set(pipeline.model_cpu_offload_seq.split("->")) == models
+
+
+def test_offloading_works_or_says_that_there_is_no_accelerator(make_text_pipeline, generate):
+    pipeline = make_text_pipeline()
+    expected = generate(pipeline, "a ball").frames
+    if torch.accelerator.is_available():
+        pipeline.enable_model_cpu_offload()
+        torch.testing.assert_close(generate(pipeline, "a ball").frames.cpu(), expected, rtol=0, atol=0.02)
+    else:
+        with pytest.raises(RuntimeError, match="requires accelerator, but not found"):
+            pipeline.enable_model_cpu_offload()
+        assert torch.equal(generate(pipeline, "a ball").frames, expected)

@@ -1,0 +1,166 @@
+"""Runs `train` in forks of one process that has imported everything, and kills them where a request says so.
+
+Reads a JSON request per line: {"config": {...}} and at most one of
+    "kill_after_cpu": s      SIGKILL from outside once the run has used s seconds of CPU time
+    "kill_at_write": n       SIGKILL right before the n-th file operation of saving (and removing) checkpoints
+    "kill_in_file": n        SIGKILL when half of the n-th safetensors file of the checkpoints is written
+    "signal": [number, step] the signal arrives during that step (counted from 0), at the process "signal_rank"
+and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer).
+Answers a JSON line: exit codes (-9 = killed), CPU seconds, file operations of checkpoints, whether a save was on.
+"""
+
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+WRITES = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree"}  # audit events
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    shared = mmap.mmap(-1, 16)  # byte 0: inside a save; bytes 4 to 8: file operations so far
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(request.get("processes", 1)):
+        child = os.fork()
+        if child == 0:
+            run(request, rank, port, shared)
+        children.append(child)
+    codes: dict[int, int] = {}
+    cpu, limit = 0.0, request.get("kill_after_cpu")
+    while len(codes) < len(children):
+        for child in children:
+            if child in codes:
+                continue
+            done, status, usage = os.wait4(child, os.WNOHANG)
+            if done:
+                codes[child] = os.waitstatus_to_exitcode(status)
+                cpu += usage.ru_utime + usage.ru_stime
+            elif limit is not None and cpu_seconds(child) >= limit:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+    writes = struct.unpack_from("<I", shared, 4)[0]
+    return {"codes": [codes[child] for child in children], "cpu": cpu, "writes": writes, "in_save": bool(shared[0])}
+
+
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoReturn:
+    code = 1
+    try:
+        from cmd_video.training import loop
+        from cmd_video.training.config import TrainConfig
+
+        if request.get("processes", 1) > 1:
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(request["processes"]),
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true",
+            )  # fmt: skip
+        watch_saves(request, shared)
+        send_signal(request, rank)
+        forget(request.get("forget"))
+        loop.train(TrainConfig.model_validate(request["config"]))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def watch_saves(request: dict[str, Any], shared: mmap.mmap) -> None:
+    from cmd_video.training import checkpoint, loop
+
+    def marked(function):
+        def call(*args, **kwargs):
+            shared[0] = 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                shared[0] = 0
+
+        return call
+
+    count = 0
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal count
+        if shared[0] and event in WRITES:
+            count += 1
+            struct.pack_into("<I", shared, 4, count)
+            if count == request.get("kill_at_write"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    files, save_file = 0, checkpoint.save_file
+
+    def save_half(tensors, path, *args, **kwargs) -> None:
+        nonlocal files
+        files += 1
+        save_file(tensors, path, *args, **kwargs)
+        if files == request.get("kill_in_file"):
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save_file = save_half
+    loop.save_checkpoint = marked(loop.save_checkpoint)
+    loop.remove_old_checkpoints = marked(loop.remove_old_checkpoints)
+    sys.addaudithook(audit)
+
+
+def send_signal(request: dict[str, Any], rank: int) -> None:
+    from cmd_video.training import loop
+
+    number, when = request.get("signal", (None, None))
+    learning_rate = loop.learning_rate
+
+    def called_once_per_step(step: int, *args) -> float:
+        if step == when and rank == request.get("signal_rank", 0):
+            os.kill(os.getpid(), number)
+        return learning_rate(step, *args)
+
+    loop.learning_rate = called_once_per_step
+
+
+def forget(what: str | None) -> None:
+    from cmd_video.training import loop
+
+    if what == "ema":
+        loop.EMAModel.load_state_dict = lambda self, state: None
+    elif what == "optimizer":
+        loop.unpack_optimizer = lambda *args: None
+    elif what == "data":
+        sampler = loop.StepSampler
+        loop.StepSampler = lambda first, last, *rest: sampler(0, last, *rest)
+
+
+def main() -> None:
+    import PIL.Image  # noqa: F401
+    import rich.progress  # noqa: F401
+    import torch
+    import torch.utils.tensorboard
+
+    import cmd_video.training.loop  # noqa: F401
+
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # progress bars belong elsewhere
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

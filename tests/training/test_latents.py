@@ -1,0 +1,66 @@
+"""Precomputed latents: the same loss as running the autoencoder on the fly, written once, drawn in passes."""
+
+import numpy as np
+import pytest
+import torch
+
+from cmd_video.data.latents import LatentsDataset, write_latents
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_precomputed_latents_give_the_same_loss(name, build_tiny, batch_of, tmp_path):
+    stage, dataset = build_tiny(name, weights=0.2)
+    autoencoder = stage.components["autoencoder"]
+    autoencoder.register_to_config(latents_mean=[0.1] * 4, latents_std=[0.5] * 4)
+    batches = []
+    for first in range(0, 24, 8):
+        batch = batch_of(dataset, range(first, first + 8))
+        with torch.no_grad():
+            content_frame, motion_latents = autoencoder.encode(stage._clip_latents(batch), return_dict=False)
+        motion_latents = autoencoder.normalize_latents(motion_latents)
+        batches.append({**batch, "content_frame": content_frame, "motion_latents": motion_latents})
+    assert write_latents(tmp_path, iter(batches), {"what": "test"}) == 24
+    latents = LatentsDataset(tmp_path, seed=5)
+    order = np.random.default_rng([5, 0]).permutation(24)  # the documented order of the first pass
+    for numbers in ([0, 1, 2, 3], [20, 21, 22, 23]):
+        precomputed = batch_of(latents, numbers)
+        on_the_fly = batch_of(dataset, [int(order[number]) for number in numbers])
+        on_the_fly["number"] = torch.tensor(numbers)
+        assert precomputed["prompt"] == on_the_fly["prompt"]
+        assert torch.equal(precomputed["class_label"], on_the_fly["class_label"])
+        with torch.no_grad():
+            assert stage(precomputed).item() == pytest.approx(stage(on_the_fly).item(), rel=2e-3)
+
+
+def test_latents_are_written_once_and_drawn_in_passes(tmp_path):
+    def batch(value: float) -> dict:
+        frames, planes = torch.full((3, 2, 4, 4), value), torch.zeros(3, 2, 4, 4)
+        labels = torch.arange(3)
+        return {"content_frame": frames, "motion_latents": planes, "prompt": ["a", "b", "c"], "class_label": labels}
+
+    with pytest.raises(ValueError, match="index.json"):
+        LatentsDataset(tmp_path)
+    assert write_latents(tmp_path, [batch(1.0)], {}) == 3
+    assert write_latents(tmp_path, iter([{}, batch(2.0)]), {}) == 6  # the first shard is kept
+    dataset = LatentsDataset(tmp_path, seed=1)
+    assert len(dataset) == 6 and sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] + 2 * [".safetensors"]
+    passes = [
+        [(dataset[n]["prompt"], dataset[n]["content_frame"][0, 0, 0].item()) for n in range(6 * turn, 6 * turn + 6)]
+        for turn in range(3)
+    ]
+    assert [sorted(one) for one in passes] == 3 * [sorted((p, v) for p in "abc" for v in (1.0, 2.0))]
+    assert passes[0] != passes[1] or passes[1] != passes[2]
+    assert [dataset[n]["prompt"] for n in range(6)] == [prompt for prompt, _ in passes[0]]
+
+
+def test_the_content_stage_trains_on_latents_alone(tiny_config, run_train, read_log, tmp_path):
+    prompts = [f"clip {number}" for number in range(8)]
+    draw = torch.Generator().manual_seed(0)
+    frames, planes = torch.randn(8, 12, 8, 8, generator=draw), torch.randn(8, 4, 4, 8, generator=draw)
+    batch = {"content_frame": frames, "motion_latents": planes, "prompt": prompts, "class_label": torch.zeros(8)}
+    write_latents(tmp_path / "latents", [batch], {})
+    data = {"kind": "latents", "path": str(tmp_path / "latents")}
+    config = tiny_config("content", tmp_path / "run", data=data, validation__data=data)
+    del config["components"]["autoencoder"]
+    run_train(config)
+    assert len(read_log(tmp_path / "run", "train")) == 8

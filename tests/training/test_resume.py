@@ -1,0 +1,162 @@
+"""A run that was killed, stopped or spread over processes is the same run: to the last bit on one CPU process."""
+
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+
+from cmd_video.training import loop
+from cmd_video.training.data import StepSampler
+
+STAGES = {  # with a variation each
+    "autoencoder": {"objective__motion_latents_noise": 0.1, "loop__keep_last": 1},
+    "image": {"loop__checkpoint_every": 3},
+    "content": {"loop__gradient_accumulation_steps": 2},
+    "motion": {"objective__content_frame_noise": 0.1, "loop__log_every": 3},
+}
+KILLS = ("cpu", "write", "cpu", "file", "cpu")
+
+
+def kill_request(kind: str, rng: random.Random, cpu: float, writes: int) -> dict[str, float]:
+    """A moment to die: any, or while a checkpoint is written."""
+    if kind == "cpu":
+        return {"kill_after_cpu": rng.uniform(0.1, 0.9) * cpu}
+    if kind == "write":
+        return {"kill_at_write": rng.randrange(1, writes // 2)}
+    return {"kill_in_file": rng.randrange(1, 4)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_runs_end_like_one_that_was_not(stage, tiny_config, forked_train, differences, tmp_path):
+    rng = random.Random(stage)
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    whole = forked_train(tiny_config(stage, reference, **STAGES[stage]))
+    assert whole.codes == [0] and whole.writes > 40
+    config = tiny_config(stage, killed, **STAGES[stage])
+    hits = attempts = in_save = 0
+    while hits < len(KILLS) and attempts < 4 * len(KILLS):
+        trial = forked_train(config, **kill_request(KILLS[hits], rng, whole.cpu, whole.writes))
+        attempts += 1
+        if trial.codes == [-signal.SIGKILL]:
+            hits += 1
+            in_save += trial.in_save
+        else:  # it was done before the kill came: start over
+            assert trial.codes == [0] and differences(reference, killed) == []
+            shutil.rmtree(killed)
+    assert forked_train(config).codes == [0]
+    print(f"{stage}: kills that hit / attempted: {hits} / {attempts}, while saving: {in_save}")
+    assert hits == len(KILLS) and in_save >= 2
+    assert differences(reference, killed) == []
+    assert not [path for path in killed.rglob("*") if "tmp" in path.name]
+
+
+@pytest.mark.parametrize("part", ["data", "ema", "optimizer"])
+def test_the_comparison_notices_a_resume_that_forgets(part, tiny_config, forked_train, differences, tmp_path):
+    whole = forked_train(tiny_config("motion", tmp_path / "reference"))
+    config = tiny_config("motion", tmp_path / "killed")
+    assert forked_train(config, kill_at_write=whole.writes * 3 // 5).codes == [-signal.SIGKILL]
+    assert forked_train(config, forget=part).codes == [0]
+    assert differences(tmp_path / "reference", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(number, code, tiny_config, forked_train, differences, tmp_path):
+    changes = {"loop__log_every": 3, "loop__checkpoint_every": 4}
+    assert forked_train(tiny_config("motion", tmp_path / "reference", **changes)).codes == [0]
+    config = tiny_config("motion", tmp_path / "stopped", **changes)
+    assert forked_train(config, signal=[number, 4]).codes == [code]
+    steps = sorted(path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())
+    assert steps == ["step-00000004", "step-00000005"]
+    assert forked_train(config).codes == [0]
+    assert differences(tmp_path / "reference", tmp_path / "stopped") == []
+
+
+def assert_close_logs(read_log, run: Path, other: Path, tolerance: float = 1e-5) -> None:
+    one, two = read_log(run), read_log(other)
+    assert [(line["step"], line["kind"]) for line in one] == [(line["step"], line["kind"]) for line in two]
+    for line, twin in zip(one, two, strict=True):
+        assert line == pytest.approx(twin, rel=tolerance), (line, twin)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "image"])
+def test_two_processes_equal_one(stage, tiny_config, forked_train, read_log, tmp_path):
+    assert forked_train(tiny_config(stage, tmp_path / "one")).codes == [0]
+    assert forked_train(tiny_config(stage, tmp_path / "two"), processes=2).codes == [0, 0]
+    assert_close_logs(read_log, tmp_path / "one", tmp_path / "two")
+
+
+def test_two_processes_leave_together_and_one_goes_on(tiny_config, forked_train, read_log, tmp_path):
+    assert forked_train(tiny_config("motion", tmp_path / "one")).codes == [0]
+    config = tiny_config("motion", tmp_path / "two")
+    stopped = forked_train(config, processes=2, signal=[signal.SIGTERM, 4], signal_rank=1)
+    assert stopped.codes == [143, 143]
+    assert (tmp_path / "two" / "checkpoints" / "step-00000005").is_dir()
+    assert forked_train(config).codes == [0]
+    assert_close_logs(read_log, tmp_path / "one", tmp_path / "two")
+
+
+def test_accumulation_changes_nothing(tiny_config, run_train, read_log, tmp_path):
+    for parts in (1, 4):
+        run_train(tiny_config("autoencoder", tmp_path / str(parts), loop__gradient_accumulation_steps=parts))
+    assert_close_logs(read_log, tmp_path / "1", tmp_path / "4")
+
+
+def test_loading_processes_change_nothing(tiny_config, run_train, differences, tmp_path):
+    for workers in (0, 2):
+        run_train(tiny_config("autoencoder", tmp_path / str(workers), loop__num_workers=workers))
+    assert differences(tmp_path / "0", tmp_path / "2") == []
+
+
+def test_data_order_after_a_resume():
+    whole = list(StepSampler(0, 6, batch_size=12, micro_batches=3, rank=0, world=1))
+    assert [number for batch in whole for number in batch] == list(range(72))
+    assert list(StepSampler(4, 6, 12, 3, rank=0, world=1)) == whole[4 * 3 :]
+    shares = [list(StepSampler(2, 6, 12, 3, rank=rank, world=2)) for rank in range(2)]
+    assert [sorted(one + two) for one, two in zip(*shares, strict=True)] == whole[2 * 3 :]
+    assert len(StepSampler(2, 6, 12, 3, rank=0, world=2)) == len(shares[0]) == 12
+
+
+def test_weights_come_back_when_validation_fails(build_tiny, monkeypatch):
+    stage, dataset = build_tiny("autoencoder")
+    ema = EMAModel(stage.parameters(), decay=0.9)
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.add_(1.0)
+    raw = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
+    seen = []
+
+    def broken(batch):
+        seen.append(next(stage.parameters()).clone())
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(stage, "validate", broken)
+    stage.train()
+    with pytest.raises(RuntimeError, match="no"):
+        loop._validate(stage, ema, loop.fixed_batches(dataset, 2, 2), None, 1, stage.config)
+    assert not torch.equal(seen[0], raw["autoencoder.patch_embed.weight"])  # the averaged weights were in
+    assert all(torch.equal(tensor, raw[name]) for name, tensor in stage.state_dict().items())
+    assert stage.training
+
+
+def test_validation_does_not_change_training(tiny_config, run_train, read_log, tmp_path):
+    for every in (1, 8):
+        run_train(tiny_config("image", tmp_path / str(every), loop__validate_every=every))
+    assert read_log(tmp_path / "1", "train") == read_log(tmp_path / "8", "train")
+
+
+def test_signals_and_log_are_given_back(tiny_config, run_train, monkeypatch, tmp_path):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def broken(*args):
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no"):
+        patch.setattr(loop, "_validate", broken)
+        run_train(tiny_config("autoencoder", tmp_path / "run", loop__validate_every=1))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    run_train(tiny_config("autoencoder", tmp_path / "run"))  # a second progress bar in this process
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
