@@ -18,7 +18,7 @@ def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Li
 def diffusion_target(
     scheduler: DDIMScheduler, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
 ) -> torch.Tensor:
-    """What the network is to predict at `timestep` (B,), by the scheduler's prediction type (CMD, equations 7 and 8)."""
+    """What the network is to predict at `timestep` (B,), by the scheduler's prediction type (CMD, eq. 7 and 8)."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise

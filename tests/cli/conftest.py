@@ -1,4 +1,4 @@
-"""A tiny text-to-video pipeline on disk, made from configurations, and a way to call the command line in this process."""
+"""A tiny text-to-video pipeline on disk, made from configurations, and a way to call the command line in-process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +22,18 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     motion = CMDMotionTransformer(4, 12, 2, 2, 4, num_layers=1, dim=16, num_heads=2, text_dim=16)
     for weight in motion.parameters():  # a fresh one outputs zero
         torch.nn.init.normal_(weight, std=0.1)
-    tokenizer = train_tokenizer(["a red circle moves to the right", "a blue star"], vocab_size=540, model_max_length=16)
+    tokenizer = train_tokenizer(
+        ["a red circle moves to the right", "a blue star"], vocab_size=540, model_max_length=16
+    )
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=12, out_channels=12, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=2,
+        sample_size=8, in_channels=12, out_channels=12, block_out_channels=(16, 32), layers_per_block=1,
+        norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16, attention_head_dim=2,
     )  # fmt: skip
     pipe = CMDPipeline(
         autoencoder=CMDAutoencoder(

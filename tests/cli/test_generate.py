@@ -15,12 +15,20 @@ def frames_of(path):
 
 
 def test_one_prompt_writes_the_video_and_its_record(run, tiny_pipeline, tmp_path):
-    code, out, _ = run("generate", "a red circle", "--model", tiny_pipeline, "-o", tmp_path / "a.mp4", *STEPS, "--seed", 3)
+    code, out, _ = run(
+        "generate", "a red circle", "--model", tiny_pipeline, "-o", tmp_path / "a.mp4", *STEPS, "--seed", 3
+    )
     assert code == 0
     assert str(tmp_path / "a.mp4") in out
     assert frames_of(tmp_path / "a.mp4").shape == (4, 16, 16, 3)
     record = json.loads((tmp_path / "a.json").read_text())
-    expected = {"prompt": "a red circle", "seed": 3, "num_inference_steps": 2, "guidance_scale": 2.0, "truncated": None}
+    expected = {
+        "prompt": "a red circle",
+        "seed": 3,
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "truncated": None,
+    }
     assert {key: record[key] for key in expected} == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.mp4"]
 
@@ -38,11 +46,26 @@ def test_several_prompts_write_a_folder_and_a_contact_sheet(run, tiny_pipeline, 
     assert len(names) == 4 * 3 + 1
     assert "02-a-blue-star-x.mp4" in names and "contact_sheet.png" in names
     assert Image.open(folder / "contact_sheet.png").height > 4 * 16
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "prompts.txt"]  # the prompt named no other folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out",
+        "prompts.txt",
+    ]  # the prompt named no other folder
 
 
 def test_same_seed_same_bytes_and_every_clip_can_be_made_again_alone(run, tiny_pipeline, tmp_path):
-    run("generate", "a blue star", "--num-videos", 2, "--seed", 5, "--model", tiny_pipeline, "-o", tmp_path / "both", *STEPS)
+    run(
+        "generate",
+        "a blue star",
+        "--num-videos",
+        2,
+        "--seed",
+        5,
+        "--model",
+        tiny_pipeline,
+        "-o",
+        tmp_path / "both",
+        *STEPS,
+    )
     run("generate", "a blue star", "--seed", 6, "--model", tiny_pipeline, "-o", tmp_path / "second.mp4", *STEPS)
     run("generate", "a blue star", "--seed", 7, "--model", tiny_pipeline, "-o", tmp_path / "third.mp4", *STEPS)
     second = (tmp_path / "second.mp4").read_bytes()
@@ -69,7 +92,9 @@ def test_each_flag_changes_the_clip(run, tiny_pipeline, tmp_path):
     clips = {}
     for name, flags in variants.items():
         arguments = ("--steps", 2, *flags) if name != "steps" else flags
-        code, _, err = run("generate", "a red circle", "--model", tiny_pipeline, "-o", tmp_path / f"{name}.gif", *arguments)
+        code, _, err = run(
+            "generate", "a red circle", "--model", tiny_pipeline, "-o", tmp_path / f"{name}.gif", *arguments
+        )
         assert code == 0, err
         clips[name] = (tmp_path / f"{name}.gif").read_bytes()
     assert len(set(clips.values())) == len(variants)

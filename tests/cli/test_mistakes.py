@@ -10,27 +10,57 @@ MISTAKES = {
     "no prompt": (["generate", "--model", "{model}", "-o", "{out}/a.mp4"], ["prompt"]),
     "unknown format": (["generate", "x", "--model", "{model}", "-o", "{out}/a.avi"], [".avi", ".mp4"]),
     "one file for two clips": (["generate", "x", "y", "--model", "{model}", "-o", "{out}/a.mp4"], ["folder"]),
-    "sheet of a file": (["generate", "x", "--model", "{model}", "-o", "{out}/a.mp4", "--contact-sheet"], ["--contact-sheet"]),
+    "sheet of a file": (
+        ["generate", "x", "--model", "{model}", "-o", "{out}/a.mp4", "--contact-sheet"],
+        ["--contact-sheet"],
+    ),
     "no such model": (["generate", "x", "--model", "{out}/none", "-o", "{out}/a.mp4"], ["--model", "none"]),
     "not a model": (["generate", "x", "--model", "{empty}", "-o", "{out}/a.mp4"], ["model_index.json"]),
-    "another model": (["generate", "x", "--model", "{other}", "-o", "{out}/a.mp4"], ["StableDiffusionPipeline", "CMDPipeline"]),
+    "another model": (
+        ["generate", "x", "--model", "{other}", "-o", "{out}/a.mp4"],
+        ["StableDiffusionPipeline", "CMDPipeline"],
+    ),
     "damaged model": (["generate", "x", "--model", "{damaged}", "-o", "{out}/a.mp4"], ["damaged"]),
-    "two conditions": (["generate", "x", "--class", "1", "--model", "{model}", "-o", "{out}/a.mp4"], ["prompt", "class_labels"]),
-    "class without classes": (["generate", "--class", "1", "--model", "{model}", "-o", "{out}/a.mp4"], ["class_labels"]),
-    "no such image": (["generate", "x", "--image", "{out}/i.png", "--model", "{model}", "-o", "{out}/a.mp4"], ["i.png"]),
+    "two conditions": (
+        ["generate", "x", "--class", "1", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["prompt", "class_labels"],
+    ),
+    "class without classes": (
+        ["generate", "--class", "1", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["class_labels"],
+    ),
+    "no such image": (
+        ["generate", "x", "--image", "{out}/i.png", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["i.png"],
+    ),
     "not an image": (["generate", "x", "--image", "{text}", "--model", "{model}", "-o", "{out}/a.mp4"], ["--image"]),
-    "image size": (["generate", "x", "--image", "{image}", "--model", "{model}", "-o", "{out}/a.mp4"], ["20x24", "16x16"]),
+    "image size": (
+        ["generate", "x", "--image", "{image}", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["20x24", "16x16"],
+    ),
     "height": (["generate", "x", "--height", "17", "--model", "{model}", "-o", "{out}/a.mp4"], ["height", "17", "16"]),
     "frames": (["generate", "x", "--num-frames", "3", "--model", "{model}", "-o", "{out}/a.mp4"], ["num_frames", "3"]),
-    "steps": (["generate", "x", "--steps", "0", "--model", "{model}", "-o", "{out}/a.mp4"], ["num_inference_steps", "0"]),
-    "guidance": (["generate", "x", "--guidance", "0.5", "--model", "{model}", "-o", "{out}/a.mp4"], ["guidance_scale", "0.5"]),
+    "steps": (
+        ["generate", "x", "--steps", "0", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["num_inference_steps", "0"],
+    ),
+    "guidance": (
+        ["generate", "x", "--guidance", "0.5", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["guidance_scale", "0.5"],
+    ),
     "prompts file": (["generate", "--prompts-file", "{out}/p.txt", "--model", "{model}", "-o", "{out}/d"], ["p.txt"]),
     "empty prompts": (["generate", "--prompts-file", "{blank}", "--model", "{model}", "-o", "{out}/d"], ["no prompt"]),
     "device": (["generate", "x", "--device", "abacus", "--model", "{model}", "-o", "{out}/a.mp4"], ["abacus"]),
     "no such clip": (["reconstruct", "{out}/c.mp4", "--model", "{model}", "-o", "{out}/a.mp4"], ["c.mp4"]),
     "unreadable clip": (["reconstruct", "{text}", "--model", "{model}", "-o", "{out}/a.mp4"], ["text.mp4"]),
-    "short clip": (["reconstruct", "{clip}", "--stride", "9", "--model", "{model}", "-o", "{out}/a.mp4"], ["clip.mp4"]),
-    "clip size": (["reconstruct", "{clip}", "--height", "17", "--model", "{model}", "-o", "{out}/a.mp4"], ["height", "17"]),
+    "short clip": (
+        ["reconstruct", "{clip}", "--stride", "9", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["clip.mp4"],
+    ),
+    "clip size": (
+        ["reconstruct", "{clip}", "--height", "17", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["height", "17"],
+    ),
     "reconstruct format": (["reconstruct", "{clip}", "--model", "{model}", "-o", "{out}/a.png"], [".png"]),
     "no such config": (["train", "{out}/none.yaml"], ["none.yaml"]),
     "not yaml": (["train", "{blank}"], ["mapping"]),
@@ -39,7 +69,10 @@ MISTAKES = {
     "wrong stage": (["train", "{config}", "--set", "stage=video"], ["stage", "video"]),
     "no equals": (["train", "{config}", "--set", "loop.steps"], ["loop.steps"]),
     "another run": (["train", "{config}", "--set", "output_dir={claimed}"], ["output_dir"]),
-    "no component folder": (["train", "{config}", "--set", "components.vae={{path: {out}/none}}"], ["components.vae", "none"]),
+    "no component folder": (
+        ["train", "{config}", "--set", "components.vae={{path: {out}/none}}"],
+        ["components.vae", "none"],
+    ),
     "export nothing": (["export", "{empty}", "-o", "{out}/m"], ["no trained components"]),
     "export over": (["export", "{model}", "-o", "{empty}"], ["exists"]),
     "latents missing": (["train", "{config}", "--set", "data={{kind: sprites, size: 3}}"], ["data", "size"]),
@@ -68,7 +101,9 @@ def places(tmp_path, tiny_pipeline, clip):
 stage: autoencoder
 output_dir: {tmp_path}/out/run
 components:
-  autoencoder: {{class: CMDAutoencoder, config: {{in_channels: 3, dim: 16, encoder_depth: 1, decoder_depth: 1, num_heads: 2}}}}
+  autoencoder:
+    class: CMDAutoencoder
+    config: {{in_channels: 3, dim: 16, encoder_depth: 1, decoder_depth: 1, num_heads: 2}}
 data: {{kind: sprites, height: 16, width: 16, num_frames: 4}}
 validation: {{data: {{kind: sprites, height: 16, width: 16, num_frames: 4}}}}
 loop: {{steps: 2, batch_size: 2}}

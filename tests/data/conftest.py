@@ -42,7 +42,7 @@ def number_of() -> Callable[[Any], list[int]]:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., Path]:
-    """`encode(path, frames)` writes a file by PyAV; `times` in milliseconds, `rotation` counter-clockwise in degrees."""
+    """`encode(path, frames)` writes a file by PyAV; `times` in ms, `rotation` in degrees counter-clockwise."""
 
     def write(
         path: Path,

@@ -62,4 +62,4 @@ def test_counting_leaves_attention_out():
 
     with torch.device("meta"):
         attention, x = Attention(64, 4), torch.zeros(1, 1000, 64)
-    assert tera_multiply_adds(lambda: attention(x)) * 1e12 == 4 * 64 * 64 * 1000
+    assert tera_multiply_adds(lambda: attention(x)) == pytest.approx(4 * 64 * 64 * 1000 / 1e12)

@@ -4,7 +4,8 @@ Reads a JSON request per line: {"config": {...}} and at most one of
     "kill_after_cpu": s      SIGKILL from outside once the run has used s seconds of CPU time
     "kill_at_write": n       SIGKILL right before the n-th file operation of saving (and removing) checkpoints
     "kill_in_file": n        SIGKILL when half of the n-th safetensors file of the checkpoints is written
-    "signal": [number, step] the signal arrives during that step (counted from 0), at the process "signal_rank"
+    "signal": [number, step] the signal arrives during that step (counted from 0), at the process "signal_rank" and, with
+                             "signal_group", at its loading processes
 and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer).
 Answers a JSON line: exit codes (-9 = killed), CPU seconds, file operations of checkpoints, whether a save was on.
 """
@@ -63,6 +64,8 @@ def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoR
         from cmd_video.training import loop
         from cmd_video.training.config import TrainConfig
 
+        if request.get("signal_group"):
+            os.setpgrp()
         if request.get("processes", 1) > 1:
             os.environ.update(
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(request["processes"]),
@@ -129,7 +132,7 @@ def send_signal(request: dict[str, Any], rank: int) -> None:
 
     def called_once_per_step(step: int, *args) -> float:
         if step == when and rank == request.get("signal_rank", 0):
-            os.kill(os.getpid(), number)
+            (os.killpg if request.get("signal_group") else os.kill)(os.getpid(), number)
         return learning_rate(step, *args)
 
     loop.learning_rate = called_once_per_step

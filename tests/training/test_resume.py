@@ -75,6 +75,17 @@ def test_a_signal_saves_and_leaves(number, code, tiny_config, forked_train, diff
     assert differences(tmp_path / "reference", tmp_path / "stopped") == []
 
 
+def test_a_signal_to_the_whole_group_leaves_the_loading_processes_alone(
+    tiny_config, forked_train, differences, tmp_path
+):
+    assert forked_train(tiny_config("autoencoder", tmp_path / "reference")).codes == [0]
+    config = tiny_config("autoencoder", tmp_path / "stopped", loop__num_workers=2)
+    assert forked_train(config, signal=[signal.SIGTERM, 4], signal_group=True).codes == [143]
+    assert (tmp_path / "stopped" / "checkpoints" / "step-00000005").is_dir()
+    assert forked_train(config).codes == [0]
+    assert differences(tmp_path / "reference", tmp_path / "stopped") == []
+
+
 def assert_close_logs(read_log, run: Path, other: Path, tolerance: float = 1e-5) -> None:
     one, two = read_log(run), read_log(other)
     assert [(line["step"], line["kind"]) for line in one] == [(line["step"], line["kind"]) for line in two]

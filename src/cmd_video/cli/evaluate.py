@@ -78,7 +78,8 @@ def adherence(
     for name, score in values["accuracy"].items():
         floor = values["reader_on_ground_truth"][name]["rate"]
         print(
-            f"{name:8s} {score['rate']:6.1%}   95% interval {score['low']:.1%} to {score['high']:.1%}   reader {floor:.1%}"
+            f"{name:8s} {score['rate']:6.1%}   95% interval {score['low']:.1%} to {score['high']:.1%}   "
+            f"reader {floor:.1%}"
         )
     print(output)
 

@@ -1,4 +1,4 @@
-"""`cmd-video export RUN... -o DIR`: the components of finished runs as one folder for `CMDPipeline.from_pretrained`."""
+"""`cmd-video export RUN... -o DIR`: finished runs as one folder for `CMDPipeline.from_pretrained`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -46,8 +46,8 @@ def command(
 ) -> None:
     """Make videos from prompts, a class or an image.
 
-    Beside each video a JSON file records how it was made. With one clip, -o names the file; with several, a folder that
-    gets a .mp4 and a .gif of each.
+    Beside each video a JSON file records how it was made. With one clip, -o names the file; with several, a folder
+    that gets a .mp4 and a .gif of each.
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """

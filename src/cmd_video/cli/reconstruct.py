@@ -27,8 +27,8 @@ def command(
 ) -> None:
     """Pass a clip through the autoencoder and measure it.
 
-    The file shows, side by side: input, reconstruction, content frame, and the weight of each frame in the content frame
-    (white = this frame alone). A JSON file beside it has PSNR and SSIM.
+    The file shows, side by side: input, reconstruction, content frame, and the weight of each frame in the content
+    frame (white = this frame alone). A JSON file beside it has PSNR and SSIM.
 
     Example: cmd-video reconstruct clip.mp4 -o out.mp4
     """

@@ -8,7 +8,7 @@ A clip is "ok"; "odd": usable, and the verdict says what is done with it; or has
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -29,7 +29,7 @@ class Verdict:
         path: the clip.
         verdict: one of `VERDICTS`.
         reason: why not "ok", or how an odd clip is handled; "" for "ok".
-        num_frames: frames that decode; 0 where the clip does not.
+        num_frames: frames that decode; 0 where one does not.
     """
 
     path: str
@@ -123,16 +123,17 @@ def check_clip(path: Path, num_frames: int, stride: int = 1) -> Verdict:
     """Judge one clip."""
     try:
         info = probe_frame_folder(path) if path.is_dir() else probe(path)
-        if info.num_frames < (num_frames - 1) * stride + 1:
-            raise too_short(path, info.num_frames, num_frames, stride, None)
     except ClipError as error:
         where = "" if error.path == path else f"{error.path.name}: "
         return Verdict(str(path), error.problem, where + error.reason)
-    odd = list(oddities(info))
+    if info.num_frames < (num_frames - 1) * stride + 1:
+        short = too_short(path, info.num_frames, num_frames, stride, None)
+        return Verdict(str(path), short.problem, short.reason, info.num_frames)
+    odd = oddities(info)
     return Verdict(str(path), "odd" if odd else "ok", "; ".join(odd), info.num_frames)
 
 
-def oddities(info: ClipInfo) -> Sequence[str]:
+def oddities(info: ClipInfo) -> list[str]:
     """What is unusual about a clip that can be used, and what reading does about it."""
     found = {
         f"rotated by {info.rotation} degrees, turned upright": info.rotation != 0,

@@ -50,7 +50,7 @@ class ClipInfo:
         duration: seconds; None where fps is.
         variable_fps: whether frames are shown for different times.
         bits: per channel, before they become 8.
-        has_alpha: whether there is transparency, laid on black.
+        has_alpha: whether the first frame has transparent parts, laid on black.
         square_pixels: whether pixels are square; others are read as stored.
         header_frames: what the header says; 0 where it says nothing.
     """
@@ -101,7 +101,8 @@ def too_short(path: Path, found: int, num_frames: int, stride: int, fps: float |
     """Build the error for a clip with fewer frames than asked for."""
     how = f"at {fps:g} per second" if fps is not None else f"with stride {stride}"
     since = f" from frame {start} on" if start else ""
-    return ClipError(path, f"{found} frames, too few for {num_frames} {how}{since}", "too short")
+    frames = "1 frame" if found == 1 else f"{found} frames"
+    return ClipError(path, f"{frames}, too few for {num_frames} {how}{since}", "too short")
 
 
 def size_changed(path: Path, before: Sequence[int], after: Sequence[int]) -> ClipError:

@@ -87,7 +87,7 @@ def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
             duration=len(times) / fps if fps else None,
             variable_fps=any(abs(gap - usual) > 0.1 * usual + 0.002 for gap in gaps),
             bits=max(component.bits for component in first.format.components),
-            has_alpha=_has_alpha(first),
+            has_alpha=_has_alpha(first) and int(_to_rgba(first)[..., 3].min()) < 255,
             square_pixels=stream.sample_aspect_ratio in (None, 0, 1),
             header_frames=stream.frames,
         )
@@ -164,7 +164,7 @@ def _at_rate(timed: Iterator[tuple[float, Any]], fps: float) -> Iterator[Any]:
     moment, gap = next(moments), 0.0
     for after, following in timed:
         while moment <= after:
-            yield frame if moment - before <= after - moment else following
+            yield frame if moment - before <= after - moment + 1e-6 else following  # a tie goes to the earlier one
             moment = next(moments)
         before, frame, gap = after, following, after - before
     while moment <= before + gap / 2:
@@ -285,13 +285,17 @@ def _has_alpha(frame: Any) -> bool:
     return any(component.is_alpha for component in frame.format.components)
 
 
+def _to_rgba(frame: Any) -> np.ndarray:
+    return frame.reformat(format="rgba", interpolation=EXACT).to_ndarray()
+
+
 def _to_rgb(path: Path, frame: Any) -> np.ndarray:
     """Upright uint8 (H, W, 3) of a decoded frame."""
     if frame.width * frame.height > MAX_PIXELS:
         raise ClipError(path, f"a frame of {frame.height}x{frame.width}", "too large")
     with _reported(path, "a frame cannot be converted to RGB"):
         if _has_alpha(frame):
-            rgba = frame.reformat(format="rgba", interpolation=EXACT).to_ndarray()
+            rgba = _to_rgba(frame)
             pixels = (rgba[..., :3] * (rgba[..., 3:] / np.float32(255)) + 0.5).astype(np.uint8)
         else:
             pixels = frame.reformat(format="rgb24", interpolation=EXACT).to_ndarray()

@@ -123,7 +123,7 @@ def probe_frame_folder(path: str | Path) -> ClipInfo:
         if size != (height, width):
             raise size_changed(file, (height, width), size)
     with Image.open(files[0]) as picture:
-        has_alpha = "A" in picture.mode or "transparency" in picture.info
+        has_alpha = picture.has_transparency_data
         bits = 16 if picture.mode.startswith("I") else 8
     return ClipInfo(
         path=path,

@@ -2,8 +2,8 @@
 
     write_latents("latents/", batches, autoencoder_digest);  dataset = LatentsDataset("latents/")
 
-A folder holds `index.json` and shards `shard-00000.safetensors` with `content_frame` (N, C, H, W), in the scale that the
-content model sees, and `motion_latents` (N, D, F, H' + W'), normalised; both float16 on disk.
+A folder holds `index.json` and shards `shard-00000.safetensors` with `content_frame` (N, C, H, W), in the scale that
+the content model sees, and `motion_latents` (N, D, F, H' + W'), normalised; both float16 on disk.
 """
 
 import json
@@ -20,11 +20,13 @@ from torch.utils.data import Dataset
 
 
 def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> int:
-    """Write shards, one per batch, then the index; a shard that is already there is kept, so that a second run goes on.
+    """Write shards, one per batch, then the index; a shard that is already there is kept, so that a second run goes
+    on.
 
     Args:
         folder: where to write.
-        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; what a batch
+        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; what a
+        batch
             holds does not matter where its shard is there already.
         recipe: what made them, written into the index.
 

@@ -94,8 +94,9 @@ def load_manifest(
         readers = {"manifest": _read_manifest, "captioned_folder": _read_captioned, "class_folder": _read_classes}
         manifest = readers.get(kind, _read_frame_folders)(path)
     if not manifest.records:
-        lost = f"; {len(manifest.missing)} listed are not there, the first {manifest.missing[0]}"
-        raise ValueError(f"{path}: no clip of kind {kind!r}{lost if manifest.missing else ''}")
+        missing = manifest.missing
+        lost = f"; {len(missing)} listed are not there, the first {missing[0]}" if missing else ""
+        raise ValueError(f"{path}: no clip of kind {kind!r}{lost}")
     return manifest
 
 

@@ -1,4 +1,5 @@
-"""Sprites: a procedural, captioned video set with complete ground truth, for training and measuring small video models.
+"""Sprites: a procedural, captioned video set with complete ground truth, for training and measuring small video
+models.
 
 Each clip shows one or two anti-aliased shapes on a plain or textured background. Scene `index` is a pure function of
 (seed, split, index); a tenth of all (shape, color, motion) combinations is held out and never appears in training.

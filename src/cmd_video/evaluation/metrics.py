@@ -13,7 +13,7 @@ from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, enco
 
 
 def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each frame (Gaussian window 11, sigma 1.5), mean over a clip: (B, 3, F, H, W) -> (B,)."""
+    """Structural similarity (Gaussian window 11, sigma 1.5), mean over frames: (B, 3, F, H, W) -> (B,)."""
     batch = len(prediction)
     frames = [video.transpose(1, 2).flatten(0, 1).float() for video in (prediction, target)]
     values = structural_similarity_index_measure(*frames, data_range=(-1.0, 1.0), reduction="none")
@@ -32,8 +32,8 @@ def reconstruction_metrics(
         videos: batches (B, 3, F, H, W) in [-1, 1].
 
     Returns:
-        For each of "reconstruction", "content_frame", "mean_frame": `psnr` (dB, one mean squared error over all clips),
-        `psnr_per_clip` (mean of each clip's PSNR, at most 60 dB each) and `ssim`; and `clips`.
+        For each of "reconstruction", "content_frame", "mean_frame": `psnr` (dB, one mean squared error over all
+        clips), `psnr_per_clip` (mean of each clip's PSNR, at most 60 dB each) and `ssim`; and `clips`.
     """
     errors: dict[str, list[torch.Tensor]] = {}
     similarities: dict[str, list[torch.Tensor]] = {}

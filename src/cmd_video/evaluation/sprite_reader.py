@@ -377,7 +377,7 @@ def _background_errors(frames: Tensor, coverage: Tensor, shifts: list[float]) ->
     free = (F.avg_pool2d(_dilated(coverage > 0).float(), 2) == 0).float()  # (F, H / 2, W / 2)
     grey = F.avg_pool2d(frames.mean(-1), 2)
     width = grey.shape[2]
-    texture = grey[free > 0].std() if free.any() else torch.tensor(0.0)
+    texture = grey[free > 0].std(correction=0) if free.any() else torch.tensor(0.0)
     u = torch.arange(num_frames) / (num_frames - 1)
     position = torch.arange(width) + torch.tensor(shifts)[:, None, None] * (u[:, None] - 0.5) * width  # (D, F, W)
     left = position.floor().long()

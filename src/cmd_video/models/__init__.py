@@ -1,6 +1,7 @@
 """CMD's own models; the content model is diffusers' `UNet2DConditionModel` or `DiTTransformer2DModel` as it is.
 
-Shape letters, everywhere: B batch, C channels, F frames, H, W, D latent channels, S tokens; `t` is diffusion time only.
+Shape letters, everywhere: B batch, C channels, F frames, H, W, D latent channels, S tokens; `t` is diffusion time
+only.
 """
 
 from .autoencoder_cmd import CMDAutoencoder, CMDAutoencoderOutput

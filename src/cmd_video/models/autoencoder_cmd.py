@@ -71,8 +71,8 @@ class VideoTransformer(nn.Module):
 class CMDAutoencoder(ModelMixin, ConfigMixin):
     """Encoder f = (f_B, f_I, f_M) and decoder g = (g_I, g_M, g_B) of the paper's equations 3 to 6.
 
-    With the defaults this is the paper's model for Stable Diffusion latents (0.047 B parameters). Fields marked "differs
-    from paper" are off by default; the recipes of the paper leave them off.
+    With the defaults this is the paper's model for Stable Diffusion latents (0.047 B parameters). Fields marked
+    "differs from paper" are off by default; the recipes of the paper leave them off.
 
     Args:
         in_channels: C; 3 for pixels, 4 for Stable Diffusion's latents.
@@ -86,11 +86,13 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: D.
         content_frame: "weighted" is equation 3; "mean" the plain mean of the frames (the paper's ablation, table 4b).
         output_activation: "linear" for latents, "sigmoid" (rescaled to (-1, 1)) for pixels.
-        stem_channels: differs from paper: width of a convolutional stem in front of f_B, whose features also reach f_I;
+        stem_channels: differs from paper: width of a convolutional stem in front of f_B, whose features also reach
+        f_I;
             0 = none, the paper's single patch layer.
         head_channels: differs from paper: width of a convolutional head behind g_B that sees the content frame's
             features at full resolution too (as in Reducio, arXiv 2411.13552); 0 = none.
-        anchor_bias: differs from paper: constant added to the logits of the middle frame in equation 3, so that training
+        anchor_bias: differs from paper: constant added to the logits of the middle frame in equation 3, so that
+        training
             starts from a content frame that is mostly one sharp frame, not the blurred mean; 0 = none.
         base: differs from paper: what the decoder's output is added to. "none" is the paper; "content" the content
             frame; "warp" the content frame moved by a flow that the head predicts per frame (needs head_channels).

@@ -2,8 +2,8 @@
 
     vae = AutoencoderPixelUnshuffle(patch_size=4);  latents = vae.encode(images).latents      # (B, 48, H / 4, W / 4)
 
-Diffusion in these "latents" is pixel diffusion with a patch layer at both ends of the network (as in "simple diffusion",
-arXiv 2301.11093, section 2.3); the interface is that of diffusers' `AutoencoderTiny`.
+Diffusion in these "latents" is pixel diffusion with a patch layer at both ends of the network (as in "simple
+diffusion", arXiv 2301.11093, section 2.3); the interface is that of diffusers' `AutoencoderTiny`.
 """
 
 import torch

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import nn
 
-
 RotaryTable: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (S, dim / 2) each
 
 
@@ -91,7 +90,7 @@ class GEGLU(nn.Module):
 
 
 class FactorizedBlock(nn.Module):
-    """TimeSformer block: attention along time, attention within each frame, feed-forward; each on a residual branch."""
+    """TimeSformer block: attention along time, attention within each frame, feed-forward; each on a residual path."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -141,7 +140,7 @@ def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch
 
 
 class AdaLNZeroBlock(nn.Module):
-    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748, section 3.2); a fresh block is the identity."""
+    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748, section 3.2), at first the identity."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()

@@ -3,7 +3,8 @@
     model = CMDMotionTransformer(**MOTION_TRANSFORMER_SIZES["L"], num_classes=101)
     noise = model(motion_latents, timestep, content_frame, class_labels=labels).sample
 
-B batch, C channels, F frames, D motion channels, H', W' rows and columns of the planes, S tokens; `t` is diffusion time.
+B batch, C channels, F frames, D motion channels, H', W' rows and columns of the planes, S tokens; `t` is diffusion
+time.
 """
 
 import torch
@@ -24,7 +25,8 @@ MOTION_TRANSFORMER_SIZES: dict[str, dict[str, int]] = {
 
 
 class CMDMotionTransformer(ModelMixin, ConfigMixin):
-    """Denoiser of motion latents: patches of the F x (H' + W') plane and of the content frame, joined along the sequence.
+    """Denoiser of motion latents: patches of the F x (H' + W') plane and of the content frame, joined along the
+    sequence.
 
     Args:
         latent_channels: D of the motion latents.
@@ -141,7 +143,7 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def _positions(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
-        """Position table (S_z + S_c, dim): (frame, place in its plane) for latents, (row, column) for the content frame."""
+        """Positions (S_z + S_c, dim): (frame, place in its plane) of latents, (row, column) of the content frame."""
         device, dim = hidden_states.device, self.config.dim
         height, width = (side // self.config.autoencoder_patch_size for side in content_frame.shape[-2:])
         patch, content_patch = self.config.patch_size, self.config.content_patch_size

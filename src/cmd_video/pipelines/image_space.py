@@ -3,11 +3,9 @@
 latents = encode_images(vae, images);  images = decode_images(vae, latents)      # vae = None: pixels as they are
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import PIL.Image
-from typing import TypeAlias
-
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 

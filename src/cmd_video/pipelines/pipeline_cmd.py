@@ -1,9 +1,10 @@
 """CMD's pipeline: prompt, class or image -> content frame -> motion latents -> video (arXiv 2403.14148, algorithm 1).
 
-    pipe = CMDPipeline.from_pretrained()                       # no argument: the default model that ships with the package
-    out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
+    pipe = CMDPipeline.from_pretrained()                       # no argument: the default model that ships with the
+    package out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
 
-B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion planes.
+B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
+planes.
 """
 
 import inspect
@@ -45,12 +46,16 @@ class CMDPipeline(DiffusionPipeline):
         vae: image autoencoder whose latents are the content model's space; None = pixels.
         text_encoder: for text-conditional models.
         tokenizer: for text-conditional models.
+        motion_text_encoder: another text encoder for the motion model (as in the paper's Stable Diffusion 1.5
+        setting);
+            None = the same for both.
+        motion_tokenizer: its tokenizer.
         guidance_scale: default guidance of the content model (the paper: 7.5 for text, 4.0 for classes).
         motion_guidance_scale: default guidance of the motion model; 1 = none.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->motion_transformer->autoencoder->vae"
-    _optional_components = ["vae", "text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_transformer->autoencoder->vae"
+    _optional_components = ["vae", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer"]
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
@@ -63,6 +68,8 @@ class CMDPipeline(DiffusionPipeline):
         vae: ImageAutoencoder | None = None,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
+        motion_text_encoder: CLIPTextModel | None = None,
+        motion_tokenizer: CLIPTokenizer | None = None,
         guidance_scale: float = 7.5,
         motion_guidance_scale: float = 1.0,
     ) -> None:
@@ -76,6 +83,8 @@ class CMDPipeline(DiffusionPipeline):
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            motion_text_encoder=motion_text_encoder,
+            motion_tokenizer=motion_tokenizer,
         )
         self.register_to_config(guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale)
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
@@ -84,7 +93,7 @@ class CMDPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> "CMDPipeline":
-        """Load a pipeline from a folder or hub id; without an argument the default model that ships with the package."""
+        """Load a pipeline from a folder or hub id; without an argument the model that ships with the package."""
         return super().from_pretrained(str(pretrained_model_name_or_path or DEFAULT_MODEL), **kwargs)
 
     @torch.no_grad()
@@ -176,7 +185,8 @@ class CMDPipeline(DiffusionPipeline):
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
-        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int, num_frames: int,
+        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int, num_frames:
+        int,
         num_inference_steps: int, motion_steps: int, guidance: float, motion_guidance: float, num_videos: int,
         generator: Generator, output_type: str,
     ) -> None:  # fmt: skip
@@ -208,8 +218,8 @@ class CMDPipeline(DiffusionPipeline):
         if isinstance(negative_prompt, list) and len(negative_prompt) != size:
             raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
         for name, value in (
-            ("height", height), ("width", width), ("num_frames", num_frames), ("num_inference_steps", num_inference_steps),
-            ("motion_num_inference_steps", motion_steps), ("num_videos_per_prompt", num_videos),
+            ("height", height), ("width", width), ("num_frames", num_frames), ("num_inference_steps",
+            num_inference_steps), ("motion_num_inference_steps", motion_steps), ("num_videos_per_prompt", num_videos),
         ):  # fmt: skip
             if not isinstance(value, int):
                 raise ValueError(f"{name}: {value!r} is not a whole number")
@@ -258,10 +268,13 @@ class CMDPipeline(DiffusionPipeline):
                 if cut:
                     limit = self.tokenizer.model_max_length
                     logger.warning(f"the prompt is longer than {limit} tokens; cut off: {cut!r} (of {text!r})")
+            pooled = features.pooled
+            if self.motion_text_encoder is not None:
+                pooled = encode_prompts(self.motion_tokenizer, self.motion_text_encoder, texts).pooled
             encoded.append(
                 {
                     "tokens": features.hidden_states.repeat_interleave(num_videos, dim=0),
-                    "pooled": features.pooled.repeat_interleave(num_videos, dim=0),
+                    "pooled": pooled.repeat_interleave(num_videos, dim=0),
                 }
             )
             if texts is prompts:
@@ -295,7 +308,7 @@ class CMDPipeline(DiffusionPipeline):
         self, latents: torch.Tensor, content_frame: torch.Tensor, condition: dict[str, torch.Tensor],
         negative: dict[str, torch.Tensor], num_inference_steps: int, guidance_scale: float, generator: Generator,
     ) -> torch.Tensor:  # fmt: skip
-        """Noise -> motion latents, (B, D, F, H' + W') both; guidance drops the text or class, never the content frame."""
+        """Noise -> motion latents, (B, D, F, H' + W') both; guidance drops text or class, never the content frame."""
         config = self.motion_transformer.config
 
         def predict(sample: torch.Tensor, timestep: torch.Tensor, rows: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -312,7 +325,7 @@ class CMDPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin, latents: torch.Tensor, condition: dict[str, torch.Tensor],
         negative: dict[str, torch.Tensor], num_inference_steps: int, guidance_scale: float, generator: Generator,
     ) -> torch.Tensor:  # fmt: skip
-        """The loop of algorithm 1, with the usual scale s = w + 1: eps = eps(0) + s (eps(c) - eps(0)), both in one batch."""
+        """The loop of algorithm 1, with the usual s = w + 1: eps = eps(0) + s (eps(c) - eps(0)), in one batch."""
         scheduler.set_timesteps(num_inference_steps, device=latents.device)
         latents = latents * scheduler.init_noise_sigma  # known only now
         guided = guidance_scale > 1
@@ -384,7 +397,7 @@ class CMDPipeline(DiffusionPipeline):
 
 
 def default_schedulers() -> tuple[DDIMScheduler, DDIMScheduler]:
-    """Samplers of the paper: Stable Diffusion's schedule for content, DiT's linear one for motion, DDIM with eta = 0."""
+    """Samplers of the paper: Stable Diffusion's schedule for content, DiT's linear one for motion, DDIM, eta = 0."""
     content = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,

@@ -2,7 +2,8 @@
 
     save_checkpoint(folder, step, tensors={"model": {...}}, state={...});  step, tensors, state = load_latest(folder)
 
-A checkpoint is a folder `step-00001000`. A folder without a manifest, or one whose files differ from it, does not count.
+A checkpoint is a folder `step-00001000`. A folder without a manifest, or one whose files differ from it, does not
+count.
 """
 
 import hashlib
@@ -84,7 +85,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, or None; damaged newer ones are skipped with a warning that names the file."""
+    """The newest checkpoint that is whole, or None; a warning names the file that damages a newer one."""
     for path in reversed(list_checkpoints(folder)):
         problem = verify_checkpoint(path)
         if problem is None:

@@ -16,7 +16,7 @@ from cmd_video import models
 from .config import COMPONENT_CLASSES, ComponentConfig
 from .tokenizer import train_tokenizer
 
-_BUILD_ORDER = ("tokenizer", *(name for name in COMPONENT_CLASSES if name != "tokenizer"))  # a text encoder needs it
+_BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: not name.endswith("tokenizer"))  # a text encoder needs it
 
 
 def build_components(
@@ -41,16 +41,18 @@ def build_components(
         try:
             if config.path is not None:
                 components[name] = _load(name, config.path)
-            elif name == "tokenizer":
+            elif name.endswith("tokenizer"):
                 components[name] = train_tokenizer(captions or [], **config.config)
-            elif name == "text_encoder":
-                components[name] = _fresh_text_encoder(config.config, components["tokenizer"])
+            elif name.endswith("text_encoder"):
+                tokenizer = components[name.replace("text_encoder", "tokenizer")]
+                components[name] = _fresh_text_encoder(config.config, tokenizer)
             else:
                 components[name] = _find_class(config.class_name)(**config.config)
         except TypeError as error:
             raise ValueError(f"components.{name}.config: {error}") from error
-    if "text_encoder" in components:
-        _check_vocabulary(components["text_encoder"], components["tokenizer"])
+    for name in ("text_encoder", "motion_text_encoder"):
+        if name in components:
+            _check_vocabulary(name, components[name], components[name.replace("text_encoder", "tokenizer")])
     return components
 
 
@@ -73,9 +75,9 @@ def _load(name: str, path: str) -> Any:
     subfolder = "" if folder.is_dir() and not (folder / name).is_dir() else name
     if subfolder and not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
         raise ValueError(f"components.{name}.path: no folder {path}")
-    if name == "tokenizer":
+    if name.endswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
-    if name == "text_encoder":
+    if name.endswith("text_encoder"):
         return CLIPTextModel.from_pretrained(path, subfolder=subfolder)
     if folder.is_dir():
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
@@ -91,14 +93,14 @@ def _load(name: str, path: str) -> Any:
     return _find_class(class_name).from_pretrained(path, subfolder=subfolder or None)
 
 
-def _check_vocabulary(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+def _check_vocabulary(name: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     if text_encoder.config.vocab_size < len(tokenizer):
         raise ValueError(
-            f"components.text_encoder.config.vocab_size: {text_encoder.config.vocab_size} is less than the "
+            f"components.{name}.config.vocab_size: {text_encoder.config.vocab_size} is less than the "
             f"tokenizer's {len(tokenizer)}"
         )
     if text_encoder.config.max_position_embeddings < tokenizer.model_max_length:
         raise ValueError(
-            f"components.text_encoder.config.max_position_embeddings: {text_encoder.config.max_position_embeddings} "
+            f"components.{name}.config.max_position_embeddings: {text_encoder.config.max_position_embeddings} "
             f"is less than the tokenizer's model_max_length {tokenizer.model_max_length}"
         )

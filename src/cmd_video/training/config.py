@@ -18,6 +18,8 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "motion_transformer": ("CMDMotionTransformer",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer",),
+    "motion_text_encoder": ("CLIPTextModel",),
+    "motion_tokenizer": ("CLIPTokenizer",),
     "content_scheduler": ("DDIMScheduler",),
     "motion_scheduler": ("DDIMScheduler",),
 }
@@ -147,15 +149,16 @@ class ObjectiveConfig(Section):
     reconstruction: Literal["l2", "l1"] = "l2"
     """autoencoder: distance between clip and reconstruction (the paper: l2)."""
     motion_latents_noise: float = Field(0.0, ge=0)
-    """autoencoder: differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so that
-    the decoder forgives the motion model's small errors."""
+    """autoencoder: differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so
+    that the decoder forgives the motion model's small errors."""
     anchor_weight: float = Field(0.0, ge=0)
-    """autoencoder: differs from paper: weight of the squared distance from the content frame to the middle frame. Without
-    it the weights fall into a poor optimum early in a short training: the blurred mean, which hides what objects look like."""
+    """autoencoder: differs from paper: weight of the squared distance from the content frame to the middle frame.
+    Without it the weights fall into a poor optimum early in a short training: the blurred mean, which hides what
+    objects look like."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """image, content, motion: how often the prompt or label is left out, for guidance."""
     train_text_encoder: bool = False
-    """image, content: train the text encoder along."""
+    """image, content: train the text encoder along; motion: the motion model's own."""
     content_frame_noise: float = Field(0.0, ge=0)
     """motion: differs from paper: noise added to the true content frame, so that a generated one does not surprise."""
     min_snr_gamma: float | None = Field(None, gt=0)
@@ -194,22 +197,21 @@ class TrainConfig(Section):
                 raise ValueError(f"components: {name!r} is none of {', '.join(COMPONENT_CLASSES)}")
             if component.class_name is not None and component.class_name not in COMPONENT_CLASSES[name]:
                 raise ValueError(
-                    f"components.{name}.class: {component.class_name!r} is none of {', '.join(COMPONENT_CLASSES[name])}"
+                    f"components.{name}.class: {component.class_name!r} "
+                    f"is none of {', '.join(COMPONENT_CLASSES[name])}"
                 )
         if self.stage == "autoencoder" and "latents" in (self.data.kind, self.validation.data.kind):
             raise ValueError("data.kind: the stage 'autoencoder' trains on clips, not on latents")
-        if (
-            self.stage in ("image", "content")
-            and self.objective.train_text_encoder
-            and "text_encoder" not in self.components
-        ):
-            raise ValueError("objective.train_text_encoder: components has no text_encoder")
+        encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
+        if self.objective.train_text_encoder and encoder not in self.components:
+            raise ValueError(f"objective.train_text_encoder: components has no {encoder}")
         precomputed = isinstance(self.data, LatentsData) and isinstance(self.validation.data, LatentsData)
         for name in STAGE_COMPONENTS[self.stage]:
             if name not in self.components and not (precomputed and name == "autoencoder" and self.stage == "content"):
                 raise ValueError(f"components: the stage {self.stage!r} needs {name!r}")
-        if ("tokenizer" in self.components) != ("text_encoder" in self.components):
-            raise ValueError("components: tokenizer and text_encoder come together")
+        for pair in (("tokenizer", "text_encoder"), ("motion_tokenizer", "motion_text_encoder")):
+            if (pair[0] in self.components) != (pair[1] in self.components):
+                raise ValueError(f"components: {pair[0]} and {pair[1]} come together")
         if self.loop.batch_size % self.loop.gradient_accumulation_steps:
             raise ValueError(
                 f"loop.batch_size: {self.loop.batch_size} is not divisible by "

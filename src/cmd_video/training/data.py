@@ -2,9 +2,11 @@
 
     loader = batches(build_dataset(config.data), first=1000 * 8, count=..., batch_size=8)
 
-Sample n of a run is `dataset[n]`, defined for every n >= 0; step s of batch size B uses samples s * B to (s + 1) * B - 1.
+Sample n of a run is `dataset[n]`, defined for every n >= 0; step s of batch size B uses samples s * B to (s + 1) * B
+- 1.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -84,7 +86,19 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def training_batches(dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> DataLoader:
     """Batches of a run in order."""
-    return DataLoader(NumberedDataset(dataset), batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
+    return DataLoader(
+        NumberedDataset(dataset),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=_leave_process_group,
+    )
+
+
+def _leave_process_group(worker: int) -> None:
+    """A signal to the trainer's whole group is for the trainer, which still needs batches to end its step and save."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def fixed_batches(dataset: ClipDataset, count: int, batch_size: int) -> list[dict[str, Any]]:

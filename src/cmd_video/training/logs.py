@@ -1,4 +1,5 @@
-"""What a run tells while it goes: a line per report in `log.jsonl`, tensorboard, sample grids, a progress bar with ETA.
+"""What a run tells while it goes: a line per report in `log.jsonl`, tensorboard, sample grids, a progress bar with
+ETA.
 
 log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5);  log.write(1)
 """

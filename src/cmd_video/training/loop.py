@@ -2,8 +2,8 @@
 
     train(load_config("configs/sprites/autoencoder.yaml"))      # the same call again goes on where it stopped
 
-Everything random is a function of (seed, number of the sample) or (seed, step), so a checkpoint holds no generator state
-and a killed run, resumed, is bit-identical on a CPU to one that was never killed.
+Everything random is a function of (seed, number of the sample) or (seed, step), so a checkpoint holds no generator
+state and a killed run, resumed, is bit-identical on a CPU to one that was never killed.
 """
 
 import json
@@ -217,7 +217,8 @@ class StopRequest:
 def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
     """Save every component of a stage, in the layout of a diffusers pipeline without its index.
 
-    The autoencoder stage measures the statistics of the motion latents first. The folder appears complete or not at all.
+    The autoencoder stage measures the statistics of the motion latents first. The folder appears complete or not at
+    all.
     """
     stage.eval()
     with torch.no_grad():
@@ -255,8 +256,7 @@ def _claim(run: Path, config: TrainConfig) -> None:
 
 
 def _needs_captions(config: TrainConfig) -> bool:
-    tokenizer = config.components.get("tokenizer")
-    return tokenizer is not None and tokenizer.path is None
+    return any(name.endswith("tokenizer") and part.path is None for name, part in config.components.items())
 
 
 def _captions(dataset: ClipDataset) -> list[str]:

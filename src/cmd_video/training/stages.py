@@ -140,6 +140,7 @@ class DiffusionStage(Stage):
 
     denoiser: str
     scheduler: str
+    text_encoder_name = "text_encoder"
 
     def sample(self, batch: Batch) -> torch.Tensor:
         """The clean sample x_0 that is diffused."""
@@ -185,10 +186,11 @@ class DiffusionStage(Stage):
         return null_label(self.components[self.denoiser])
 
     def _text(self, prompts: list[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        if "text_encoder" not in self.components:
+        if self.text_encoder_name not in self.components:
             return None, None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "text_encoder" in self.trained):
-            features = encode_prompts(self.components["tokenizer"], self.components["text_encoder"], prompts)
+        tokenizer = self.components[self.text_encoder_name.replace("text_encoder", "tokenizer")]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.text_encoder_name in self.trained):
+            features = encode_prompts(tokenizer, self.components[self.text_encoder_name], prompts)
         return features.hidden_states, features.pooled
 
 
@@ -225,13 +227,16 @@ class ContentStage(DiffusionStage):
 
 
 class MotionStage(DiffusionStage):
-    """Trains the motion transformer on the motion latents of true clips, given true content frames; CMD, equation 8."""
+    """Trains the motion transformer on motion latents of true clips, given true content frames; CMD, equation 8."""
 
     denoiser, scheduler = "motion_transformer", "motion_scheduler"
     motion_transformer: CMDMotionTransformer
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
-        super().__init__(config, components, trained=("motion_transformer",))
+        if "motion_text_encoder" in components:
+            self.text_encoder_name = "motion_text_encoder"
+        text = ("motion_text_encoder",) if config.objective.train_text_encoder else ()
+        super().__init__(config, components, trained=("motion_transformer", *text))
 
     def sample(self, batch: Batch) -> torch.Tensor:
         if "motion_latents" not in batch:
