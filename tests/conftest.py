@@ -82,7 +82,7 @@ STAGE_PARTS = {
 }
 
 
-def make_tiny_config(stage: str, output_dir: str | Path, **changes: Any) -> dict[str, Any]:
+def make_tiny_config(stage: str, output_dir: str | Path, /, **changes: Any) -> dict[str, Any]:
     """A configuration of a run of a second or two; `changes` are dotted paths with __ for the dot (loop__steps=4)."""
     frames = 1 if stage == "image" else 4
     data = {"kind": "sprites", "height": 16, "width": 16, "num_frames": frames, "length": 24}

@@ -152,7 +152,8 @@ def test_nothing_is_read_from_nothing() -> None:
     for video in (torch.zeros(3, 16, 64, 64), noise):
         reading = read_scene(video)
         assert reading.motion == UNCLEAR and all(item.shape == UNCLEAR for item in reading.objects)
-    assert read_scene(torch.zeros(3, 16, 64, 64)).objects == ()
+    for value in (-1.0, 0.0, 1.0):
+        assert read_scene(torch.full((3, 16, 64, 64), value)).objects == ()
 
 
 def test_the_clip_is_not_changed() -> None:

@@ -4,7 +4,7 @@ Reads a JSON request per line: {"config": {...}} and at most one of
     "kill_after_cpu": s      SIGKILL from outside once the run has used s seconds of CPU time
     "kill_at_write": n       SIGKILL right before the n-th file operation of saving (and removing) checkpoints
     "kill_in_file": n        SIGKILL when half of the n-th safetensors file of the checkpoints is written
-    "signal": [number, step] the signal arrives during that step (counted from 0), at the process "signal_rank" and, with
+    "signal": [number, step] the signal arrives during that step (counted from 0), at process "signal_rank" and, with
                              "signal_group", at its loading processes
 and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer).
 Answers a JSON line: exit codes (-9 = killed), CPU seconds, file operations of checkpoints, whether a save was on.

@@ -75,13 +75,17 @@ def adherence(
         "model_sha256": digest(Path(model) if model else DEFAULT_MODEL),
     }
     write_result(output, "adherence", values, protocol)
+    _print_scores(values)
+    print(output)
+
+
+def _print_scores(values: dict[str, Any]) -> None:
     for name, score in values["accuracy"].items():
         floor = values["reader_on_ground_truth"][name]["rate"]
         print(
             f"{name:8s} {score['rate']:6.1%}   95% interval {score['low']:.1%} to {score['high']:.1%}   "
             f"reader {floor:.1%}"
         )
-    print(output)
 
 
 @app.command()

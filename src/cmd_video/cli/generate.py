@@ -30,18 +30,14 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
     steps: Annotated[int, typer.Option(help="Steps of the content model.")] = 50,
     motion_steps: Annotated[int | None, typer.Option(help="Steps of the motion model; default: as many.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance of the content model, 1 = none; default: the model's.")
-    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Of the content model, 1 = none; default: its own.")] = None,
     motion_guidance: Annotated[float | None, typer.Option(help="Guidance of the motion model.")] = None,
     num_frames: Annotated[int | None, typer.Option(help="Frames; default: what the model was trained for.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second of the file.")] = 8,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel, to look at small clips.")] = 1,
-    contact_sheet: Annotated[
-        bool, typer.Option("--contact-sheet", help="With a folder: also write contact_sheet.png.")
-    ] = False,
+    contact_sheet: Annotated[bool, typer.Option("--contact-sheet", help="Also one picture of all clips.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Make videos from prompts, a class or an image.
@@ -51,22 +47,13 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    texts = _read_prompts(prompts, prompts_file)
-    conditions = max(len(texts), 1)
-    single = conditions * num_videos == 1 and output.suffix != ""
-    if single and output.suffix not in FORMATS:
-        raise ValueError(f"--output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
-    if not single and output.suffix in FORMATS:
-        raise ValueError(
-            f"--output: {output} is one file, but {conditions * num_videos} clips are asked for; give a folder"
-        )
-    if single and contact_sheet:
-        raise ValueError("--contact-sheet: goes with a folder as --output")
+    texts: list[str | None] = [*_read_prompts(prompts, prompts_file)] or [None]
+    count = len(texts) * num_videos
+    single = _is_single(output, count, contact_sheet)
     picture = _open_image(image)
+    from cmd_video.pipelines.loading import load_pipeline
 
-    import torch
-
-    pipe = _load(model, device)
+    pipe = load_pipeline(model, device)
     settings = {  # resolved, so that the record says what was done
         "negative_prompt": negative_prompt,
         "num_inference_steps": steps,
@@ -77,42 +64,44 @@ def command(
         "height": height,
         "width": width,
     }
-    clips, labels = [], []
-    for number in range(conditions * num_videos):
-        prompt = texts[number // num_videos] if texts else None
-        out = pipe(
-            prompt=prompt,
-            class_labels=class_label,
-            image=picture,
-            generator=[torch.Generator().manual_seed(seed + number)],
-            output_type="np",
-            **settings,
-        )
-        frames = (out.frames[0] * 255).round().astype("uint8")
+    shown = []
+    source = {"class_label": class_label, "image": image and str(image), "model": model or "default", "fps": fps}
+    for number in range(count):
+        prompt = texts[number // num_videos]
+        frames, truncated = _generate(pipe, prompt, class_label, picture, seed + number, settings)
         label = prompt or (f"class {class_label}" if class_label is not None else "image")
-        record = {
-            "prompt": prompt,
-            "truncated": out.truncated_prompts[0],
-            "class_label": class_label,
-            "image": str(image) if image else None,
-            "seed": seed + number,
-            "model": model or "default",
-            "fps": fps,
-            **settings,
-        }
-        files = (
-            [output] if single else [output / f"{number:02d}-{_slug(label)}{suffix}" for suffix in (".mp4", ".gif")]
-        )
+        name = f"{number:02d}-{_slug(label)}"
+        files = [output] if single else [output / f"{name}{suffix}" for suffix in (".mp4", ".gif")]
+        record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
         _write(frames, files, record, fps, scale)
-        clips.append(frames)
-        labels.append(label)
+        shown.append((label, frames))
         print("\n".join(str(file) for file in files))
     if contact_sheet:
-        from cmd_video.data.pictures import contact_sheet as draw
+        _write_sheet(shown, output / "contact_sheet.png", scale)
 
-        sheet = output / "contact_sheet.png"
-        draw(clips, labels, scale=max(scale, 1)).save(sheet)
-        print(sheet)
+
+def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
+    """Whether the output is one file; refuses what does not go together."""
+    if count > 1 or output.suffix == "":
+        if output.suffix in FORMATS:
+            raise ValueError(f"--output: {output} is one file, but {count} clips are asked for; give a folder")
+        return False
+    if output.suffix not in FORMATS:
+        raise ValueError(f"--output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
+    if contact_sheet:
+        raise ValueError("--contact-sheet: goes with a folder as --output")
+    return True
+
+
+def _generate(
+    pipe: Any, prompt: str | None, class_label: int | None, image: "Image | None", seed: int, settings: dict[str, Any]
+) -> tuple[Any, str | None]:
+    """One clip, uint8 (F, H, W, 3), and what was cut off its prompt."""
+    import torch
+
+    generator = [torch.Generator().manual_seed(seed)]
+    out = pipe(prompt=prompt, class_labels=class_label, image=image, generator=generator, output_type="np", **settings)
+    return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 
 def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str]:
@@ -137,10 +126,11 @@ def _open_image(path: Path | None) -> "Image | None":
         raise ValueError(f"--image: {path} is not a picture") from error
 
 
-def _load(model: str | None, device: str) -> Any:
-    from cmd_video.pipelines.loading import load_pipeline
+def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:
+    from cmd_video.data.pictures import contact_sheet
 
-    return load_pipeline(model, device)
+    contact_sheet([frames for _, frames in shown], [label for label, _ in shown], scale=scale).save(path)
+    print(path)
 
 
 def _slug(text: str) -> str:

@@ -20,14 +20,12 @@ from torch.utils.data import Dataset
 
 
 def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> int:
-    """Write shards, one per batch, then the index; a shard that is already there is kept, so that a second run goes
-    on.
+    """Write shards, one per batch, then the index; shards that are there already are kept, so a second run goes on.
 
     Args:
         folder: where to write.
         batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; what a
-        batch
-            holds does not matter where its shard is there already.
+            batch holds does not matter where its shard is there already.
         recipe: what made them, written into the index.
 
     Returns:

@@ -34,6 +34,7 @@ UNCLEAR = "unclear"
 
 SIDE = 64  # clips are reduced to this many pixels on the shorter side
 MIN_AREA = 10  # pixels of its color that make an object visible in a frame
+MAX_SHARE = 0.35  # of the frame; what covers more is no object
 MIN_SEEN = 0.4  # share of the frames in which a color must be visible to be read as an object at all
 MIN_VISIBLE = 0.8  # share of the frames in which an object must be visible to count as shown
 MIN_SHAPE_SCORE = 0.8  # correlation with the best template below which a shape is UNCLEAR
@@ -174,8 +175,9 @@ def _find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
 
 
 def _is_seen(mask: Tensor) -> bool:
-    """Whether a mask (F, H, W) covers enough pixels in enough frames to be an object."""
-    return (mask.sum((1, 2)) >= MIN_AREA).float().mean().item() >= MIN_SEEN
+    """Whether a mask (F, H, W) covers, in enough frames, as many pixels as an object may."""
+    area, most = mask.sum((1, 2)), MAX_SHARE * mask[0].numel()
+    return ((area >= MIN_AREA) & (area <= most)).float().mean().item() >= MIN_SEEN
 
 
 def _nearest_colors(frames: Tensor, low: float, high: float, tint: Tensor) -> Tensor:

@@ -87,13 +87,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         content_frame: "weighted" is equation 3; "mean" the plain mean of the frames (the paper's ablation, table 4b).
         output_activation: "linear" for latents, "sigmoid" (rescaled to (-1, 1)) for pixels.
         stem_channels: differs from paper: width of a convolutional stem in front of f_B, whose features also reach
-        f_I;
-            0 = none, the paper's single patch layer.
+            f_I; 0 = none, the paper's single patch layer.
         head_channels: differs from paper: width of a convolutional head behind g_B that sees the content frame's
             features at full resolution too (as in Reducio, arXiv 2411.13552); 0 = none.
         anchor_bias: differs from paper: constant added to the logits of the middle frame in equation 3, so that
-        training
-            starts from a content frame that is mostly one sharp frame, not the blurred mean; 0 = none.
+            training starts from a content frame that is mostly one sharp frame, not the blurred mean; 0 = none.
         base: differs from paper: what the decoder's output is added to. "none" is the paper; "content" the content
             frame; "warp" the content frame moved by a flow that the head predicts per frame (needs head_channels).
         fold: the channels are a folded grid of fold x fold pixels (`AutoencoderPixelUnshuffle`), 1 = not folded. The

@@ -3,9 +3,8 @@
 latents = encode_images(vae, images);  images = decode_images(vae, latents)      # vae = None: pixels as they are
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import PIL.Image
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
@@ -51,20 +50,6 @@ def spatial_ratio(vae: ImageAutoencoder | None) -> int:
     if isinstance(vae, AutoencoderTiny):
         return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
     return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def check_images(images: list[Any], height: int, width: int) -> None:
-    """Raise a ValueError unless all are PIL images or tensors (3, H, W) of floats, of this size."""
-    for image in images:
-        is_tensor = (
-            isinstance(image, torch.Tensor) and image.is_floating_point() and image.ndim == 3 and len(image) == 3
-        )
-        if not is_tensor and not isinstance(image, PIL.Image.Image):
-            kind = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
-            raise ValueError(f"image: expected PIL images or a float tensor (B, 3, H, W) in [0, 1], found {kind}")
-        found = tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else (image.height, image.width)
-        if found != (height, width):
-            raise ValueError(f"image: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
 
 
 def _shift(vae: ImageAutoencoder) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import PIL.Image
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import DiffusionPipeline, DiTTransformer2DModel, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
@@ -24,7 +24,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
-from .image_space import ImageAutoencoder, check_images, decode_images, decode_video, encode_images, spatial_ratio
+from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
+from .inputs import as_list, check_condition, check_images
 from .pipeline_output import CMDPipelineOutput
 from .prompt import encode_prompts
 
@@ -47,8 +48,7 @@ class CMDPipeline(DiffusionPipeline):
         text_encoder: for text-conditional models.
         tokenizer: for text-conditional models.
         motion_text_encoder: another text encoder for the motion model (as in the paper's Stable Diffusion 1.5
-        setting);
-            None = the same for both.
+            setting); None = the same for both.
         motion_tokenizer: its tokenizer.
         guidance_scale: default guidance of the content model (the paper: 7.5 for text, 4.0 for classes).
         motion_guidance_scale: default guidance of the motion model; 1 = none.
@@ -185,38 +185,12 @@ class CMDPipeline(DiffusionPipeline):
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
-        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int, num_frames:
-        int,
-        num_inference_steps: int, motion_steps: int, guidance: float, motion_guidance: float, num_videos: int,
-        generator: Generator, output_type: str,
+        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int,
+        num_frames: int, num_inference_steps: int, motion_steps: int, guidance: float, motion_guidance: float,
+        num_videos: int, generator: Generator, output_type: str,
     ) -> None:  # fmt: skip
         """Raise a ValueError that names the argument, its value and what is allowed."""
-        if prompt is not None and class_labels is not None:
-            raise ValueError("prompt and class_labels: give one of them, not both")
-        if self.num_classes:
-            if prompt is not None or negative_prompt is not None:
-                raise ValueError(
-                    f"prompt: this model has no text condition; give class_labels in 0..{self.num_classes - 1}"
-                )
-            for label in _as_list(class_labels):
-                if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < self.num_classes:
-                    raise ValueError(f"class_labels: {label!r} is not in 0..{self.num_classes - 1}")
-        elif class_labels is not None:
-            raise ValueError("class_labels: this model has no class condition; give a prompt")
-        if image is None and prompt is None and class_labels is None:
-            raise ValueError("nothing to generate from: give a prompt, class_labels or an image")
-        for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-            if not all(isinstance(text, str) for text in _as_list(value)):
-                raise ValueError(f"{name}: expected a string or a list of strings, got {value!r}")
-        counts = {len(_as_list(value)) for value in (prompt, class_labels) if value is not None}
-        images = len(_as_list(image)) if image is not None else 0
-        if images and counts and counts != {images}:
-            raise ValueError(f"image: {images} images for {counts.pop()} prompts or classes")
-        size = max(counts | {images})
-        if not size:
-            raise ValueError("nothing to generate from: the list of prompts, class_labels or images is empty")
-        if isinstance(negative_prompt, list) and len(negative_prompt) != size:
-            raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
+        size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, image)
         for name, value in (
             ("height", height), ("width", width), ("num_frames", num_frames), ("num_inference_steps",
             num_inference_steps), ("motion_num_inference_steps", motion_steps), ("num_videos_per_prompt", num_videos),
@@ -228,7 +202,7 @@ class CMDPipeline(DiffusionPipeline):
             if value <= 0 or value % unit:
                 nearest = max(unit, round(value / unit) * unit)
                 raise ValueError(f"{name}: {value} is not a positive multiple of {unit}; the nearest is {nearest}")
-        check_images(_as_list(image), height, width)
+        check_images(as_list(image), height, width)
         patch = self.motion_transformer.config.patch_size
         if num_frames <= 0 or num_frames % patch:
             raise ValueError(f"num_frames: {num_frames} is not a positive multiple of {patch}")
@@ -243,7 +217,7 @@ class CMDPipeline(DiffusionPipeline):
                 raise ValueError(f"{name}: {scale} is not a number of at least 1 (1 = no guidance)")
         if num_videos < 1:
             raise ValueError(f"num_videos_per_prompt: {num_videos} is less than 1")
-        if not all(isinstance(source, torch.Generator) for source in _as_list(generator)):
+        if not all(isinstance(source, torch.Generator) for source in as_list(generator)):
             raise ValueError(f"generator: expected a torch.Generator or a list of them, got {generator!r}")
         if isinstance(generator, list) and len(generator) != size * num_videos:
             raise ValueError(f"generator: {len(generator)} generators for {size * num_videos} clips")
@@ -256,10 +230,10 @@ class CMDPipeline(DiffusionPipeline):
         """Conditions of both models and their negatives, one row per clip, and what was cut off each prompt."""
         device = self._execution_device
         if self.num_classes:
-            labels = _as_list(class_labels) or [self.num_classes] * len(_as_list(image))
+            labels = as_list(class_labels) or [self.num_classes] * len(as_list(image))
             row = torch.tensor(labels, device=device).repeat_interleave(num_videos)
             return {"labels": row}, {"labels": torch.full_like(row, self.num_classes)}, [None] * len(row)
-        prompts = _as_list(prompt) or [""] * len(_as_list(image))
+        prompts = as_list(prompt) or [""] * len(as_list(image))
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
         encoded = []
         for texts in (prompts, negatives):
@@ -394,21 +368,3 @@ class CMDPipeline(DiffusionPipeline):
     def _motion_shape(self, content_frame: torch.Tensor, num_frames: int) -> tuple[int, int, int, int]:
         places = sum(side // self.autoencoder.config.patch_size for side in content_frame.shape[-2:])
         return len(content_frame), self.autoencoder.config.latent_channels, num_frames, places
-
-
-def default_schedulers() -> tuple[DDIMScheduler, DDIMScheduler]:
-    """Samplers of the paper: Stable Diffusion's schedule for content, DiT's linear one for motion, DDIM, eta = 0."""
-    content = DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1,
-    )  # fmt: skip
-    motion = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
-    return content, motion
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, torch.Tensor):
-        return list(value)
-    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,75 @@
+"""Checks of what a user gives the pipeline: a ValueError names the argument, its value and what is allowed.
+
+size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None, class_labels=None, image=None)
+"""
+
+from typing import Any
+
+import PIL.Image
+import torch
+
+
+def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any) -> int:
+    """Whether prompt, class labels and image go together and suit the model.
+
+    Args:
+        num_classes: classes that the model knows; 0 = it has a text condition.
+        prompt: text or list of texts, or None.
+        negative_prompt: the same.
+        class_labels: number or list of numbers, or None.
+        image: image, list of images or tensor (B, 3, H, W), or None.
+
+    Returns:
+        How many conditions there are.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if prompt is not None and class_labels is not None:
+        raise ValueError("prompt and class_labels: give one of them, not both")
+    if num_classes:
+        if prompt is not None or negative_prompt is not None:
+            raise ValueError(f"prompt: this model has no text condition; give class_labels in 0..{num_classes - 1}")
+        for label in as_list(class_labels):
+            if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < num_classes:
+                raise ValueError(f"class_labels: {label!r} is not in 0..{num_classes - 1}")
+    elif class_labels is not None:
+        raise ValueError("class_labels: this model has no class condition; give a prompt")
+    if image is None and prompt is None and class_labels is None:
+        raise ValueError("nothing to generate from: give a prompt, class_labels or an image")
+    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        if not all(isinstance(text, str) for text in as_list(value)):
+            raise ValueError(f"{name}: expected a string or a list of strings, got {value!r}")
+    counts = {len(as_list(value)) for value in (prompt, class_labels) if value is not None}
+    images = len(as_list(image)) if image is not None else 0
+    if images and counts and counts != {images}:
+        raise ValueError(f"image: {images} images for {counts.pop()} prompts or classes")
+    size = max(counts | {images})
+    if not size:
+        raise ValueError("nothing to generate from: the list of prompts, class_labels or images is empty")
+    if isinstance(negative_prompt, list) and len(negative_prompt) != size:
+        raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
+    return size
+
+
+def check_images(images: list[Any], height: int, width: int) -> None:
+    """Raise a ValueError unless all are PIL images or tensors (3, H, W) of floats, of this size."""
+    for image in images:
+        is_tensor = (
+            isinstance(image, torch.Tensor) and image.is_floating_point() and image.ndim == 3 and len(image) == 3
+        )
+        if not is_tensor and not isinstance(image, PIL.Image.Image):
+            kind = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+            raise ValueError(f"image: expected PIL images or a float tensor (B, 3, H, W) in [0, 1], found {kind}")
+        found = tuple(image.shape[-2:]) if isinstance(image, torch.Tensor) else (image.height, image.width)
+        if found != (height, width):
+            raise ValueError(f"image: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """One value or several as a list; None is none."""
+    if value is None:
+        return []
+    if isinstance(value, torch.Tensor):
+        return list(value)
+    return list(value) if isinstance(value, (list, tuple)) else [value]
