@@ -73,12 +73,16 @@ TINY_COMPONENTS: dict[str, dict[str, Any]] = {
     "content_scheduler": {"class": "DDIMScheduler", "config": NOISE},
     "motion_scheduler": {"class": "DDIMScheduler", "config": NOISE},
 }
+TINY_COMPONENTS["motion_tokenizer"] = TINY_COMPONENTS["tokenizer"]
+TINY_COMPONENTS["motion_text_encoder"] = TINY_COMPONENTS["text_encoder"]
 TEXT = ("tokenizer", "text_encoder")
 STAGE_PARTS = {
     "autoencoder": ("vae", "autoencoder"),
     "image": ("vae", "unet", "content_scheduler", *TEXT),
     "content": ("vae", "autoencoder", "unet", "content_scheduler", *TEXT),
-    "motion": ("vae", "autoencoder", "motion_transformer", "motion_scheduler", *TEXT),
+    "motion": (
+        "vae", "autoencoder", "motion_transformer", "motion_scheduler", "motion_tokenizer", "motion_text_encoder",
+    ),  # fmt: skip
 }
 
 
@@ -99,7 +103,7 @@ def make_tiny_config(stage: str, output_dir: str | Path, /, **changes: Any) -> d
             "num_samples": 2,
             "num_inference_steps": 2,
         },
-        "objective": {"train_text_encoder": stage == "image"},
+        "objective": {"train_text_encoder": stage in ("image", "motion")},
         "optimizer": {"lr": 2e-3, "warmup_steps": 3, "schedule": "cosine", "weight_decay": 0.01},
         "loop": {
             "steps": 8,

@@ -101,7 +101,7 @@ MISTAKES = [  # stage, field, value, what the message says
     ("image", "components.unet", {}, "either `path` or `class`"),
     ("image", "components.unet", {"path": "a", "config": {"in_channels": 3}}, "`config` belongs to a fresh component"),
     ("image", "components.tokenizer", ABSENT, "tokenizer and text_encoder come together"),
-    ("motion", "components.text_encoder", ABSENT, "tokenizer and text_encoder come together"),
+    ("motion", "components.motion_tokenizer", ABSENT, "motion_tokenizer and motion_text_encoder come together"),
     ("image", "loop.gradient_accumulation_steps", 3, "loop.batch_size: 4 is not divisible"),
     ("autoencoder", "data", {"kind": "latents", "path": "x"}, "data.kind"),
     ("autoencoder", "validation.data", {"kind": "latents", "path": "x"}, "data.kind"),
@@ -117,10 +117,11 @@ def test_a_mistake_is_named(stage, field, value, message, tiny_config, tmp_path)
     assert message in str(caught.value) and caught.value.error_count() == 1
 
 
-def test_training_a_text_encoder_needs_one(tiny_config, tmp_path):
-    config = tiny_config("image", tmp_path)
-    del config["components"]["tokenizer"], config["components"]["text_encoder"]
-    with pytest.raises(ValidationError, match=r"objective\.train_text_encoder"):
+@pytest.mark.parametrize(("stage", "prefix"), [("image", ""), ("motion", "motion_")])
+def test_training_a_text_encoder_needs_one(stage, prefix, tiny_config, tmp_path):
+    config = tiny_config(stage, tmp_path)
+    del config["components"][f"{prefix}tokenizer"], config["components"][f"{prefix}text_encoder"]
+    with pytest.raises(ValidationError, match=rf"objective\.train_text_encoder.*{prefix}text_encoder"):
         TrainConfig.model_validate(config)
 
 

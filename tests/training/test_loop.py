@@ -294,6 +294,14 @@ def test_gradient_checkpointing_computes_the_same_again(name, tiny_config, run_t
         assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_the_motion_model_can_share_the_text_encoder(tiny_config, run_train, tmp_path):
+    config = tiny_config("motion", tmp_path, objective__train_text_encoder=False, loop__steps=1)
+    for name in ("tokenizer", "text_encoder"):
+        config["components"][name] = config["components"].pop(f"motion_{name}")
+    run_train(config)
+    assert {path.name for path in (tmp_path / "pipeline").iterdir()} == config["components"].keys()
+
+
 # --- export ----------------------------------------------------------------------------------------------------------
 
 

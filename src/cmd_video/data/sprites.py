@@ -116,7 +116,7 @@ class SpriteScene:
     objects: tuple[SpriteObject, ...]
     motion: str
     extent: float  # length of the path, height of the bounce or radius of the orbit, as a fraction of the frame
-    phase: float  # start angle of an orbit, sense of a rotation
+    phase: float  # start angle of an orbit
     background: str
     background_colors: tuple[tuple[float, float, float], tuple[float, float, float]]  # two RGB tones in [0, 1]
     background_angle: float

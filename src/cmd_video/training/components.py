@@ -70,10 +70,13 @@ def _find_class(class_name: str | None) -> Any:
 
 
 def _load(name: str, path: str) -> Any:
-    """Load component `name` from its own folder, or from the subfolder of that name of a pipeline folder or hub id."""
+    """Load component `name` from its own folder, or from its subfolder of a pipeline folder or of an image model."""
     folder = Path(path)
-    subfolder = "" if folder.is_dir() and not (folder / name).is_dir() else name
-    if subfolder and not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
+    in_image_model = "scheduler" if name.endswith("scheduler") else name.removeprefix("motion_")
+    subfolder = in_image_model
+    if folder.is_dir():
+        subfolder = next((option for option in (name, in_image_model) if (folder / option).is_dir()), "")
+    if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
         raise ValueError(f"components.{name}.path: no folder {path}")
     if name.endswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
