@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from cmd_video.pipelines.image_space import (
-    check_images,
     decode_images,
     decode_video,
     encode_images,
     encode_video,
     spatial_ratio,
 )
+from cmd_video.pipelines.inputs import check_images
 from cmd_video.pipelines.prompt import encode_prompts
 
 

@@ -286,7 +286,7 @@ def _has_alpha(frame: Any) -> bool:
 
 
 def _to_rgba(frame: Any) -> np.ndarray:
-    return frame.reformat(format="rgba", interpolation=EXACT).to_ndarray()
+    return frame.reformat(format="rgba", interpolation=EXACT, threads=1).to_ndarray()
 
 
 def _to_rgb(path: Path, frame: Any) -> np.ndarray:
@@ -298,7 +298,7 @@ def _to_rgb(path: Path, frame: Any) -> np.ndarray:
             rgba = _to_rgba(frame)
             pixels = (rgba[..., :3] * (rgba[..., 3:] / np.float32(255)) + 0.5).astype(np.uint8)
         else:
-            pixels = frame.reformat(format="rgb24", interpolation=EXACT).to_ndarray()
+            pixels = frame.reformat(format="rgb24", interpolation=EXACT, threads=1).to_ndarray()
         matrix = frame.side_data.get("DISPLAYMATRIX")
         return pixels if matrix is None else _orient(pixels, np.frombuffer(matrix, np.int32))
 

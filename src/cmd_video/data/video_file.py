@@ -20,6 +20,8 @@ from PIL import Image
 EXACT = (
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
+# Conversions use threads=1: threads do not survive a fork, and a data loading process that frees a converter of its
+# parent would wait for them forever.
 
 ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     ".mp4": ("libx264", {"crf": "16", "preset": "medium", "movflags": "+faststart"}),
@@ -77,7 +79,7 @@ def _write_encoded(pixels: np.ndarray, path: Path, fps: float) -> None:
         stream.codec_context.colorspace, stream.codec_context.color_range = BT601, LIMITED_RANGE
         for frame in pixels:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture.reformat(format="yuv420p", interpolation=EXACT)))
+            container.mux(stream.encode(picture.reformat(format="yuv420p", interpolation=EXACT, threads=1)))
         container.mux(stream.encode(None))
 
 
