@@ -81,7 +81,12 @@ STAGE_PARTS = {
     "image": ("vae", "unet", "content_scheduler", *TEXT),
     "content": ("vae", "autoencoder", "unet", "content_scheduler", *TEXT),
     "motion": (
-        "vae", "autoencoder", "motion_transformer", "motion_scheduler", "motion_tokenizer", "motion_text_encoder",
+        "vae",
+        "autoencoder",
+        "motion_transformer",
+        "motion_scheduler",
+        "motion_tokenizer",
+        "motion_text_encoder",
     ),  # fmt: skip
 }
 

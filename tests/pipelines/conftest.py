@@ -70,8 +70,8 @@ def tokenizer() -> CLIPTokenizer:
 
 @pytest.fixture(scope="session")
 def make_text_encoder(tokenizer) -> Callable[..., CLIPTextModel]:
-    def make(length: int = 16) -> CLIPTextModel:
-        torch.manual_seed(0)
+    def make(length: int = 16, seed: int = 0) -> CLIPTextModel:
+        torch.manual_seed(seed)
         config = CLIPTextConfig(
             vocab_size=530, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             max_position_embeddings=length, projection_dim=16, bos_token_id=tokenizer.bos_token_id,
@@ -86,7 +86,7 @@ def make_text_encoder(tokenizer) -> Callable[..., CLIPTextModel]:
 def make_text_pipeline(tokenizer, make_text_encoder) -> Callable[..., CMDPipeline]:
     """`make_text_pipeline("unshuffle" | "kl" | "tiny" | None)`: text to clips of 16x16 pixels (8x8 without)."""
 
-    def make(kind: str | None = "unshuffle") -> CMDPipeline:
+    def make(kind: str | None = "unshuffle", own_motion_text: bool = False) -> CMDPipeline:
         torch.manual_seed(0)
         vae, channels = image_autoencoder(kind)
         unet = UNet2DConditionModel(
@@ -104,6 +104,8 @@ def make_text_pipeline(tokenizer, make_text_encoder) -> Callable[..., CMDPipelin
             vae=vae and vae.eval(),
             text_encoder=make_text_encoder(),
             tokenizer=tokenizer,
+            motion_text_encoder=make_text_encoder(seed=7) if own_motion_text else None,
+            motion_tokenizer=tokenizer if own_motion_text else None,
             guidance_scale=3.0,
             motion_guidance_scale=2.0,
         )

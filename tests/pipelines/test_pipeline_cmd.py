@@ -106,6 +106,16 @@ def test_the_condition_changes_content_and_motion(pipeline, kind, generate):
     assert (first.frames - second.frames).abs().max() > 1e-3
 
 
+def test_the_motion_model_may_have_a_text_encoder_of_its_own(make_text_pipeline, generate, make_image):
+    shared, own = make_text_pipeline(), make_text_pipeline(own_motion_text=True)
+    first, second = (generate(pipeline, "a red ball", output_type="latent") for pipeline in (shared, own))
+    assert torch.equal(first.content_frames, second.content_frames)
+    assert (first.frames - second.frames).abs().max() > 1e-3
+    shared.text_encoder = own.motion_text_encoder  # given the content frame, only the motion model's text counts
+    given = {"image": make_image(), "output_type": "latent"}
+    assert torch.equal(generate(shared, "a red ball", **given).frames, generate(own, "a red ball", **given).frames)
+
+
 def test_an_image_becomes_the_content_frame(pipeline, kind, generate, make_image):
     side = 16 if kind == "text" else 8
     image, other = make_image(side, side), make_image(side, side, seed=1)

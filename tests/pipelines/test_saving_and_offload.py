@@ -26,6 +26,12 @@ EXPECTED = {
     "unshuffle": {**TEXT, "vae": ["cmd_video.models.autoencoder_pixel_unshuffle", "AutoencoderPixelUnshuffle"]},
     "kl": {**TEXT, "vae": ["diffusers", "AutoencoderKL"]},
     "tiny": {**TEXT, "vae": ["diffusers", "AutoencoderTiny"]},
+    "own_motion_text": {
+        **TEXT,
+        "vae": [None, None],
+        "motion_text_encoder": ["transformers", "CLIPTextModel"],
+        "motion_tokenizer": ["transformers", "CLIPTokenizer"],
+    },
     "class": {
         "unet": ["diffusers", "DiTTransformer2DModel"],
         "vae": [None, None],
@@ -39,12 +45,17 @@ EXPECTED = {
 def test_saved_and_loaded_it_generates_the_same_bytes(
     make_text_pipeline, make_class_pipeline, generate, tmp_path, variant
 ):
-    pipeline = make_class_pipeline() if variant == "class" else make_text_pipeline(variant)
+    if variant == "class":
+        pipeline = make_class_pipeline()
+    else:
+        own = variant == "own_motion_text"
+        pipeline = make_text_pipeline(None if own else variant, own_motion_text=own)
     arguments = {"class_labels": 3} if variant == "class" else {"prompt": "a red ball"}
     pipeline.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     index.pop("_diffusers_version")
-    assert index == {**OURS, **EXPECTED[variant]}
+    nothing = {"motion_text_encoder": [None, None], "motion_tokenizer": [None, None]}
+    assert index == {**OURS, **nothing, **EXPECTED[variant]}
     unsafe = [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
     assert not unsafe
 
@@ -91,7 +102,7 @@ def test_encode_and_decode_fire_the_hooks_of_offloading(make_text_pipeline):
 
 
 def test_a_whole_generation_passes_every_hook(make_text_pipeline, generate, make_image):
-    pipeline = make_text_pipeline()
+    pipeline = make_text_pipeline(own_motion_text=True)
     expected = generate(pipeline, "a ball").frames
     hooks = {}
     for name, part in pipeline.components.items():
@@ -106,7 +117,7 @@ def test_a_whole_generation_passes_every_hook(make_text_pipeline, generate, make
 
 
 def test_every_model_has_its_place_in_the_order_of_offloading(make_text_pipeline):
-    pipeline = make_text_pipeline()
+    pipeline = make_text_pipeline(own_motion_text=True)
     models = {name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     assert set(pipeline.model_cpu_offload_seq.split("->")) == models
 

@@ -26,12 +26,12 @@ def build_tiny(tiny_config, tmp_path) -> Callable[..., tuple[Any, Any]]:
         from cmd_video.training.components import build_components
         from cmd_video.training.config import TrainConfig
         from cmd_video.training.data import build_dataset
-        from cmd_video.training.loop import _captions
+        from cmd_video.training.loop import _captions, _needs_captions
         from cmd_video.training.stages import build_stage
 
         config = TrainConfig.model_validate(tiny_config(name, tmp_path / "unused", **changes))
         dataset = build_dataset(config.data)
-        captions = _captions(dataset) if "tokenizer" in config.components else None
+        captions = _captions(dataset) if _needs_captions(config) else None
         stage = build_stage(config, build_components(config.components, captions, config.seed))
         if weights is not None:
             draw = torch.Generator().manual_seed(0)
@@ -86,6 +86,20 @@ def differences() -> Callable[..., list[str]]:
         return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def assert_close_logs(read_log) -> Callable[..., None]:
+    """`assert_close_logs(run, other, 1e-5)`: the same lines, the numbers in them up to this relative difference."""
+
+    def check(run: Path, other: Path, tolerance: float = 1e-5) -> None:
+        one, two = read_log(run), read_log(other)
+        assert len(one) == len(two) > 0
+        for line, twin in zip(one, two, strict=True):
+            assert line.pop("kind") == twin.pop("kind")
+            assert line == pytest.approx(twin, rel=tolerance)
+
+    return check
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ def test_l1_is_the_mean_absolute_difference(build_tiny, batch_of):
         ("autoencoder", {"optimizer__lr": 1e-3}),
         ("autoencoder", {"optimizer__warmup_steps": 0}),
         ("autoencoder", {"optimizer__schedule": "constant"}),
-        ("autoencoder", {"loop__ema_decay": 0.5}),
+        ("autoencoder", {"loop__ema_decay": 0.1}),
         ("autoencoder", {"loop__precision": "bf16"}),
         ("autoencoder", {"data__seed": 1}),
         ("autoencoder", {"data__start": 1}),
@@ -274,12 +274,14 @@ def test_the_average_is_what_is_exported(tiny_config, run_train, tmp_path):
         _, tensors, _ = load_latest(tmp_path / str(decay) / "checkpoints")
         exported = CMDAutoencoder.from_pretrained(tmp_path / str(decay) / "pipeline" / "autoencoder").state_dict()
         assert all(torch.equal(exported[name.removeprefix("autoencoder.")], t) for name, t in tensors["ema"].items())
-        same = all(torch.equal(tensors["model"][name], tensor) for name, tensor in tensors["ema"].items())
+        same = all(torch.allclose(tensors["model"][name], t, atol=1e-6) for name, t in tensors["ema"].items())
         assert same is (decay == 0.0)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_gradient_checkpointing_computes_the_same_again(name, tiny_config, run_train, read_log, monkeypatch, tmp_path):
+def test_gradient_checkpointing_computes_the_same_again(
+    name, tiny_config, run_train, assert_close_logs, monkeypatch, tmp_path
+):
     built, build_stage = [], loop.build_stage
     monkeypatch.setattr(loop, "build_stage", lambda *args: built.append(build_stage(*args)) or built[-1])
     calls, checkpoint = [], torch.utils.checkpoint.checkpoint
@@ -290,8 +292,7 @@ def test_gradient_checkpointing_computes_the_same_again(name, tiny_config, run_t
         for trained in built[-1].trained:
             modules = getattr(built[-1], trained).modules()
             assert any(getattr(module, "gradient_checkpointing", False) for module in modules) is on
-    for one, two in zip(read_log(tmp_path / "False"), read_log(tmp_path / "True"), strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
+    assert_close_logs(tmp_path / "False", tmp_path / "True", 1e-4)
 
 
 def test_the_motion_model_can_share_the_text_encoder(tiny_config, run_train, tmp_path):

@@ -1,7 +1,7 @@
 """CMD's pipeline: prompt, class or image -> content frame -> motion latents -> video (arXiv 2403.14148, algorithm 1).
 
-    pipe = CMDPipeline.from_pretrained()                       # no argument: the default model that ships with the
-    package out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
+    pipe = CMDPipeline.from_pretrained()               # no argument: the default model that ships with the package
+    out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
 
 B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
 planes.
