@@ -153,13 +153,17 @@ def test_validation_does_not_change_training(tiny_config, run_train, read_log, t
 
 def test_signals_and_log_are_given_back(tiny_config, run_train, monkeypatch, tmp_path):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    logs = []
 
-    def broken(*args):
+    def broken(stage, ema, held_out, log, *args):
+        logs.append(log)
+        assert log.progress.live.is_started
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no"):
         patch.setattr(loop, "_validate", broken)
         run_train(tiny_config("autoencoder", tmp_path / "run", loop__validate_every=1))
+    assert not logs[0].progress.live.is_started
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     run_train(tiny_config("autoencoder", tmp_path / "run"))  # a second progress bar in this process
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers

@@ -140,7 +140,7 @@ def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch
 
 
 class AdaLNZeroBlock(nn.Module):
-    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748, section 3.2), at first the identity."""
+    """Transformer block with adaLN-Zero (DiT, arXiv 2212.09748, section 3.2); the identity where gates are zero."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()

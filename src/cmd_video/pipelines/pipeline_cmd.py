@@ -88,6 +88,11 @@ class CMDPipeline(DiffusionPipeline):
         )
         self.register_to_config(guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale)
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
+        if motion_transformer.config.num_classes not in (0, self.num_classes):
+            raise ValueError(
+                f"motion_transformer: knows {motion_transformer.config.num_classes} classes, the content model "
+                f"{self.num_classes}; they must know the same"
+            )
         self.ratio = spatial_ratio(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=self.ratio, do_resize=False, do_convert_rgb=True)
 
@@ -238,10 +243,10 @@ class CMDPipeline(DiffusionPipeline):
         encoded = []
         for texts in (prompts, negatives):
             features = encode_prompts(self.tokenizer, self.text_encoder, texts)
-            for text, cut in zip(texts, features.truncated, strict=True):
+            for cut in features.truncated:
                 if cut:
                     limit = self.tokenizer.model_max_length
-                    logger.warning(f"the prompt is longer than {limit} tokens; cut off: {cut!r} (of {text!r})")
+                    logger.warning(f"the prompt is longer than {limit} tokens; cut off: {cut[:200]!r}")
             pooled = features.pooled
             if self.motion_text_encoder is not None:
                 pooled = encode_prompts(self.motion_tokenizer, self.motion_text_encoder, texts).pooled
