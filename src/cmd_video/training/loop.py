@@ -183,6 +183,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
         ema.copy_to(stage.parameters())
         export_components(stage, dataset, run / "pipeline")
+    del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
+    accelerator.free_memory()
     accelerator.end_training()
     return run / "pipeline"
 
