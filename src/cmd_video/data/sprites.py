@@ -44,7 +44,7 @@ SHAPE_WORDS: dict[str, tuple[str, ...]] = {
     "cross": ("cross", "plus sign"),
     "crescent": ("crescent", "moon"),
 }
-SIZES = {"small": 0.11, "medium": 0.145, "large": 0.18}  # circumscribed radius as a fraction of the shorter side
+SIZES = {"small": 0.14, "medium": 0.18, "large": 0.22}  # circumscribed radius as a fraction of the shorter side
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "left": (-1, 0),
     "right": (1, 0),
