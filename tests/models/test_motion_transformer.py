@@ -200,5 +200,7 @@ def test_a_width_that_does_not_fit(make_motion_transformer, changes):
 def test_return_dict(make_motion_transformer, motion_inputs):
     model = make_motion_transformer()
     inputs = motion_inputs(model)
-    (sample,) = model(**inputs, return_dict=False)
-    assert torch.equal(sample, model(**inputs).sample) and sample.shape == inputs["hidden_states"].shape
+    sample, deep_residual = model(**inputs, return_dict=False)
+    output = model(**inputs)
+    assert torch.equal(deep_residual, output.deep_residual)
+    assert torch.equal(sample, output.sample) and sample.shape == inputs["hidden_states"].shape

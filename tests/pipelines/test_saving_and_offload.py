@@ -15,6 +15,12 @@ OURS = {
     "motion_scheduler": ["diffusers", "DDIMScheduler"],
     "guidance_scale": 3.0,
     "motion_guidance_scale": 2.0,
+    "num_inference_steps": 50,
+    "motion_num_inference_steps": 50,
+    "guidance_from": 0.0,
+    "guidance_until": 1.0,
+    "reuse_interval": 1,
+    "decode_content_frame": True,
     "_class_name": "CMDPipeline",
 }
 TEXT = {

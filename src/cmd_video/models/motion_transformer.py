@@ -7,10 +7,12 @@ B batch, C channels, F frames, D motion channels, H', W' rows and columns of the
 time.
 """
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.utils import BaseOutput
 from torch import nn
 
 from .layers import AdaLNZeroBlock, TimestepEmbedder, modulate, sincos_table, zero_init
@@ -22,6 +24,19 @@ MOTION_TRANSFORMER_SIZES: dict[str, dict[str, int]] = {
     "L": {"num_layers": 24, "dim": 1024, "num_heads": 16},
     "XL": {"num_layers": 28, "dim": 1152, "num_heads": 16},
 }
+
+
+@dataclass
+class CMDMotionTransformerOutput(BaseOutput):
+    """What the motion model returns.
+
+    Attributes:
+        sample: (B, D, F, H' + W'), the prediction.
+        deep_residual: (B, S, dim), what all blocks but the first and the last added; see `forward`.
+    """
+
+    sample: torch.Tensor
+    deep_residual: torch.Tensor
 
 
 class CMDMotionTransformer(ModelMixin, ConfigMixin):
@@ -102,8 +117,9 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         content_frame: torch.Tensor,
         pooled_text: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
+        deep_residual: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+    ) -> CMDMotionTransformerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Predict what the scheduler's prediction type says, for noisy motion latents.
 
         Args:
@@ -112,10 +128,12 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
             content_frame: (B, C, H, W), in the same scale as in training.
             pooled_text: (B, text_dim); needed when the model has a text condition.
             class_labels: (B,) integers in 0..num_classes; needed when the model has a class condition.
-            return_dict: return a `Transformer2DModelOutput` instead of a tuple.
+            deep_residual: (B, S, dim), what all blocks but the first and the last added in an earlier denoising step:
+                add it again instead of running them, which is nearly right from one step to the next.
+            return_dict: return a `CMDMotionTransformerOutput` instead of a tuple.
 
         Returns:
-            `sample` (B, D, F, H' + W').
+            `sample` (B, D, F, H' + W') and `deep_residual` (B, S, dim).
 
         Raises:
             ValueError: a condition is missing or not known to this model, or a size does not fit.
@@ -132,15 +150,27 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         content_tokens = self.content_embed(content_frame).flatten(2).transpose(1, 2)  # (B, S_c, dim)
         num_latent_tokens = latent_tokens.shape[1]
         x = torch.cat([latent_tokens, content_tokens], dim=1) + self._positions(hidden_states, content_frame).to(dtype)
-        for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, condition, use_reentrant=False)
-            else:
-                x = block(x, condition)  # (B, S_z + S_c, dim)
+        shallow = self._run(self.blocks[:1], x, condition)  # (B, S_z + S_c, dim)
+        if deep_residual is None:
+            deep = self._run(self.blocks[1:-1], shallow, condition)
+            deep_residual = deep - shallow
+        else:
+            deep = shallow + deep_residual
+        x = self._run(self.blocks[1:][-1:], deep, condition)
         shift, scale = self.modulation_out(condition).chunk(2, dim=-1)
         x = self.proj_out(modulate(self.norm_out(x[:, :num_latent_tokens]), shift, scale))  # (B, S_z, p*p*D)
         sample = self._unpatchify(x, hidden_states)
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        if not return_dict:
+            return sample, deep_residual
+        return CMDMotionTransformerOutput(sample=sample, deep_residual=deep_residual)
+
+    def _run(self, blocks: nn.ModuleList, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        for block in blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(block, x, condition, use_reentrant=False)
+            else:
+                x = block(x, condition)
+        return x
 
     def _positions(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
         """Positions (S_z + S_c, dim): (frame, place in its plane) of latents, (row, column) of the content frame."""

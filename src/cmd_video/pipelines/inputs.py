@@ -66,6 +66,23 @@ def check_images(images: list[Any], height: int, width: int) -> None:
             raise ValueError(f"image: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
 
 
+def check_multiple(name: str, value: Any, unit: int) -> None:
+    """Raise a ValueError unless the argument of this name is a positive whole multiple of `unit`."""
+    if not isinstance(value, int):
+        raise ValueError(f"{name}: {value!r} is not a whole number")
+    if value <= 0 or value % unit:
+        nearest = max(unit, round(value / unit) * unit)
+        raise ValueError(f"{name}: {value} is not a positive multiple of {unit}; the nearest is {nearest}")
+
+
+def check_generator(generator: Any, num_clips: int) -> None:
+    """Raise a ValueError unless it is a torch.Generator, a list of one per clip, or None."""
+    if not all(isinstance(source, torch.Generator) for source in as_list(generator)):
+        raise ValueError(f"generator: expected a torch.Generator or a list of them, got {generator!r}")
+    if isinstance(generator, list) and len(generator) != num_clips:
+        raise ValueError(f"generator: {len(generator)} generators for {num_clips} clips")
+
+
 def as_list(value: Any) -> list[Any]:
     """One value or several as a list; None is none."""
     if value is None:

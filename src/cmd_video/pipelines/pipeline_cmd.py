@@ -10,6 +10,7 @@ planes.
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
+from .feature_reuse import full_step, shallow_step
 from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
-from .inputs import as_list, check_condition, check_images
+from .inputs import as_list, check_condition, check_generator, check_images, check_multiple
 from .pipeline_output import CMDPipelineOutput
 from .prompt import encode_prompts
+from .sampling import PRESETS, Sampling, make_solver, resolve
 
 logger = logging.get_logger(__name__)
 DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
 Generator = torch.Generator | list[torch.Generator] | None
+Rows = dict[str, torch.Tensor]  # a condition: one row per clip
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -47,11 +51,16 @@ class CMDPipeline(DiffusionPipeline):
         vae: image autoencoder whose latents are the content model's space; None = pixels.
         text_encoder: for text-conditional models.
         tokenizer: for text-conditional models.
-        motion_text_encoder: another text encoder for the motion model (as in the paper's Stable Diffusion 1.5
-            setting); None = the same for both.
+        motion_text_encoder: another one for the motion model (as in the paper's SD 1.5 setting); None = the same.
         motion_tokenizer: its tokenizer.
         guidance_scale: default guidance of the content model (the paper: 7.5 for text, 4.0 for classes).
         motion_guidance_scale: default guidance of the motion model; 1 = none.
+        num_inference_steps: default steps of the content model; this and what follows: see `Preset`.
+        motion_num_inference_steps: default steps of the motion model.
+        guidance_from: default lower end of the interval of diffusion time in which guidance applies.
+        guidance_until: default upper end.
+        reuse_interval: default.
+        decode_content_frame: whether the output holds the content frame as a picture.
     """
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_transformer->autoencoder->vae"
@@ -72,6 +81,12 @@ class CMDPipeline(DiffusionPipeline):
         motion_tokenizer: CLIPTokenizer | None = None,
         guidance_scale: float = 7.5,
         motion_guidance_scale: float = 1.0,
+        num_inference_steps: int = 50,
+        motion_num_inference_steps: int = 50,
+        guidance_from: float = 0.0,
+        guidance_until: float = 1.0,
+        reuse_interval: int = 1,
+        decode_content_frame: bool = True,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -86,7 +101,14 @@ class CMDPipeline(DiffusionPipeline):
             motion_text_encoder=motion_text_encoder,
             motion_tokenizer=motion_tokenizer,
         )
-        self.register_to_config(guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale)
+        self.register_to_config(
+            guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale,
+            num_inference_steps=num_inference_steps, motion_num_inference_steps=motion_num_inference_steps,
+            guidance_from=guidance_from, guidance_until=guidance_until, reuse_interval=reuse_interval,
+            decode_content_frame=decode_content_frame,
+        )  # fmt: skip
+        self._callback: Callable[..., Any] | None = None
+        self._step, self._interrupt = 0, False
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
         if motion_transformer.config.num_classes not in (0, self.num_classes):
             raise ValueError(
@@ -101,6 +123,21 @@ class CMDPipeline(DiffusionPipeline):
         """Load a pipeline from a folder or hub id; without an argument the model that ships with the package."""
         return super().from_pretrained(str(pretrained_model_name_or_path or DEFAULT_MODEL), **kwargs)
 
+    def use_preset(self, name: str) -> None:
+        """Change solvers, steps and shortcuts to those of a preset: a trade of quality for speed (see `PRESETS`).
+
+        Raises:
+            ValueError: there is no preset of that name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset: {name!r} is none of {', '.join(PRESETS)}")
+        settings = asdict(PRESETS[name])
+        solver = settings.pop("solver")
+        self.content_scheduler = make_solver(solver, self.content_scheduler)
+        self.motion_scheduler = make_solver(solver, self.motion_scheduler)
+        settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
+        self.register_to_config(**settings)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -111,10 +148,12 @@ class CMDPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         motion_num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         motion_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        reuse_interval: int | None = None,
         num_videos_per_prompt: int = 1,
         generator: Generator = None,
         output_type: str = "pil",
@@ -131,10 +170,12 @@ class CMDPipeline(DiffusionPipeline):
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.
-            num_inference_steps: steps of the content model.
-            motion_num_inference_steps: steps of the motion model; default the same number.
-            guidance_scale: classifier-free guidance of the content model, 1 = none; default the model's own.
+            num_inference_steps: steps of the content model. The defaults of this and the next five are the pipeline's.
+            motion_num_inference_steps: steps of the motion model; default as many as `num_inference_steps`, if given.
+            guidance_scale: classifier-free guidance of the content model, 1 = none.
             motion_guidance_scale: the same for the motion model.
+            guidance_interval: guide only where diffusion time, 0 (clean) to 1 (noise), is in here.
+            reuse_interval: compute deep features at every n-th step only; 1 = at every step.
             num_videos_per_prompt: clips for each prompt, class or image.
             generator: source of noise; with a list of one per clip, a batch equals its clips generated singly.
             output_type: "pil", "np", "pt" or "latent".
@@ -151,81 +192,57 @@ class CMDPipeline(DiffusionPipeline):
         # 1. Arguments
         height, width = self._default_size(height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
-        motion_steps = num_inference_steps if motion_num_inference_steps is None else motion_num_inference_steps
-        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        motion_guidance = self.config.motion_guidance_scale if motion_guidance_scale is None else motion_guidance_scale
+        content, motion = resolve(
+            self.config, num_inference_steps, motion_num_inference_steps, guidance_scale, motion_guidance_scale,
+            guidance_interval, reuse_interval,
+        )  # fmt: skip
         self.check_inputs(
-            prompt, negative_prompt, class_labels, image, height, width, num_frames, num_inference_steps,
-            motion_steps, guidance, motion_guidance, num_videos_per_prompt, generator, output_type,
+            prompt, negative_prompt, class_labels, image, height, width, num_frames, content, motion,
+            num_videos_per_prompt, generator, output_type,
         )  # fmt: skip
         self._callback, self._step, self._interrupt = callback_on_step_end, 0, False
-        self._num_timesteps = (0 if image is not None else num_inference_steps) + motion_steps
+        self._num_timesteps = (0 if image is not None else content.num_inference_steps) + motion.num_inference_steps
 
         # 2. Conditions
         condition, negative, truncated = self.encode_condition(
             prompt, negative_prompt, class_labels, image, num_videos_per_prompt
         )
-        batch = len(truncated)
 
         # 3. Content frame (B, C, h, w)
         if image is None:
-            content_frame = self.prepare_latents(self._content_shape(batch, height, width), generator)
-            content_frame = self.denoise_content(
-                content_frame, condition, negative, num_inference_steps, guidance, generator
-            )
+            content_frame = self.prepare_latents(self._content_shape(len(truncated), height, width), generator)
+            content_frame = self.denoise_content(content_frame, condition, negative, content, generator)
         else:
             content_frame = self.encode_image(image, num_videos_per_prompt)
 
         # 4. Motion latents (B, D, F, H' + W')
         shape = self._motion_shape(content_frame, num_frames)
         motion_latents = self.prepare_latents(shape, generator)
-        motion_latents = self.denoise_motion(
-            motion_latents, content_frame, condition, negative, motion_steps, motion_guidance, generator
-        )
+        motion_latents = self.denoise_motion(motion_latents, content_frame, condition, negative, motion, generator)
 
         # 5. Video
         frames, content_frames = self.decode(content_frame, motion_latents, output_type)
         self.maybe_free_model_hooks()
-        output = CMDPipelineOutput(frames=frames, content_frames=content_frames, truncated_prompts=truncated)
+        output = CMDPipelineOutput(frames, content_frames, truncated)
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int,
-        num_frames: int, num_inference_steps: int, motion_steps: int, guidance: float, motion_guidance: float,
-        num_videos: int, generator: Generator, output_type: str,
+        num_frames: int, content: Sampling, motion: Sampling, num_videos: int, generator: Generator, output_type: str,
     ) -> None:  # fmt: skip
         """Raise a ValueError that names the argument, its value and what is allowed."""
         size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, image)
-        for name, value in (
-            ("height", height), ("width", width), ("num_frames", num_frames), ("num_inference_steps",
-            num_inference_steps), ("motion_num_inference_steps", motion_steps), ("num_videos_per_prompt", num_videos),
-        ):  # fmt: skip
-            if not isinstance(value, int):
-                raise ValueError(f"{name}: {value!r} is not a whole number")
-        unit = self.ratio * self._patch_unit()
-        for name, value in (("height", height), ("width", width)):
-            if value <= 0 or value % unit:
-                nearest = max(unit, round(value / unit) * unit)
-                raise ValueError(f"{name}: {value} is not a positive multiple of {unit}; the nearest is {nearest}")
+        unit, patch = self.ratio * self._patch_unit(), self.motion_transformer.config.patch_size
+        check_multiple("height", height, unit)
+        check_multiple("width", width, unit)
+        check_multiple("num_frames", num_frames, patch)
+        check_multiple("num_videos_per_prompt", num_videos, 1)
         check_images(as_list(image), height, width)
-        patch = self.motion_transformer.config.patch_size
-        if num_frames <= 0 or num_frames % patch:
-            raise ValueError(f"num_frames: {num_frames} is not a positive multiple of {patch}")
-        for name, count, scheduler in (
-            ("num_inference_steps", num_inference_steps, self.content_scheduler),
-            ("motion_num_inference_steps", motion_steps, self.motion_scheduler),
-        ):
-            if not 1 <= count <= scheduler.config.num_train_timesteps:
-                raise ValueError(f"{name}: {count} is not in 1..{scheduler.config.num_train_timesteps}")
-        for name, scale in (("guidance_scale", guidance), ("motion_guidance_scale", motion_guidance)):
-            if not 1 <= scale < math.inf:
-                raise ValueError(f"{name}: {scale} is not a number of at least 1 (1 = no guidance)")
-        if num_videos < 1:
-            raise ValueError(f"num_videos_per_prompt: {num_videos} is less than 1")
-        if not all(isinstance(source, torch.Generator) for source in as_list(generator)):
-            raise ValueError(f"generator: expected a torch.Generator or a list of them, got {generator!r}")
-        if isinstance(generator, list) and len(generator) != size * num_videos:
-            raise ValueError(f"generator: {len(generator)} generators for {size * num_videos} clips")
+        content.check("", self.content_scheduler)
+        motion.check("motion_", self.motion_scheduler)
+        if self.num_classes and content.reuse_interval > 1:
+            raise ValueError(f"reuse_interval: {content.reuse_interval}, but a class-conditional DiT allows only 1")
+        check_generator(generator, size * num_videos)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
 
@@ -270,56 +287,62 @@ class CMDPipeline(DiffusionPipeline):
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
 
     def denoise_content(
-        self, latents: torch.Tensor, condition: dict[str, torch.Tensor], negative: dict[str, torch.Tensor],
-        num_inference_steps: int, guidance_scale: float, generator: Generator,
-    ) -> torch.Tensor:  # fmt: skip
+        self, latents: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling, generator: Generator = None
+    ) -> torch.Tensor:
         """Noise -> content frame, (B, C, h, w) both (algorithm 1, first loop)."""
 
-        def predict(sample: torch.Tensor, timestep: torch.Tensor, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        def predict(
+            sample: torch.Tensor, timestep: torch.Tensor, rows: Rows, deep: torch.Tensor | None
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
             if self.num_classes:
-                return self.unet(sample, timestep, class_labels=rows["labels"]).sample
-            return self.unet(sample, timestep, encoder_hidden_states=rows["tokens"]).sample
+                return self.unet(sample, timestep, class_labels=rows["labels"]).sample, None
+            if sampling.reuse_interval == 1:
+                return self.unet(sample, timestep, encoder_hidden_states=rows["tokens"]).sample, None
+            if deep is None:
+                return full_step(self.unet, sample, timestep, rows["tokens"])
+            return shallow_step(self.unet, sample, timestep, rows["tokens"], deep), deep
 
-        return self._denoise(predict, self.content_scheduler, latents, condition, negative, num_inference_steps,
-                             guidance_scale, generator)  # fmt: skip
+        return self._denoise(predict, self.content_scheduler, latents, condition, negative, sampling, generator)
 
     def denoise_motion(
-        self, latents: torch.Tensor, content_frame: torch.Tensor, condition: dict[str, torch.Tensor],
-        negative: dict[str, torch.Tensor], num_inference_steps: int, guidance_scale: float, generator: Generator,
+        self, latents: torch.Tensor, content_frame: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling,
+        generator: Generator = None,
     ) -> torch.Tensor:  # fmt: skip
         """Noise -> motion latents, (B, D, F, H' + W') both; guidance drops text or class, never the content frame."""
         config = self.motion_transformer.config
 
-        def predict(sample: torch.Tensor, timestep: torch.Tensor, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        def predict(
+            sample: torch.Tensor, timestep: torch.Tensor, rows: Rows, deep: torch.Tensor | None
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
             frames = content_frame.repeat(len(sample) // len(content_frame), 1, 1, 1)
             pooled = rows["pooled"] if config.text_dim else None
             labels = rows["labels"] if config.num_classes else None
-            return self.motion_transformer(sample, timestep, frames, pooled_text=pooled, class_labels=labels).sample
+            output = self.motion_transformer(sample, timestep, frames, pooled, labels, deep_residual=deep)
+            return output.sample, output.deep_residual
 
-        return self._denoise(predict, self.motion_scheduler, latents, condition, negative, num_inference_steps,
-                             guidance_scale, generator)  # fmt: skip
+        return self._denoise(predict, self.motion_scheduler, latents, condition, negative, sampling, generator)
 
     def _denoise(
-        self, predict: Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor],
-        scheduler: SchedulerMixin, latents: torch.Tensor, condition: dict[str, torch.Tensor],
-        negative: dict[str, torch.Tensor], num_inference_steps: int, guidance_scale: float, generator: Generator,
+        self, predict: Callable[..., tuple[torch.Tensor, torch.Tensor | None]], scheduler: SchedulerMixin,
+        latents: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling, generator: Generator,
     ) -> torch.Tensor:  # fmt: skip
         """The loop of algorithm 1, with the usual s = w + 1: eps = eps(0) + s (eps(c) - eps(0)), in one batch."""
-        scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        scheduler.set_timesteps(sampling.num_inference_steps, device=latents.device)
         latents = latents * scheduler.init_noise_sigma  # known only now
-        guided = guidance_scale > 1
-        rows = {key: torch.cat([negative[key], condition[key]]) for key in condition} if guided else condition
-        step_arguments = (
-            {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        )
-        for timestep in self.progress_bar(scheduler.timesteps):
+        both = {key: torch.cat([negative[key], condition[key]]) for key in condition}
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        step_arguments = {"generator": generator} if takes_generator else {}
+        deep = None
+        for step, timestep in zip(sampling.plan(scheduler), self.progress_bar(scheduler.timesteps), strict=True):
             if self._interrupt:
                 continue
-            sample = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
-            prediction = predict(sample, timestep.expand(len(sample)), rows)
-            if guided:
+            sample = scheduler.scale_model_input(torch.cat([latents] * 2) if step.guided else latents, timestep)
+            prediction, deep = predict(
+                sample, timestep.expand(len(sample)), both if step.guided else condition, deep if step.reuse else None
+            )
+            if step.guided:
                 unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + guidance_scale * (conditional - unconditional)
+                prediction = unconditional + sampling.guidance_scale * (conditional - unconditional)
             latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
             if self._callback is not None:
                 changed = self._callback(self, self._step, int(timestep), {"latents": latents})
@@ -334,10 +357,12 @@ class CMDPipeline(DiffusionPipeline):
         motion_latents = self.autoencoder.denormalize_latents(motion_latents)
         latents = self.autoencoder.decode(content_frame, motion_latents).sample  # (B, C, F, h, w)
         video = decode_video(self.vae, latents).clamp(-1, 1).float()  # (B, 3, F, H, W)
-        pictures = decode_images(self.vae, content_frame).clamp(-1, 1).float()  # (B, 3, H, W)
         if not video.isfinite().all():
             raise RuntimeError("the decoded clip holds values that are not numbers; try float32")
         frames = self.video_processor.postprocess_video(video, output_type)
+        if not self.config.decode_content_frame:
+            return frames, None
+        pictures = decode_images(self.vae, content_frame).clamp(-1, 1).float()  # (B, 3, H, W)
         return frames, self.video_processor.postprocess(pictures, output_type)
 
     @property

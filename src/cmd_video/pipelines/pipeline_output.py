@@ -15,10 +15,11 @@ class CMDPipelineOutput(BaseOutput):
     Attributes:
         frames: by `output_type`: "pil" a list of clips, each a list of images; "np" (B, F, H, W, 3) in [0, 1]; "pt"
             (B, F, 3, H, W) in [0, 1]; "latent" the normalised motion latents (B, D, F, H' + W').
-        content_frames: "pil" a list of images; "np" (B, H, W, 3); "pt" (B, 3, H, W); "latent" (B, C, h, w).
+        content_frames: "pil" a list of images; "np" (B, H, W, 3); "pt" (B, 3, H, W); "latent" (B, C, h, w); None
+            where the pipeline does not decode them.
         truncated_prompts: for each clip what was cut off its prompt because the text encoder is not longer, or None.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
-    content_frames: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    content_frames: list[PIL.Image.Image] | np.ndarray | torch.Tensor | None
     truncated_prompts: list[str | None]

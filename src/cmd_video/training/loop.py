@@ -151,8 +151,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
                     f"step {step + 1}: the loss is {mean_loss}; stopped before the update, {run} keeps its checkpoints"
                 )
             total_loss += mean_loss / loop.gradient_accumulation_steps
-        limit = config.optimizer.max_grad_norm or math.inf
-        norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), limit))
+        norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), config.optimizer.max_grad_norm or math.inf))
         if not math.isfinite(norm):
             raise ValueError(f"step {step + 1}: the gradient norm is {norm}; stopped before the update")
         optimizer.step()
@@ -177,7 +176,6 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             raise SystemExit(128 + stop.requested)
 
     # Finish.
-    log.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])

@@ -1,0 +1,1 @@
+"""What a video model costs: operations, parameters, memory, seconds; CMD and its peers by the same count."""

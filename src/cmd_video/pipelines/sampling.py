@@ -1,0 +1,147 @@
+"""How a clip is sampled: presets, and the plan of a denoising loop that they stand for.
+
+pipe.use_preset("fast")                                       # or cmd-video generate --preset fast
+plan = plan_steps(timesteps, num_train_timesteps=1000, guided=True, guidance_interval=(0.1, 0.9), reuse_interval=2)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How to sample.
+
+    Attributes:
+        solver: "ddim" as in the paper, or "multistep": DPM-Solver++ of second order (arXiv 2211.01095).
+        num_inference_steps: steps of the content model.
+        motion_num_inference_steps: steps of the motion model.
+        guidance_from: guide only where diffusion time, from 0 (clean) to 1 (noise), is at least this (arXiv
+            2404.07724); elsewhere a step costs half.
+        guidance_until: and at most this.
+        reuse_interval: compute the deep features of both denoisers at every n-th step only and use them again in
+            between (DeepCache, arXiv 2312.00858; A-SDM, arXiv 2406.00210); 1 = at every step.
+        decode_content_frame: decode the content frame to look at, too; it costs as much as a frame of the clip.
+    """
+
+    solver: Literal["ddim", "multistep"]
+    num_inference_steps: int
+    motion_num_inference_steps: int
+    guidance_from: float = 0.0
+    guidance_until: float = 1.0
+    reuse_interval: int = 1
+    decode_content_frame: bool = True
+
+
+PRESETS: dict[str, Preset] = {
+    "quality": Preset("ddim", 50, 50),
+    "fast": Preset("multistep", 20, 20, guidance_from=0.2, reuse_interval=2, decode_content_frame=False),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one of the two models is sampled: as in `Preset`; guidance_scale 1 = none."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    reuse_interval: int = 1
+
+    def plan(self, scheduler: SchedulerMixin) -> list["Step"]:
+        """`plan_steps` for a scheduler whose timesteps are set."""
+        timesteps = [float(timestep) for timestep in scheduler.timesteps]
+        guided = self.guidance_scale > 1
+        total = scheduler.config.num_train_timesteps
+        return plan_steps(timesteps, total, guided, self.guidance_interval, self.reuse_interval)
+
+    def check(self, prefix: str, scheduler: SchedulerMixin) -> None:
+        """Raise a ValueError that names the argument, its value and what is allowed."""
+        steps, most = self.num_inference_steps, scheduler.config.num_train_timesteps
+        if not isinstance(steps, int) or not 1 <= steps <= most:
+            raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{most}")
+        if not 1 <= self.guidance_scale < math.inf:
+            raise ValueError(f"{prefix}guidance_scale: {self.guidance_scale} is not a number of at least 1 (1 = none)")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval: {low}, {high} are not two rising numbers in 0..1")
+        if not isinstance(self.reuse_interval, int) or self.reuse_interval < 1:
+            raise ValueError(f"reuse_interval: {self.reuse_interval!r} is not a whole number of at least 1")
+
+
+def resolve(
+    defaults: Mapping[str, Any],
+    steps: int | None,
+    motion_steps: int | None,
+    guidance: float | None,
+    motion_guidance: float | None,
+    guidance_interval: tuple[float, float] | None,
+    reuse_interval: int | None,
+) -> tuple[Sampling, Sampling]:
+    """How the content and the motion model are sampled: what a caller gave, where None the pipeline's defaults."""
+
+    def given(value: Any, name: str) -> Any:
+        return defaults[name] if value is None else value
+
+    motion_steps = given(steps if motion_steps is None else motion_steps, "motion_num_inference_steps")
+    low, high = guidance_interval or (defaults["guidance_from"], defaults["guidance_until"])
+    shared = (low, high), given(reuse_interval, "reuse_interval")
+    return (
+        Sampling(given(steps, "num_inference_steps"), given(guidance, "guidance_scale"), *shared),
+        Sampling(motion_steps, given(motion_guidance, "motion_guidance_scale"), *shared),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a denoising loop.
+
+    Attributes:
+        guided: with and without condition, in one batch; otherwise with condition only.
+        reuse: take the deep features of the step before.
+    """
+
+    guided: bool
+    reuse: bool
+
+
+def plan_steps(
+    timesteps: Sequence[float],
+    num_train_timesteps: int,
+    guided: bool,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    reuse_interval: int = 1,
+) -> list[Step]:
+    """Decide for each step whether it is guided and whether it takes the deep features of the step before.
+
+    Args:
+        timesteps: diffusion times of the steps, in 0..num_train_timesteps - 1, from noise to clean.
+        num_train_timesteps: number of diffusion times.
+        guided: whether guidance is wanted at all.
+        guidance_interval: `guidance_from` and `guidance_until` of `Preset`.
+        reuse_interval: see `Preset`. The first step, and every first one of a guided or unguided stretch, is computed
+            in full.
+    """
+    low, high = guidance_interval
+    steps: list[Step] = []
+    since = 0  # steps since the deep features were computed
+    for timestep in timesteps:
+        now = guided and low <= timestep / num_train_timesteps <= high
+        fresh = not steps or steps[-1].guided != now or since + 1 >= reuse_interval
+        since = 0 if fresh else since + 1
+        steps.append(Step(guided=now, reuse=not fresh))
+    return steps
+
+
+def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A sampler with the noise schedule and the prediction type of another one."""
+    config: dict[str, Any] = dict(scheduler.config)
+    if solver == "ddim":
+        return DDIMScheduler.from_config(config)
+    settings = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler.from_config(config, **settings)

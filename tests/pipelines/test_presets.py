@@ -1,0 +1,173 @@
+"""Presets, the plan of a denoising loop, guidance in an interval, and deep features used again between steps."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+
+from cmd_video.models import CMDMotionTransformer
+from cmd_video.pipelines.feature_reuse import full_step, shallow_step
+from cmd_video.pipelines.sampling import PRESETS, Step, make_solver, plan_steps
+
+
+def test_plan_guides_inside_the_interval_only_and_starts_each_stretch_afresh():
+    plan = plan_steps([900, 700, 500, 300, 200, 100, 0], 1000, True, (0.15, 0.8), reuse_interval=2)
+    assert [step.guided for step in plan] == [False, True, True, True, True, False, False]
+    assert [step.reuse for step in plan] == [False, False, True, False, True, False, True]
+
+
+def test_plan_without_shortcuts_computes_everything():
+    assert plan_steps(range(9, -1, -1), 10, True) == [Step(True, False)] * 10
+    assert plan_steps(range(9, -1, -1), 10, False) == [Step(False, False)] * 10
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 5])
+def test_every_nth_step_is_full(interval):
+    plan = plan_steps(range(10, 0, -1), 11, True, reuse_interval=interval)
+    assert [not step.reuse for step in plan] == [number % interval == 0 for number in range(10)]
+
+
+LAYOUTS = {
+    "sprites": {"addition_embed_type": "text", "addition_embed_type_num_heads": 2, "time_embedding_dim": 24},
+    "scale_shift": {"resnet_time_scale_shift": "scale_shift"},
+    "attention outside": {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 2,
+        "use_linear_projection": True,
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_shallow_step_with_its_own_deep_features_is_the_full_step(layout):
+    torch.manual_seed(0)
+    config = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        **LAYOUTS[layout],
+    }
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), cross_attention_dim=16, attention_head_dim=4, norm_num_groups=8,
+        **config,
+    ).eval()  # fmt: skip
+    sample, timestep, tokens = torch.randn(2, 4, 8, 8), torch.tensor([500, 500]), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        plain = unet(sample, timestep, tokens).sample
+        full, deep = full_step(unet, sample, timestep, tokens)
+        shallow = shallow_step(unet, sample, timestep, tokens, deep)
+        other = shallow_step(unet, sample, timestep, tokens, torch.zeros_like(deep))
+    assert torch.equal(full, plain)
+    torch.testing.assert_close(shallow, plain)
+    assert not torch.allclose(other, plain, atol=1e-3)  # the deep features do matter
+    assert not unet.up_blocks[-1].resnets[-1]._forward_pre_hooks
+
+
+def test_motion_transformer_with_its_own_deep_residual_is_the_full_one():
+    torch.manual_seed(0)
+    model = CMDMotionTransformer(num_layers=4, dim=16, num_heads=2, text_dim=6).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    arguments = {
+        "hidden_states": torch.randn(2, 8, 4, 8),
+        "timestep": torch.tensor([500, 500]),
+        "content_frame": torch.randn(2, 4, 8, 8),
+        "pooled_text": torch.randn(2, 6),
+    }
+    with torch.no_grad():
+        full = model(**arguments)
+        again = model(**arguments, deep_residual=full.deep_residual)
+        without = model(**arguments, deep_residual=torch.zeros_like(full.deep_residual))
+    torch.testing.assert_close(again.sample, full.sample)
+    assert not torch.allclose(without.sample, full.sample, atol=1e-3)
+
+
+def test_reuse_with_interval_one_changes_nothing_and_larger_ones_do(text_pipeline, generate):
+    plain = generate(text_pipeline, "a red ball", num_inference_steps=4).frames
+    same = generate(text_pipeline, "a red ball", num_inference_steps=4, reuse_interval=1).frames
+    reused = generate(text_pipeline, "a red ball", num_inference_steps=4, reuse_interval=2).frames
+    assert torch.equal(plain, same)
+    assert not torch.equal(plain, reused)
+    assert (plain - reused).abs().mean() < 0.1
+
+
+def count_rows(module, calls):
+    return module.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
+
+
+def test_outside_the_interval_a_step_runs_the_condition_only(text_pipeline, generate):
+    content, motion = [], []
+    hooks = [count_rows(text_pipeline.unet, content), count_rows(text_pipeline.motion_transformer, motion)]
+    generate(text_pipeline, "a red ball", num_inference_steps=4, guidance_interval=(0.2, 0.6))
+    for hook in hooks:
+        hook.remove()
+    assert content == motion == [1, 2, 2, 1]  # timesteps 750, 500, 250, 0
+
+
+def test_an_empty_interval_is_no_guidance(text_pipeline, generate):
+    arguments = {"num_inference_steps": 3}
+    never = generate(text_pipeline, "a red ball", guidance_interval=(1.0, 1.0), **arguments).frames
+    none = generate(text_pipeline, "a red ball", guidance_scale=1.0, motion_guidance_scale=1.0, **arguments).frames
+    assert torch.equal(never, none)
+
+
+def test_a_batch_equals_its_singles_with_all_shortcuts(text_pipeline, generate):
+    text_pipeline.use_preset("fast")
+    arguments = {"num_inference_steps": 5, "guidance_interval": (0.3, 0.9)}
+    both = generate(text_pipeline, ["a red ball", "a blue square"], seed=[3, 4], **arguments).frames
+    for number, prompt in enumerate(["a red ball", "a blue square"]):
+        single = generate(text_pipeline, [prompt], seed=[3 + number], **arguments).frames
+        torch.testing.assert_close(both[number], single[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_saved_with_the_pipeline(pipeline, name, generate, condition, tmp_path):
+    pipeline.use_preset(name)
+    pipeline.save_pretrained(tmp_path)
+    loaded = type(pipeline).from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.content_scheduler) is type(pipeline.content_scheduler)
+    steps = []
+    hook = count_rows(loaded.motion_transformer, steps)
+    first = generate(pipeline, **condition, num_inference_steps=None)
+    second = generate(loaded, **condition, num_inference_steps=None)
+    hook.remove()
+    torch.testing.assert_close(first.frames, second.frames, atol=1e-6, rtol=0)
+    assert len(steps) == PRESETS[name].motion_num_inference_steps
+    assert (second.content_frames is not None) == PRESETS[name].decode_content_frame
+
+
+def test_quality_after_fast_is_quality(text_pipeline, generate):
+    before = generate(text_pipeline, "a red ball").frames
+    text_pipeline.use_preset("fast")
+    assert isinstance(text_pipeline.motion_scheduler, DPMSolverMultistepScheduler)
+    text_pipeline.use_preset("quality")
+    assert isinstance(text_pipeline.motion_scheduler, DDIMScheduler)
+    assert torch.equal(generate(text_pipeline, "a red ball").frames, before)
+
+
+def test_solver_keeps_schedule_and_prediction_type():
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.013, prediction_type="sample")
+    solver = make_solver("multistep", scheduler)
+    assert torch.equal(solver.alphas_cumprod, scheduler.alphas_cumprod)
+    assert solver.config.prediction_type == "sample"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval: 0.8, 0.2 are not two rising numbers in 0..1"),
+        ({"guidance_interval": (0.0, 1.5)}, "guidance_interval: 0.0, 1.5"),
+        ({"reuse_interval": 0}, "reuse_interval: 0 is not a whole number of at least 1"),
+    ],
+)
+def test_wrong_shortcuts_are_refused(text_pipeline, generate, arguments, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(".", r"\.")):
+        generate(text_pipeline, "a red ball", **arguments)
+
+
+def test_unknown_preset_and_reuse_in_a_dit_are_refused(text_pipeline, class_pipeline, generate):
+    with pytest.raises(ValueError, match="preset: 'warp' is none of quality, fast"):
+        text_pipeline.use_preset("warp")
+    with pytest.raises(ValueError, match="reuse_interval: 2, but a class-conditional DiT allows only 1"):
+        generate(class_pipeline, class_labels=1, reuse_interval=2)
