@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-LAYERS = {"mm", "addmm", "convolution", "_convolution"}  # the rest of what is counted belongs to attention
+CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d}
+TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,41 @@ def count(call: Callable[[], Any], backward: bool = False) -> Cost:
 
     Args:
         call: runs a model. On the meta device attention counts right; on a CPU its fused kernel counts as nothing.
-        backward: `call` returns a loss; count its backward pass too.
+        backward: `call` returns a loss; count its backward pass too (in `flops` only).
     """
-    with torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counter:
+    with torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counter, _Layers() as layers:
         result = call()
         if backward:
             result.backward()
-    operations = counter.get_flop_counts().get("Global", {})
-    layers = sum(number for name, number in operations.items() if str(name).split(".")[-1] in LAYERS)
-    return Cost(layer_macs=layers // 2, flops=sum(operations.values()))
+    return Cost(layer_macs=layers.macs, flops=counter.get_total_flops())
+
+
+class _Layers(TorchFunctionMode):
+    """Counts the layers' multiply-adds where they are called: below that, a layer without bias and a product inside
+    attention may be the same operation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is F.linear:
+            x, weight = _inputs(args, kwargs)
+            self.macs += x.numel() // x.shape[-1] * weight.numel()
+        elif function in CONVOLUTIONS:  # each output value is a product with one filter
+            _, weight = _inputs(args, kwargs)
+            self.macs += result.numel() * (weight.numel() // len(weight))
+        elif function in TRANSPOSED:  # each input value is a product with one filter
+            x, weight = _inputs(args, kwargs)
+            self.macs += x.numel() * (weight.numel() // len(weight))
+        return result
+
+
+def _inputs(args: Any, kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    named = dict(zip(("input", "weight"), args, strict=False), **(kwargs or {}))
+    return named["input"], named["weight"]
 
 
 def num_parameters(models: Iterable[nn.Module]) -> int:

@@ -20,7 +20,8 @@ def adherence(
     output: Output = Path("adherence.json"),
     model: Model = None,
     num_scenes: Annotated[int, typer.Option(min=1, help="Clips to generate.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each of the two models.")] = 50,
+    preset: Annotated[str | None, typer.Option(help="quality or fast; what follows overrides it.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each of the two models.")] = None,
     guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the content model.")] = None,
     motion_guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the motion model.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which scenes, and the noise.")] = 0,
@@ -31,6 +32,8 @@ def adherence(
 
     Example: cmd-video evaluate adherence -o adherence.json
     """
+    from dataclasses import asdict
+
     import torch
     from rich.progress import Progress
 
@@ -38,11 +41,12 @@ def adherence(
     from cmd_video.evaluation.results import digest, write_result
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
+    from cmd_video.pipelines.sampling import resolve
 
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
-    rows, columns = pipe.autoencoder.config.sample_size
-    height, width, num_frames = rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames
+    content, motion = resolve(pipe.config, steps, None, guidance, motion_guidance, None, None)
+    num_frames, height, width = clip = _clip_size(pipe)
 
     def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
         out: Any = pipe(
@@ -63,10 +67,10 @@ def adherence(
         )  # fmt: skip
     protocol = {
         "clips": num_scenes,
-        "size": [num_frames, height, width],
-        "steps": steps,
-        "guidance_scale": pipe.config.guidance_scale if guidance is None else guidance,
-        "motion_guidance_scale": pipe.config.motion_guidance_scale if motion_guidance is None else motion_guidance,
+        "size": clip,
+        "preset": preset,
+        "content": asdict(content),
+        "motion": asdict(motion),
         "seed": seed,
         "scenes": "sprites, held_out combinations",
         "content_sampler": type(pipe.content_scheduler).__name__,
@@ -77,6 +81,12 @@ def adherence(
     write_result(output, "adherence", values, protocol)
     _print_scores(values)
     print(output)
+
+
+def _clip_size(pipe: Any) -> list[int]:
+    """F, H and W in pixels of what a pipeline generates unless told otherwise."""
+    rows, columns = pipe.autoencoder.config.sample_size
+    return [pipe.autoencoder.config.num_frames, rows * pipe.ratio, columns * pipe.ratio]
 
 
 def _print_scores(values: dict[str, Any]) -> None:

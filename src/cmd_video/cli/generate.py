@@ -28,7 +28,8 @@ def command(
     ] = None,
     num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the content model.")] = 50,
+    preset: Annotated[str | None, typer.Option(help="quality or fast; what follows overrides it.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the content model; default: the model's own.")] = None,
     motion_steps: Annotated[int | None, typer.Option(help="Steps of the motion model; default: as many.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Of the content model, 1 = none; default: its own.")] = None,
     motion_guidance: Annotated[float | None, typer.Option(help="Guidance of the motion model.")] = None,
@@ -53,19 +54,17 @@ def command(
     picture = _open_image(image)
     from cmd_video.pipelines.loading import load_pipeline
 
-    pipe = load_pipeline(model, device)
-    settings = {  # resolved, so that the record says what was done
+    pipe = load_pipeline(model, device, preset)
+    settings = {
+        **_sampling(pipe, steps, motion_steps, guidance, motion_guidance),
         "negative_prompt": negative_prompt,
-        "num_inference_steps": steps,
-        "motion_num_inference_steps": motion_steps or steps,
-        "guidance_scale": pipe.config.guidance_scale if guidance is None else guidance,
-        "motion_guidance_scale": pipe.config.motion_guidance_scale if motion_guidance is None else motion_guidance,
         "num_frames": num_frames,
         "height": height,
         "width": width,
     }
     shown = []
     source = {"class_label": class_label, "image": image and str(image), "model": model or "default", "fps": fps}
+    source |= {"preset": preset, "sampler": type(pipe.content_scheduler).__name__}
     for number in range(count):
         prompt = texts[number // num_videos]
         frames, truncated = _generate(pipe, prompt, class_label, picture, seed + number, settings)
@@ -78,6 +77,23 @@ def command(
         print("\n".join(str(file) for file in files))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
+
+
+def _sampling(
+    pipe: Any, steps: int | None, motion_steps: int | None, guidance: float | None, motion_guidance: float | None
+) -> dict[str, Any]:
+    """Arguments of the pipeline, defaults written out, so that the record says what was done."""
+    from cmd_video.pipelines.sampling import resolve
+
+    content, motion = resolve(pipe.config, steps, motion_steps, guidance, motion_guidance, None, None)
+    return {
+        "num_inference_steps": content.num_inference_steps,
+        "motion_num_inference_steps": motion.num_inference_steps,
+        "guidance_scale": content.guidance_scale,
+        "motion_guidance_scale": motion.guidance_scale,
+        "guidance_interval": content.guidance_interval,
+        "reuse_interval": content.reuse_interval,
+    }
 
 
 def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:

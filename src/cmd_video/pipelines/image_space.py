@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from cmd_video.models import AutoencoderPixelUnshuffle
 
+MAX_PIXELS = 2**19  # decoded at once: one frame of 512x1024, all frames of a small clip
 ImageAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
 
 
@@ -37,8 +38,12 @@ def encode_video(vae: ImageAutoencoder | None, video: torch.Tensor) -> torch.Ten
 
 
 def decode_video(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
-    """`decode_images` on each frame, one clip at a time: (B, C, F, h, w) -> (B, 3, F, H, W)."""
-    return torch.stack([decode_images(vae, clip.transpose(0, 1)).transpose(0, 1) for clip in latents])
+    """`decode_images` on each frame, in slices of bounded memory: (B, C, F, h, w) -> (B, 3, F, H, W)."""
+    batch, _, frames, height, width = latents.shape
+    per_slice = max(1, MAX_PIXELS // (height * width * spatial_ratio(vae) ** 2))
+    slices = latents.transpose(1, 2).flatten(0, 1).split(per_slice)  # each (N, C, h, w)
+    video = torch.cat([decode_images(vae, images) for images in slices])
+    return video.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
 def spatial_ratio(vae: ImageAutoencoder | None) -> int:

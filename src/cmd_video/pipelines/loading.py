@@ -16,15 +16,19 @@ from .image_space import ImageAutoencoder
 from .pipeline_cmd import DEFAULT_MODEL, CMDPipeline
 
 
-def load_pipeline(model: str | None, device: str = "cpu") -> CMDPipeline:
+def load_pipeline(
+    model: str | None, device: str = "cpu", preset: str | None = None, dtype: torch.dtype = torch.float32
+) -> CMDPipeline:
     """`CMDPipeline.from_pretrained` with a check of the folder before.
 
     Args:
         model: folder or hub id; None is the default model.
         device: where to put it.
+        preset: see `CMDPipeline.use_preset`; None = as the model was saved.
+        dtype: of the weights.
 
     Raises:
-        ValueError: no such folder, a folder of another kind of model, damaged weights, or an unknown device.
+        ValueError: no such preset or folder, a folder of another kind of model, damaged weights, an unknown device.
     """
     folder = Path(model) if model is not None else DEFAULT_MODEL
     if model is None or folder.exists() or folder.is_absolute() or len(folder.parts) != 2:
@@ -41,11 +45,13 @@ def load_pipeline(model: str | None, device: str = "cpu") -> CMDPipeline:
             raise ValueError(f"--model: {folder} holds a {kind}, allowed: {CMDPipeline.__name__}")
     try:
         target = torch.device(device)
-        pipe = CMDPipeline.from_pretrained(model)
+        pipe = CMDPipeline.from_pretrained(model, torch_dtype=dtype)
     except SafetensorError as error:
         raise ValueError(f"--model: the weights in {folder} are damaged: {error}") from error
     except RuntimeError as error:
         raise ValueError(f"--device or --model: {error}") from error
+    if preset is not None:
+        pipe.use_preset(preset)
     return pipe.to(target)
 
 

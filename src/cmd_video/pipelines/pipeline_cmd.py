@@ -133,8 +133,8 @@ class CMDPipeline(DiffusionPipeline):
             raise ValueError(f"preset: {name!r} is none of {', '.join(PRESETS)}")
         settings = asdict(PRESETS[name])
         solver = settings.pop("solver")
-        self.content_scheduler = make_solver(solver, self.content_scheduler)
-        self.motion_scheduler = make_solver(solver, self.motion_scheduler)
+        for name in ("content_scheduler", "motion_scheduler"):
+            setattr(self, name, make_solver(solver, getattr(self, name)))
         settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
         self.register_to_config(**settings)
 

@@ -1,0 +1,248 @@
+"""CMD as a `System`: any pipeline, and the paper's own models at their true size.
+
+system = cmd_system(pipe, Size(512, 1024), *pipe_sampling)
+system = paper_system("sd21", Size(512, 1024), preset="quality", device="meta")
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.feature_reuse import full_step, shallow_step
+from cmd_video.pipelines.image_space import decode_video
+from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve
+
+from .system import Part, Size, System, place
+
+PAPER = "arXiv 2403.14148"
+
+
+def default_sampling(pipe: CMDPipeline) -> tuple[Sampling, Sampling]:
+    """How a pipeline samples its two models unless told otherwise."""
+    return resolve(pipe.config, None, None, None, None, None, None)
+
+
+def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Sampling, name: str = "CMD") -> System:
+    """A pipeline as a list of parts, for one clip.
+
+    Args:
+        pipe: the pipeline; its models may lie on any device.
+        size: of the clip, divisible as the pipeline demands.
+        content: how the content model is sampled.
+        motion: how the motion model is sampled.
+        name: for tables.
+    """
+    inputs = _Inputs.of(pipe, size)
+    words = f"{content.num_inference_steps}+{motion.num_inference_steps} steps"
+    if content.guidance_scale > 1 or motion.guidance_scale > 1:
+        words += f", guidance {content.guidance_scale:g} / {motion.guidance_scale:g}"
+    if content.reuse_interval > 1:
+        words += f", deep features every {content.reuse_interval} steps"
+    parts = [*_text_parts(pipe), *_content_parts(pipe, inputs, content), *_motion_parts(pipe, inputs, motion)]
+    parts.append(_autoencoder_part(pipe, inputs))
+    if pipe.vae is not None:
+        frames = size.frames + bool(pipe.config.decode_content_frame)
+        clip = inputs.clip[:, :, :1].expand(-1, -1, frames, -1, -1)
+        parts.append(Part("image decoder", "decoder", [pipe.vae], lambda: decode_video(pipe.vae, clip)))
+    return System(name, size, words, PAPER, parts)
+
+
+@dataclass
+class _Inputs:
+    """Made-up inputs for one clip."""
+
+    frame: torch.Tensor  # (1, C, h, w)
+    clip: torch.Tensor  # (1, C, F, h, w)
+    motion: torch.Tensor  # (1, D, F, H' + W')
+
+    @classmethod
+    def of(cls, pipe: CMDPipeline, size: Size) -> "_Inputs":
+        options: dict[str, Any] = {"device": pipe.unet.device, "dtype": pipe.unet.dtype}
+        channels, patch = pipe.autoencoder.config.in_channels, pipe.autoencoder.config.patch_size
+        height, width = size.height // pipe.ratio, size.width // pipe.ratio
+        places = height // patch + width // patch
+        return cls(
+            frame=torch.zeros(1, channels, height, width, **options),
+            clip=torch.zeros(1, channels, size.frames, height, width, **options),
+            motion=torch.zeros(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
+        )
+
+
+def _text_parts(pipe: CMDPipeline) -> list[Part]:
+    """The prompt and the negative prompt, through each text encoder."""
+
+    def part(name: str, encoder: CLIPTextModel) -> Part:
+        length = encoder.config.max_position_embeddings
+        ids = torch.zeros(1, length, dtype=torch.long, device=encoder.device)
+        return Part(name, "condition", [encoder], lambda: encoder(ids), calls=2)
+
+    encoders = {"text encoder": pipe.text_encoder, "motion text encoder": pipe.motion_text_encoder}
+    return [part(name, encoder) for name, encoder in encoders.items() if encoder is not None]
+
+
+def _steps(
+    name: str, module: torch.nn.Module, scheduler: Any, sampling: Sampling, call: Callable[[int, bool], Any]
+) -> list[Part]:
+    """One part for each kind of step: guided or not, with deep features computed or used again."""
+    scheduler.set_timesteps(sampling.num_inference_steps)
+    kinds = Counter(sampling.plan(scheduler))
+
+    def part(step: Step, calls: int) -> Part:
+        return Part(name, "denoiser", [module], lambda: call(2 if step.guided else 1, step.reuse), calls)
+
+    parts = [part(step, calls) for step, calls in kinds.items()]
+    parts[0] = replace(parts[0], paper_run=lambda: call(1, False), paper_calls=sampling.num_inference_steps)
+    return parts
+
+
+def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
+    unet, device = pipe.unet, pipe.unet.device
+    if pipe.num_classes:
+        labels = torch.zeros(2, dtype=torch.long, device=device)
+
+        def run(rows: int, reuse: bool) -> Any:
+            sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
+            return unet(sample, timestep, class_labels=labels[:rows]).sample
+
+        return _steps("content", unet, pipe.content_scheduler, sampling, run)
+
+    length, dim = pipe.text_encoder.config.max_position_embeddings, pipe.text_encoder.config.hidden_size
+    tokens = torch.zeros(2, length, dim, device=device, dtype=unet.dtype)
+    deep: dict[int, torch.Tensor] = {}
+
+    def run_unet(rows: int, reuse: bool) -> Any:
+        sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
+        if not reuse:
+            prediction, deep[rows] = full_step(unet, sample, timestep, tokens[:rows])
+            return prediction
+        return shallow_step(unet, sample, timestep, tokens[:rows], deep[rows])
+
+    return _steps("content", unet, pipe.content_scheduler, sampling, run_unet)
+
+
+def _motion_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
+    model, device = pipe.motion_transformer, pipe.motion_transformer.device
+    config = model.config
+    pooled = torch.zeros(2, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
+    labels = torch.zeros(2, dtype=torch.long, device=device) if config.num_classes else None
+    deep: dict[int, torch.Tensor] = {}
+
+    def run(rows: int, reuse: bool) -> Any:
+        output = model(
+            inputs.motion.expand(rows, -1, -1, -1),
+            torch.zeros(rows, device=device),
+            inputs.frame.expand(rows, -1, -1, -1),
+            None if pooled is None else pooled[:rows],
+            None if labels is None else labels[:rows],
+            deep_residual=deep[rows] if reuse else None,
+        )
+        deep[rows] = output.deep_residual
+        return output.sample
+
+    return _steps("motion", model, pipe.motion_scheduler, sampling, run)
+
+
+def _autoencoder_part(pipe: CMDPipeline, inputs: _Inputs) -> Part:
+    """A clip needs the decoder; the paper's totals fit encoder and decoder together, once."""
+    model = pipe.autoencoder
+    return Part(
+        "autoencoder", "decoder", [model], lambda: model.decode(inputs.frame, inputs.motion).sample,
+        paper_run=lambda: model(inputs.clip), paper_calls=1,
+    )  # fmt: skip
+
+
+# --- the paper's models ----------------------------------------------------------------------------------------------
+
+STABLE_DIFFUSION: dict[str, dict[str, Any]] = {  # published configurations of the text encoder and the UNet
+    "sd15": {
+        "text": {
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "projection_dim": 768,
+        },
+        "unet": {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
+        "source": "runwayml/stable-diffusion-v1-5",
+    },
+    "sd21": {
+        "text": {
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
+            "projection_dim": 512, "hidden_act": "gelu",
+        },
+        "unet": {
+            "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True,
+            "sample_size": 64,
+        },
+        "source": "stabilityai/stable-diffusion-2-1-base",
+    },
+}  # fmt: skip
+IMAGE_AUTOENCODER: dict[str, Any] = {  # Stable Diffusion's
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+SD_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+
+
+def paper_pipeline(
+    base: str = "sd21",
+    motion: str = "XL",
+    content_patch: int = 8,
+    device: str = "meta",
+    dtype: torch.dtype = torch.float32,
+    tiny_decoder: bool = False,
+) -> CMDPipeline:
+    """CMD at the size of its paper, with random weights.
+
+    Args:
+        base: "sd15" or "sd21", whose UNet, text encoder and VAE.
+        motion: size of the motion transformer, S, B, L or XL (the paper: XL).
+        content_patch: side of its content-frame patch (the paper: 4 with sd15, 8 with sd21).
+        device: where to put it; on "meta" it costs no memory.
+        dtype: of the weights.
+        tiny_decoder: `AutoencoderTiny` (TAESD) instead of Stable Diffusion's VAE.
+    """
+    if base not in STABLE_DIFFUSION:
+        raise ValueError(f"base: {base!r} is none of {', '.join(STABLE_DIFFUSION)}")
+    if motion not in MOTION_TRANSFORMER_SIZES:
+        raise ValueError(f"motion: {motion!r} is none of {', '.join(MOTION_TRANSFORMER_SIZES)}")
+    text = STABLE_DIFFUSION[base]["text"]
+
+    def build_text_encoder() -> CLIPTextModel:
+        return CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **text))
+
+    def build_motion() -> CMDMotionTransformer:
+        options = {"content_patch_size": content_patch, "text_dim": text["hidden_size"]}
+        return CMDMotionTransformer(**MOTION_TRANSFORMER_SIZES[motion], **options)
+
+    builders: dict[str, Callable[[], Any]] = {
+        "autoencoder": CMDAutoencoder,
+        "unet": lambda: UNet2DConditionModel(**STABLE_DIFFUSION[base]["unet"]),
+        "motion_transformer": build_motion,
+        "vae": AutoencoderTiny if tiny_decoder else lambda: AutoencoderKL(**IMAGE_AUTOENCODER),
+        "text_encoder": build_text_encoder,
+    }
+    models = {name: place(build, device, dtype) for name, build in builders.items()}
+    return CMDPipeline(
+        content_scheduler=DDIMScheduler(**SD_SCHEDULE), motion_scheduler=DDIMScheduler(clip_sample=False), **models
+    )
+
+
+def paper_system(
+    base: str, size: Size, preset: str = "quality", motion: str = "XL", content_patch: int = 8, device: str = "meta",
+    dtype: torch.dtype = torch.float32,
+) -> System:  # fmt: skip
+    """The paper's CMD under a preset; `fast` and `turbo` decode with the small image decoder."""
+    pipe = paper_pipeline(base, motion, content_patch, device, dtype, tiny_decoder=preset != "quality")
+    pipe.use_preset(preset)
+    name = f"CMD {base} {preset}" + ("" if motion == "XL" else f" DiT-{motion}")
+    return cmd_system(pipe, size, *default_sampling(pipe), name=name)
+
+
+__all__ = ["PRESETS", "cmd_system", "default_sampling", "paper_pipeline", "paper_system"]

@@ -1,0 +1,114 @@
+"""Seconds and memory of a system on a real device.
+
+timing = time_call(lambda: unet(x, t, tokens), device="cuda", runs=20);  timing.median, timing.p95
+"""
+
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .system import System
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call.
+
+    Attributes:
+        median: of all runs.
+        p95: 95 of 100 runs were at most this long.
+        runs: how many there were, after the warm-up.
+    """
+
+    median: float
+    p95: float
+    runs: int
+
+
+def time_call(call: Callable[[], Any], device: str, runs: int) -> Timing:
+    """Time a call, after a warm-up; the device has finished before each clock reading."""
+    seconds = []
+    with torch.inference_mode():
+        for number in range(WARM_UP + runs):
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            if number >= WARM_UP:
+                seconds.append(time.perf_counter() - start)
+    ordered = sorted(seconds)
+    return Timing(statistics.median(ordered), ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))], runs)
+
+
+def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
+    """Seconds of a clip, part by part: median of a call times the number of calls.
+
+    Returns:
+        JSON-able: `parts` (name -> seconds, p95), `denoiser` and `end_to_end` seconds, `megapixels_per_second`,
+        `peak_bytes` (of the device; on a CPU, of the process) and `joules` where the device has a counter.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    parts: dict[str, dict[str, float]] = {}
+    denoiser, joules, started = 0.0, 0.0, _joules(device)
+    for part in system.parts:
+        before = _joules(device)
+        timing = time_call(part.run, device, runs)
+        if before is not None:
+            joules += (_joules(device) - before) / (WARM_UP + runs) * part.calls  # type: ignore[operator]
+        row = parts.setdefault(part.name, {"seconds": 0.0, "p95": 0.0})
+        row["seconds"] += timing.median * part.calls
+        row["p95"] += timing.p95 * part.calls
+        denoiser += timing.median * part.calls if part.role == "denoiser" else 0.0
+    total = sum(row["seconds"] for row in parts.values())
+    pixels = system.size.height * system.size.width * system.size.frames
+    return {
+        "parts": parts,
+        "denoiser": denoiser,
+        "end_to_end": total,
+        "megapixels_per_second": pixels / 1e6 / total,
+        "peak_bytes": peak_memory(device),
+        "joules": None if started is None else joules,
+        "runs": runs,
+    }
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes held so far: allocated on a GPU, resident on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe_device(device: str) -> str:
+    """The name of a device, with the number of threads on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _joules(device: str) -> float | None:
+    """The energy counter of an NVIDIA GPU, where its Python binding (nvidia-ml-py) is installed."""
+    if not device.startswith("cuda"):
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+    except Exception:  # no binding, or a device without a counter
+        return None

@@ -1,0 +1,199 @@
+"""`cmd-video benchmark`: what a clip costs: operations, parameters, memory, seconds, beside the peers."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cmd_video.benchmark.system import Size, System
+    from cmd_video.benchmark.training_step import TrainingStep
+
+CMD_NAMES = ("cmd-sd15", "cmd-sd21")
+PRESET_NAMES = "quality, fast"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def command(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A model folder, a training config (.yaml), cmd-sd15, cmd-sd21 or a peer; default: the model that "
+            "ships with the package.",
+            metavar="SYSTEM...",
+        ),
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="CMD under each preset and all peers.")] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="A training step of CMD's stages and ModelScope.")
+    ] = False,
+    resolution: Annotated[
+        list[str] | None, typer.Option(metavar="HxW", help="May be given several times; default: the model's own.")
+    ] = None,
+    frames: Annotated[list[int] | None, typer.Option(min=1, help="May be given several times; default 16.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"Of CMD: {PRESET_NAMES}; default: as the model is saved.")
+    ] = None,
+    motion_size: Annotated[str, typer.Option(help="Motion transformer of cmd-sd15 and cmd-sd21: S, B, L, XL.")] = "XL",
+    device: Annotated[
+        str, typer.Option(help="meta counts only; cpu and cuda also time, with random weights.")
+    ] = "meta",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"Of the weights: {', '.join(DTYPES)}; default: float32 on a CPU, else bfloat16."),
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Timed runs; default 20, on a CPU 5.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers; - is standard output.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG: cost against resolution and against frames.")] = None,
+) -> None:
+    """What a clip costs: operations in both conventions, parameters, memory, seconds; denoiser and end to end.
+
+    Example: cmd-video benchmark cmd-sd21 modelscope --resolution 512x1024
+    """
+    from cmd_video.benchmark.peers import PEERS
+
+    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype: {dtype!r} is none of {', '.join(DTYPES)}")
+    names = list(systems or [])
+    if peers:
+        names += [*(f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")), *PEERS]
+    if not names and not training:
+        names = ["default"]
+    sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
+    wanted: list[Size | None] = [*sizes] or [None]
+    rows = []
+    for name in names:
+        if name.endswith((".yaml", ".yml")):
+            continue
+        for size in wanted:
+            row = _measure(name, size, preset, motion_size, device, dtype, runs)
+            rows.append(row)
+            if json != Path("-"):
+                print(f"{row['name']} {row['frames']}x{row['height']}x{row['width']}: done", flush=True)
+    recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
+    trained = _measure_training(recipes, training, sizes[0] if sizes else None, device, dtype, runs)
+    _report(rows, trained, json, plot, device, dtype)
+
+
+def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
+    from cmd_video.benchmark.system import Size
+
+    sizes = []
+    for text in resolutions:
+        height, _, width = text.partition("x")
+        if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+            raise ValueError(f"--resolution: {text!r} is not of the form HxW, such as 512x1024")
+        sizes += [Size(int(height), int(width), count) for count in frames]
+    return sizes
+
+
+def _measure(
+    name: str, size: "Size | None", preset: str | None, motion_size: str, device: str, dtype: str, runs: int | None
+) -> dict[str, Any]:
+    """Count a system on the meta device, and time it where another device is asked for."""
+    from cmd_video.benchmark.report import describe
+    from cmd_video.benchmark.system import measure_cost
+    from cmd_video.benchmark.timing import time_system
+
+    counted = _build(name, size, preset, motion_size, "meta", dtype)
+    timing = None
+    if device != "meta":
+        built = _build(name, size, preset, motion_size, device, dtype)
+        timing = time_system(built, device, runs or (5 if device == "cpu" else 20))
+    return describe(counted, measure_cost(counted), timing, memory=True)
+
+
+def _build(name: str, size: "Size | None", preset: str | None, motion_size: str, device: str, dtype: str) -> "System":
+    import torch
+
+    from cmd_video.benchmark.cmd_system import cmd_system, default_sampling, paper_system
+    from cmd_video.benchmark.peers import PEERS, build_peer
+    from cmd_video.benchmark.system import Size
+    from cmd_video.pipelines.loading import load_pipeline
+
+    kind = getattr(torch, dtype)
+    base, _, own_preset = name.partition(":")
+    if base in CMD_NAMES:
+        chosen = own_preset or preset or "quality"
+        return paper_system(base[4:], size or Size(512, 512), chosen, motion_size, device=device, dtype=kind)
+    if name in PEERS:
+        return build_peer(name, size or Size(512, 512), device, kind)
+    if name != "default" and not Path(name).exists():
+        allowed = ", ".join(("default", *CMD_NAMES, *PEERS))
+        raise ValueError(f"system: {name!r} is no folder, no .yaml file and none of {allowed}")
+    pipe = load_pipeline(None if name == "default" else name, device, preset, kind)
+    rows, columns = pipe.autoencoder.config.sample_size
+    own = Size(rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames)
+    return cmd_system(pipe, size or own, *default_sampling(pipe), name=f"{name} {preset or ''}".strip())
+
+
+def _measure_training(
+    recipes: list[Path], paper: bool, size: "Size | None", device: str, dtype: str, runs: int | None
+) -> list[dict[str, Any]]:
+    """Count training steps on the meta device, and time them where another device is asked for."""
+    import torch
+
+    from cmd_video.benchmark.system import Size
+    from cmd_video.benchmark.training_step import measure_training, paper_training, time_training
+
+    def build(place: str) -> "list[TrainingStep]":
+        steps = [_recipe_step(path, size or Size(64, 64), place) for path in recipes]
+        return steps + (paper_training(size or Size(512, 512), place, getattr(torch, dtype)) if paper else [])
+
+    rows = [{**asdict(measure_training(step)), "seconds": None} for step in build("meta")]
+    if device != "meta":
+        for row, step in zip(rows, build(device), strict=True):
+            row["seconds"] = time_training(step, device, runs or 5)
+    return rows
+
+
+def _recipe_step(path: Path, size: "Size", device: str) -> "TrainingStep":
+    """A recipe's own stage with one made-up clip; its components must be at hand."""
+    import torch
+
+    from cmd_video.benchmark.training_step import TrainingStep
+    from cmd_video.training.components import build_components
+    from cmd_video.training.config import load_config
+    from cmd_video.training.stages import build_stage
+
+    config = load_config(path)
+    components = build_components(config.components, ["a"])
+    stage = build_stage(config, components).to(device).train()
+    stage.place(torch.device(device))
+
+    def loss() -> torch.Tensor:
+        video = torch.zeros(1, 3, size.frames, size.height, size.width, device=device)
+        number, label = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long, device=device)
+        return stage({"video": video, "prompt": ["a"], "class_label": label, "number": number})
+
+    return TrainingStep(f"{path} {size}", [components[name] for name in stage.trained], loss)
+
+
+def _report(
+    rows: list[dict[str, Any]], trained: list[dict[str, Any]], json: Path | None, plot: Path | None, device: str,
+    dtype: str,
+) -> None:  # fmt: skip
+    import json as encoder
+
+    from cmd_video.benchmark.report import markdown, plot_costs, training_markdown
+    from cmd_video.benchmark.timing import describe_device
+    from cmd_video.evaluation.results import write_result
+
+    values = {"systems": rows, "training": trained}
+    where = "counted on the meta device" if device == "meta" else describe_device(device)
+    if json == Path("-"):
+        print(encoder.dumps({"device": where, "dtype": dtype, **values}, indent=1))
+    else:
+        if rows:
+            print("\n" + markdown(rows))
+        if trained:
+            print("\n" + training_markdown(trained))
+        if json is not None:
+            write_result(json, "benchmark", values, {"device": where, "dtype": dtype, "batch": 1})
+            print(json)
+    if plot is not None:
+        plot_costs(rows, plot)
+        if json != Path("-"):
+            print(plot)

@@ -1,0 +1,64 @@
+"""`cmd-video benchmark`: what it counts is what the pipeline runs; files, tables, mistakes."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cmd_video.benchmark.cmd_system import cmd_system, default_sampling
+from cmd_video.benchmark.system import Size, measure_cost
+from cmd_video.cli import main
+from cmd_video.pipelines import CMDPipeline
+
+
+def test_the_count_of_a_pipeline_is_what_it_runs(tiny_pipeline):
+    """Everything a real call computes but attention, which counts as nothing on a CPU."""
+    pipe = CMDPipeline.from_pretrained(tiny_pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    for preset in ("quality", "fast"):
+        pipe.use_preset(preset)
+        rows, columns = pipe.autoencoder.config.sample_size
+        size = Size(rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames)
+        expected = measure_cost(cmd_system(pipe, size, *default_sampling(pipe)))
+        with FlopCounterMode(display=False) as counter:
+            pipe("a red ball", generator=torch.Generator().manual_seed(0), output_type="pt")
+        assert expected.end_to_end.flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_a_folder_is_counted_and_timed(tiny_pipeline, tmp_path, capsys):
+    target, picture = tmp_path / "b.json", tmp_path / "b.png"
+    arguments = ["--device", "cpu", "--runs", "1", "--preset", "fast", "--json", str(target), "--plot", str(picture)]
+    assert main(["benchmark", str(tiny_pipeline), *arguments]) == 0
+    (row,) = json.loads(target.read_text())["values"]["systems"]
+    assert row["timing"]["end_to_end"] == pytest.approx(sum(p["seconds"] for p in row["timing"]["parts"].values()))
+    assert 0 < row["timing"]["denoiser"] < row["timing"]["end_to_end"]
+    assert row["denoiser_flops"] < row["end_to_end_flops"]
+    assert picture.stat().st_size > 1000
+    assert "| end to end |" in capsys.readouterr().out
+
+
+def test_json_on_standard_output_is_nothing_but_json(tiny_pipeline, capsys):
+    assert (
+        main(["benchmark", str(tiny_pipeline), "--json", "-", "--resolution", "16x16", "--resolution", "32x16"]) == 0
+    )
+    rows = json.loads(capsys.readouterr().out)["systems"]
+    assert [(row["height"], row["width"]) for row in rows] == [(16, 16), (32, 16)]
+    assert rows[0]["end_to_end_flops"] < rows[1]["end_to_end_flops"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sora"], "error: system: 'sora' is no folder"),
+        (["default", "--resolution", "big"], "error: --resolution: 'big' is not of the form HxW"),
+        (["default", "--dtype", "int4"], "error: --dtype: 'int4' is none of float32, bfloat16, float16"),
+        (["default", "--preset", "warp"], "error: preset: 'warp' is none of quality, fast"),
+        (["cmd-sd21", "--motion-size", "XXL"], "error: motion: 'XXL' is none of S, B, L, XL"),
+        (["missing.yaml"], "error: missing.yaml"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert main(["benchmark", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
