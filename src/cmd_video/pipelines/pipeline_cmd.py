@@ -8,7 +8,6 @@ planes.
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
@@ -26,11 +26,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
 from .feature_reuse import full_step, shallow_step
+from .image_model import load_image_model
 from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
 from .inputs import as_list, check_condition, check_generator, check_images, check_multiple
 from .pipeline_output import CMDPipelineOutput
 from .prompt import encode_prompts
 from .sampling import PRESETS, Sampling, make_solver, resolve
+from .shapes import content_shape, default_size, motion_shape, size_unit
 
 logger = logging.get_logger(__name__)
 DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
@@ -39,7 +41,7 @@ Rows = dict[str, torch.Tensor]  # a condition: one row per clip
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class CMDPipeline(DiffusionPipeline):
+class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Text, class or image to video.
 
     Args:
@@ -123,6 +125,18 @@ class CMDPipeline(DiffusionPipeline):
         """Load a pipeline from a folder or hub id; without an argument the model that ships with the package."""
         return super().from_pretrained(str(pretrained_model_name_or_path or DEFAULT_MODEL), **kwargs)
 
+    @classmethod
+    def from_image_model(
+        cls, model: str | Path, autoencoder: CMDAutoencoder | None = None,
+        motion_transformer: CMDMotionTransformer | None = None, height: int = 512, width: int = 512,
+        motion_size: str = "XL", **loading: Any,
+    ) -> "CMDPipeline":  # fmt: skip
+        """A pipeline around a Stable Diffusion 1 or 2 model; arguments and errors as `load_image_model`.
+
+        What is not given is fresh and must be trained: see the recipes webvid-sd15 and webvid-sd21.
+        """
+        return cls(**load_image_model(model, autoencoder, motion_transformer, height, width, motion_size, **loading))
+
     def use_preset(self, name: str) -> None:
         """Change solvers, steps and shortcuts to those of a preset: a trade of quality for speed (see `PRESETS`).
 
@@ -190,7 +204,7 @@ class CMDPipeline(DiffusionPipeline):
             ValueError: an argument does not fit the model; the message names it and what is allowed.
         """
         # 1. Arguments
-        height, width = self._default_size(height, width)
+        height, width = default_size(self, height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
         content, motion = resolve(
             self.config, num_inference_steps, motion_num_inference_steps, guidance_scale, motion_guidance_scale,
@@ -210,13 +224,13 @@ class CMDPipeline(DiffusionPipeline):
 
         # 3. Content frame (B, C, h, w)
         if image is None:
-            content_frame = self.prepare_latents(self._content_shape(len(truncated), height, width), generator)
+            content_frame = self.prepare_latents(content_shape(self, len(truncated), height, width), generator)
             content_frame = self.denoise_content(content_frame, condition, negative, content, generator)
         else:
             content_frame = self.encode_image(image, num_videos_per_prompt)
 
         # 4. Motion latents (B, D, F, H' + W')
-        shape = self._motion_shape(content_frame, num_frames)
+        shape = motion_shape(self, content_frame, num_frames)
         motion_latents = self.prepare_latents(shape, generator)
         motion_latents = self.denoise_motion(motion_latents, content_frame, condition, negative, motion, generator)
 
@@ -232,7 +246,7 @@ class CMDPipeline(DiffusionPipeline):
     ) -> None:  # fmt: skip
         """Raise a ValueError that names the argument, its value and what is allowed."""
         size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, image)
-        unit, patch = self.ratio * self._patch_unit(), self.motion_transformer.config.patch_size
+        unit, patch = size_unit(self), self.motion_transformer.config.patch_size
         check_multiple("height", height, unit)
         check_multiple("width", width, unit)
         check_multiple("num_frames", num_frames, patch)
@@ -378,23 +392,3 @@ class CMDPipeline(DiffusionPipeline):
     @interrupt.setter
     def interrupt(self, value: bool) -> None:
         self._interrupt = value
-
-    def _default_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        rows, columns = self.autoencoder.config.sample_size
-        return (rows * self.ratio if height is None else height, columns * self.ratio if width is None else width)
-
-    def _patch_unit(self) -> int:
-        """Content-frame sides must be a multiple of this: every patch layer and the UNet's halvings must fit."""
-        motion = self.motion_transformer.config
-        units = [motion.autoencoder_patch_size * motion.patch_size, motion.content_patch_size]
-        units.append(
-            self.unet.config.patch_size if self.num_classes else 2 ** (len(self.unet.config.block_out_channels) - 1)
-        )
-        return math.lcm(*units)
-
-    def _content_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
-        return batch, self.autoencoder.config.in_channels, height // self.ratio, width // self.ratio
-
-    def _motion_shape(self, content_frame: torch.Tensor, num_frames: int) -> tuple[int, int, int, int]:
-        places = sum(side // self.autoencoder.config.patch_size for side in content_frame.shape[-2:])
-        return len(content_frame), self.autoencoder.config.latent_channels, num_frames, places

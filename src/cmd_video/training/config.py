@@ -157,6 +157,9 @@ class ObjectiveConfig(Section):
     objects look like."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """image, content, motion: how often the prompt or label is left out, for guidance."""
+    lora_rank: int = Field(0, ge=0)
+    """image, content: train low-rank adapters of the UNet's attention (LoRA, arXiv 2106.09685) instead of all its
+    weights; 0 = all weights, as in the paper. The run holds the adapters as a LoRA file and merged into the UNet."""
     train_text_encoder: bool = False
     """image, content: train the text encoder along; motion: the motion model's own."""
     content_frame_noise: float = Field(0.0, ge=0)
@@ -202,6 +205,10 @@ class TrainConfig(Section):
                 )
         if self.stage == "autoencoder" and "latents" in (self.data.kind, self.validation.data.kind):
             raise ValueError("data.kind: the stage 'autoencoder' trains on clips, not on latents")
+        if self.objective.lora_rank and self.stage not in ("image", "content"):
+            raise ValueError(
+                f"objective.lora_rank: the stage {self.stage!r} has no UNet; it belongs to image, content"
+            )
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
         if self.objective.train_text_encoder and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")

@@ -92,13 +92,13 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
                 component.enable_gradient_checkpointing()
     stage.place(accelerator.device)
     optimizer = torch.optim.AdamW(
-        stage.parameters(),
+        stage.learning().values(),
         lr=config.optimizer.lr,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
     )
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
-    ema = EMAModel(stage.parameters(), decay=loop.ema_decay)
+    ema = EMAModel(stage.learning().values(), decay=loop.ema_decay)
     ema.to(accelerator.device)
 
     # Resume.
@@ -156,7 +156,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             raise ValueError(f"step {step + 1}: the gradient norm is {norm}; stopped before the update")
         optimizer.step()
         optimizer.zero_grad()
-        ema.step(stage.parameters())
+        ema.step(stage.learning().values())
         done = step + 1
 
         # Report, validate, save.
@@ -179,7 +179,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
-        ema.copy_to(stage.parameters())
+        ema.copy_to(stage.learning().values())
         export_components(stage, dataset, run / "pipeline")
     del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
     accelerator.free_memory()
@@ -228,6 +228,7 @@ def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     for name, component in stage.components.items():
         component.save_pretrained(temporary / name)
+    stage.save_extras(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -272,7 +273,7 @@ def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any
     try:
         stage.load_state_dict(tensors["model"])
         unpack_optimizer(getattr(optimizer, "optimizer", optimizer), tensors["optimizer"], state["optimizer_groups"])
-        names = [name for name, _ in stage.named_parameters()]
+        names = list(stage.learning())
         ema.load_state_dict(
             {**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]}
         )
@@ -292,10 +293,9 @@ def _save(
     config: TrainConfig,
 ) -> None:
     moments, groups = pack_optimizer(getattr(optimizer, "optimizer", optimizer))
-    names = [name for name, _ in stage.named_parameters()]
     tensors = {
         "model": stage.state_dict(),
-        "ema": dict(zip(names, ema.shadow_params, strict=True)),
+        "ema": dict(zip(stage.learning(), ema.shadow_params, strict=True)),
         "optimizer": moments,
     }
     state = {
@@ -314,8 +314,8 @@ def _validate(
     stage: Stage, ema: EMAModel, held_out: list[dict[str, Any]], log: "RunLog", step: int, config: TrainConfig
 ) -> dict[str, float]:
     """Mean metrics of the averaged weights on held-out clips at fixed timesteps, and a sample grid."""
-    ema.store(stage.parameters())
-    ema.copy_to(stage.parameters())
+    ema.store(stage.learning().values())
+    ema.copy_to(stage.learning().values())
     stage.eval()
     try:
         device = next(stage.parameters()).device
@@ -331,7 +331,7 @@ def _validate(
             few = {key: value[:count] for key, value in held_out[0].items()}
             grid = stage.sample_grid(to_device(few, device))
     finally:
-        ema.restore(stage.parameters())
+        ema.restore(stage.learning().values())
         stage.train()
     log.validation(step, means, grid)
     return means

@@ -6,10 +6,12 @@ Every random draw is a function of (seed, number of the sample), so that neither
 changes it. B batch, C channels, F frames, H, W, D motion channels.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
 from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruction_loss
@@ -20,6 +22,7 @@ from cmd_video.pipelines.prompt import encode_prompts
 from .config import TrainConfig
 
 Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 VALIDATION_TIMESTEPS = (20, 100, 250, 400, 550, 700, 850, 980)
 
 
@@ -68,6 +71,13 @@ class Stage(nn.Module):
 
     def finish(self, batches: list[Batch]) -> None:
         """Last measurements before the components are saved."""
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The parameters that learn, by name; with LoRA only the adapters do."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def save_extras(self, folder: Path) -> None:
+        """Files beside the components, after `finish`."""
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
@@ -203,6 +213,26 @@ class ContentStage(DiffusionStage):
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         text = config.objective.train_text_encoder
         super().__init__(config, components, trained=("unet", "text_encoder") if text else ("unet",))
+        self.adapters: dict[str, torch.Tensor] | None = None
+        if config.objective.lora_rank:
+            if not isinstance(self.unet, UNet2DConditionModel):
+                raise ValueError(f"objective.lora_rank: {type(self.unet).__name__} is no UNet2DConditionModel")
+            self.unet.requires_grad_(False)
+            rank = config.objective.lora_rank
+            torch.manual_seed(config.seed)  # of the adapters' first weights
+            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
+
+    def finish(self, batches: list[Batch]) -> None:
+        """Merge the adapters of a LoRA run into the UNet."""
+        if self.config.objective.lora_rank:
+            self.adapters = get_peft_model_state_dict(self.unet)
+            self.unet.fuse_lora()
+            self.unet.unload_lora()
+
+    def save_extras(self, folder: Path) -> None:
+        """The adapters of a LoRA run, as diffusers' `load_lora_weights` reads them."""
+        if self.adapters is not None:
+            StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=self.adapters)
 
     def sample(self, batch: Batch) -> torch.Tensor:
         if "content_frame" in batch:

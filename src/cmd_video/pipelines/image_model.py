@@ -1,0 +1,116 @@
+"""A pretrained image diffusion model as the start of a CMD pipeline.
+
+    parts = load_image_model("stable-diffusion-v1-5/stable-diffusion-v1-5", height=512, width=512, motion_size="L")
+
+UNet, VAE, text encoder, tokenizer and noise schedule are taken as they are, from a folder in the hub's layout or a hub
+id. The autoencoder and the motion transformer are fresh where none are given, and must be trained.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
+
+from .image_space import spatial_ratio
+
+INDEX = "model_index.json"
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def load_image_model(
+    model: str | Path,
+    autoencoder: CMDAutoencoder | None,
+    motion_transformer: CMDMotionTransformer | None,
+    height: int,
+    width: int,
+    motion_size: str,
+    **loading: Any,
+) -> dict[str, Any]:
+    """Components of a `CMDPipeline`.
+
+    Args:
+        model: folder or hub id of a Stable Diffusion 1 or 2 model.
+        autoencoder: a trained one; None = a fresh one for this model's latents.
+        motion_transformer: a trained one; None = a fresh one of size `motion_size`.
+        height: H in pixels that a fresh autoencoder is made for.
+        width: W in pixels.
+        motion_size: S, B, L or XL.
+        loading: for diffusers' `from_pretrained`, such as torch_dtype, revision or local_files_only.
+
+    Raises:
+        ValueError: the model is of another kind, or something does not fit; the message names it.
+    """
+    if motion_size not in MOTION_TRANSFORMER_SIZES:
+        raise ValueError(f"motion_size: {motion_size!r} is none of {', '.join(MOTION_TRANSFORMER_SIZES)}")
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_absolute() or len(folder.parts) != 2:
+            raise ValueError(f"image model: no folder {model}")
+        wanted = [INDEX, *(f"{name}/*" for name in COMPONENTS)]
+        folder = Path(DiffusionPipeline.download(str(model), allow_patterns=wanted, **loading))
+    _check_layout(folder)
+    dtype = {"torch_dtype": loading["torch_dtype"]} if "torch_dtype" in loading else {}
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **dtype)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **dtype)
+    kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
+    vae = kinds[_class_name(folder / "vae" / "config.json")].from_pretrained(folder / "vae", **dtype)
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")  # whatever sampler it was: its noise schedule
+    if autoencoder is None:
+        ratio = spatial_ratio(vae)
+        sides = (height // ratio, width // ratio)
+        autoencoder = CMDAutoencoder(in_channels=vae.config.latent_channels, sample_size=sides).to(unet.dtype)
+    if motion_transformer is None:
+        motion_transformer = CMDMotionTransformer(
+            **MOTION_TRANSFORMER_SIZES[motion_size],
+            latent_channels=autoencoder.config.latent_channels,
+            content_channels=autoencoder.config.in_channels,
+            autoencoder_patch_size=autoencoder.config.patch_size,
+            text_dim=text_encoder.config.hidden_size,
+        ).to(unet.dtype)
+    if autoencoder.config.in_channels != unet.config.in_channels:
+        raise ValueError(
+            f"autoencoder: it has {autoencoder.config.in_channels} channels, the image model {unet.config.in_channels}"
+        )
+    return {
+        "autoencoder": autoencoder.eval(),
+        "unet": unet.eval(),
+        "motion_transformer": motion_transformer.eval(),
+        "content_scheduler": scheduler,
+        "motion_scheduler": DDIMScheduler(clip_sample=False),  # DiT's linear schedule
+        "vae": vae.eval(),
+        "text_encoder": text_encoder.eval(),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+    }
+
+
+def _check_layout(folder: Path) -> None:
+    """Raise a ValueError unless the folder holds a text-to-image model with one CLIP text encoder and a 2-D UNet."""
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"image model: {folder} is not a pipeline folder (no {INDEX})")
+    index = json.loads((folder / INDEX).read_text())
+    kind = index.get("_class_name")
+    if (index.get("text_encoder_2") or [None])[0] is not None:
+        raise ValueError(f"image model: {folder} holds a {kind} with two text encoders; Stable Diffusion 1 and 2 fit")
+    for name in COMPONENTS:
+        if not (folder / name).is_dir():
+            raise ValueError(f"image model: {folder} holds a {kind} without {name}; Stable Diffusion 1 and 2 fit")
+    for name, allowed in (("unet", ("UNet2DConditionModel",)), ("vae", ("AutoencoderKL", "AutoencoderTiny"))):
+        found = _class_name(folder / name / "config.json")
+        if found not in allowed:
+            raise ValueError(f"image model: {folder / name} holds a {found}, allowed: {', '.join(allowed)}")
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    if config.get("addition_embed_type") == "text_time":
+        raise ValueError(f"image model: {folder / 'unet'} is of Stable Diffusion XL; Stable Diffusion 1 and 2 fit")
+    if config.get("in_channels", 4) != config.get("out_channels", 4):
+        raise ValueError(
+            f"image model: {folder / 'unet'} takes {config['in_channels']} channels and gives "
+            f"{config.get('out_channels', 4)}, as for inpainting; they must be as many"
+        )
+
+
+def _class_name(path: Path) -> str | None:
+    return json.loads(path.read_text()).get("_class_name") if path.is_file() else None
