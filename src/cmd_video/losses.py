@@ -50,6 +50,28 @@ def diffusion_loss(
     return loss * snr.clamp(max=min_snr_gamma) / divisor
 
 
+def predicted_sample(
+    scheduler: DDIMScheduler, prediction: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """The clean sample that a prediction at `timestep` (B,) stands for; the inverse of `diffusion_target`."""
+    shape = (-1, *[1] * (noisy.ndim - 1))
+    alpha_bar = scheduler.alphas_cumprod.to(timestep.device)[timestep].view(shape)
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return (noisy - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
+    if kind == "v_prediction":
+        return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * prediction
+    if kind == "sample":
+        return prediction
+    raise ValueError(f"prediction_type: {kind!r} is none of epsilon, v_prediction, sample")
+
+
+def pseudo_huber(prediction: torch.Tensor, target: torch.Tensor, c: float = 0.03) -> torch.Tensor:
+    """sqrt(|d|^2 + c^2) - c of each value, averaged per sample (B,): between l2 and l1 (arXiv 2310.14189, eq. 8)."""
+    difference = prediction.float() - target.float()
+    return ((difference.square() + c**2).sqrt() - c).flatten(1).mean(dim=1)
+
+
 def psnr(prediction: torch.Tensor, target: torch.Tensor, data_range: float = 2.0) -> torch.Tensor:
     """Peak signal-to-noise ratio in dB of the whole batch: one mean squared error over all clips and frames."""
     return 10 * torch.log10(data_range**2 / (prediction.float() - target.float()).square().mean())

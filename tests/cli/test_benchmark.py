@@ -53,7 +53,7 @@ def test_json_on_standard_output_is_nothing_but_json(tiny_pipeline, capsys):
         (["sora"], "error: system: 'sora' is no folder"),
         (["default", "--resolution", "big"], "error: --resolution: 'big' is not of the form HxW"),
         (["default", "--dtype", "int4"], "error: --dtype: 'int4' is none of float32, bfloat16, float16"),
-        (["default", "--preset", "warp"], "error: preset: 'warp' is none of quality, fast"),
+        (["default", "--preset", "warp"], "error: preset: 'warp' is none of quality, fast, turbo"),
         (["cmd-sd21", "--motion-size", "XXL"], "error: motion: 'XXL' is none of S, B, L, XL"),
         (["missing.yaml"], "error: missing.yaml"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UNet2DConditionModel
 
 from cmd_video.models import CMDMotionTransformer
 from cmd_video.pipelines.feature_reuse import full_step, shallow_step
@@ -120,8 +120,16 @@ def test_a_batch_equals_its_singles_with_all_shortcuts(text_pipeline, generate):
         torch.testing.assert_close(both[number], single[0], atol=1e-5, rtol=1e-4)
 
 
+def distil(pipeline):
+    """What a distillation run exports, but for the weights."""
+    for part in ("content_scheduler", "motion_scheduler"):
+        setattr(pipeline, part, LCMScheduler.from_config(getattr(pipeline, part).config))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_saved_with_the_pipeline(pipeline, name, generate, condition, tmp_path):
+    if name == "turbo":
+        distil(pipeline)
     pipeline.use_preset(name)
     pipeline.save_pretrained(tmp_path)
     loaded = type(pipeline).from_pretrained(tmp_path)
@@ -146,6 +154,23 @@ def test_quality_after_fast_is_quality(text_pipeline, generate):
     assert torch.equal(generate(text_pipeline, "a red ball").frames, before)
 
 
+def test_turbo_is_for_distilled_models_and_the_others_are_not(text_pipeline, generate):
+    with pytest.raises(ValueError, match="this model was not distilled for few steps; turbo needs one that is"):
+        text_pipeline.use_preset("turbo")
+    distil(text_pipeline)
+    for name in ("quality", "fast"):
+        with pytest.raises(ValueError, match="this model was distilled for few steps; only the preset turbo fits"):
+            text_pipeline.use_preset(name)
+    text_pipeline.use_preset("turbo")
+    rows = []
+    hook = count_rows(text_pipeline.unet, rows)
+    one = generate(text_pipeline, ["a red ball"], seed=[3], num_inference_steps=None).frames
+    hook.remove()
+    assert rows == [1] * 4  # no guidance
+    both = generate(text_pipeline, ["a blue square", "a red ball"], seed=[4, 3], num_inference_steps=None).frames
+    torch.testing.assert_close(both[1], one[0], atol=1e-5, rtol=1e-4)
+
+
 def test_solver_keeps_schedule_and_prediction_type():
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.013, prediction_type="sample")
     solver = make_solver("multistep", scheduler)
@@ -167,7 +192,7 @@ def test_wrong_shortcuts_are_refused(text_pipeline, generate, arguments, message
 
 
 def test_unknown_preset_and_reuse_in_a_dit_are_refused(text_pipeline, class_pipeline, generate):
-    with pytest.raises(ValueError, match="preset: 'warp' is none of quality, fast"):
+    with pytest.raises(ValueError, match="preset: 'warp' is none of quality, fast, turbo"):
         text_pipeline.use_preset("warp")
     with pytest.raises(ValueError, match="reuse_interval: 2, but a class-conditional DiT allows only 1"):
         generate(class_pipeline, class_labels=1, reuse_interval=2)

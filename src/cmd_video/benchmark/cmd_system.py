@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, LCMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
@@ -240,6 +240,9 @@ def paper_system(
 ) -> System:  # fmt: skip
     """The paper's CMD under a preset; `fast` and `turbo` decode with the small image decoder."""
     pipe = paper_pipeline(base, motion, content_patch, device, dtype, tiny_decoder=preset != "quality")
+    if preset == "turbo":
+        for part in ("content_scheduler", "motion_scheduler"):
+            setattr(pipe, part, LCMScheduler.from_config(getattr(pipe, part).config))
     pipe.use_preset(preset)
     name = f"CMD {base} {preset}" + ("" if motion == "XL" else f" DiT-{motion}")
     return cmd_system(pipe, size, *default_sampling(pipe), name=name)

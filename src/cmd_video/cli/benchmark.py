@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cmd_video.benchmark.training_step import TrainingStep
 
 CMD_NAMES = ("cmd-sd15", "cmd-sd21")
-PRESET_NAMES = "quality, fast"
+PRESET_NAMES = "quality, fast, turbo"
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -20,7 +20,7 @@ def adherence(
     output: Output = Path("adherence.json"),
     model: Model = None,
     num_scenes: Annotated[int, typer.Option(min=1, help="Clips to generate.")] = 200,
-    preset: Annotated[str | None, typer.Option(help="quality or fast; what follows overrides it.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quality, fast or turbo; what follows overrides it.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each of the two models.")] = None,
     guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the content model.")] = None,
     motion_guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the motion model.")] = None,

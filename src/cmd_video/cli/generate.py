@@ -28,7 +28,7 @@ def command(
     ] = None,
     num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
-    preset: Annotated[str | None, typer.Option(help="quality or fast; what follows overrides it.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quality, fast or turbo; what follows overrides it.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the content model; default: the model's own.")] = None,
     motion_steps: Annotated[int | None, typer.Option(help="Steps of the motion model; default: as many.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Of the content model, 1 = none; default: its own.")] = None,

@@ -141,14 +141,17 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Change solvers, steps and shortcuts to those of a preset: a trade of quality for speed (see `PRESETS`).
 
         Raises:
-            ValueError: there is no preset of that name.
+            ValueError: there is no preset of that name, or it does not suit the model.
         """
         if name not in PRESETS:
             raise ValueError(f"preset: {name!r} is none of {', '.join(PRESETS)}")
         settings = asdict(PRESETS[name])
         solver = settings.pop("solver")
-        for name in ("content_scheduler", "motion_scheduler"):
-            setattr(self, name, make_solver(solver, getattr(self, name)))
+        parts = ("content_scheduler", "motion_scheduler")
+        for part, scheduler in [(part, make_solver(solver, getattr(self, part))) for part in parts]:
+            setattr(self, part, scheduler)
+        if not settings.pop("guided"):
+            settings |= {"guidance_scale": 1.0, "motion_guidance_scale": 1.0}
         settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
         self.register_to_config(**settings)
 

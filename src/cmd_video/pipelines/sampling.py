@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 
@@ -18,7 +18,8 @@ class Preset:
     """How to sample.
 
     Attributes:
-        solver: "ddim" as in the paper, or "multistep": DPM-Solver++ of second order (arXiv 2211.01095).
+        solver: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "lcm": for models
+            distilled for few steps (arXiv 2310.04378), and only for those.
         num_inference_steps: steps of the content model.
         motion_num_inference_steps: steps of the motion model.
         guidance_from: guide only where diffusion time, from 0 (clean) to 1 (noise), is at least this (arXiv
@@ -26,21 +27,24 @@ class Preset:
         guidance_until: and at most this.
         reuse_interval: compute the deep features of both denoisers at every n-th step only and use them again in
             between (DeepCache, arXiv 2312.00858; A-SDM, arXiv 2406.00210); 1 = at every step.
+        guided: whether guidance applies at all; distilled models have it built in.
         decode_content_frame: decode the content frame to look at, too; it costs as much as a frame of the clip.
     """
 
-    solver: Literal["ddim", "multistep"]
+    solver: Literal["ddim", "multistep", "lcm"]
     num_inference_steps: int
     motion_num_inference_steps: int
     guidance_from: float = 0.0
     guidance_until: float = 1.0
     reuse_interval: int = 1
+    guided: bool = True
     decode_content_frame: bool = True
 
 
 PRESETS: dict[str, Preset] = {
     "quality": Preset("ddim", 50, 50),
     "fast": Preset("multistep", 20, 20, guidance_from=0.2, reuse_interval=2, decode_content_frame=False),
+    "turbo": Preset("lcm", 4, 4, guided=False, decode_content_frame=False),
 }
 
 
@@ -139,9 +143,19 @@ def plan_steps(
 
 
 def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:
-    """A sampler with the noise schedule and the prediction type of another one."""
+    """A sampler with the noise schedule and the prediction type of another one.
+
+    Raises:
+        ValueError: the model was distilled for few steps and the solver is not for that, or the other way round.
+    """
+    distilled = isinstance(scheduler, LCMScheduler)
+    if distilled != (solver == "lcm"):
+        fits = "only the preset turbo fits" if distilled else "turbo needs one that is (see the distillation recipes)"
+        raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
     config: dict[str, Any] = dict(scheduler.config)
     if solver == "ddim":
         return DDIMScheduler.from_config(config)
+    if solver == "lcm":
+        return LCMScheduler.from_config(config)
     settings = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
     return DPMSolverMultistepScheduler.from_config(config, **settings)

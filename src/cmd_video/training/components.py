@@ -86,7 +86,7 @@ def _load(name: str, path: str) -> Any:
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
         found = [json.loads(file.read_text()) for file in files if file.is_file()]
         class_name = found[0].get("_class_name") if found else None
-        if name.endswith("scheduler") and class_name is not None:
+        if name.endswith("scheduler") and class_name not in (None, *COMPONENT_CLASSES[name]):
             class_name = COMPONENT_CLASSES[name][0]  # a Stable Diffusion folder's PNDM has the same noise schedule
     else:
         class_name = COMPONENT_CLASSES[name][0]

@@ -20,8 +20,8 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer",),
     "motion_text_encoder": ("CLIPTextModel",),
     "motion_tokenizer": ("CLIPTokenizer",),
-    "content_scheduler": ("DDIMScheduler",),
-    "motion_scheduler": ("DDIMScheduler",),
+    "content_scheduler": ("DDIMScheduler", "LCMScheduler"),
+    "motion_scheduler": ("DDIMScheduler", "LCMScheduler"),
 }
 STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without
     "autoencoder": ("autoencoder",),
@@ -143,6 +143,17 @@ class LoopConfig(Section):
     """Checkpoints to keep besides the one with the lowest validation loss."""
 
 
+class DistillationConfig(Section):
+    """Few-step sampling without guidance: what the student learns from the model that the run starts from."""
+
+    method: Literal["guidance", "consistency"]
+    """One pass instead of two, then few steps instead of many; "consistency" alone does both at once."""
+    guidance_scale: float = Field(1.0, ge=1)
+    """Guidance of the teacher; 1 for a teacher that has it built in."""
+    num_timesteps: int = Field(50, gt=0)
+    """consistency: stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
+
+
 class ObjectiveConfig(Section):
     """What the loss is; each field belongs to the stages named."""
 
@@ -164,6 +175,8 @@ class ObjectiveConfig(Section):
     """image, content: train the text encoder along; motion: the motion model's own."""
     content_frame_noise: float = Field(0.0, ge=0)
     """motion: differs from paper: noise added to the true content frame, so that a generated one does not surprise."""
+    distillation: DistillationConfig | None = None
+    """content, motion: learn from a teacher instead of from data; null = off."""
     min_snr_gamma: float | None = Field(None, gt=0)
     """image, content, motion: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
 
@@ -209,6 +222,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"objective.lora_rank: the stage {self.stage!r} has no UNet; it belongs to image, content"
             )
+        if self.objective.distillation is not None:
+            if self.stage not in ("content", "motion"):
+                raise ValueError(f"objective.distillation: it belongs to content and motion, not {self.stage!r}")
+            if self.objective.train_text_encoder or self.objective.min_snr_gamma:
+                raise ValueError("objective.distillation: excludes train_text_encoder and min_snr_gamma")
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
         if self.objective.train_text_encoder and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")

@@ -6,6 +6,8 @@ export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Pat
 import os
 from pathlib import Path
 
+from diffusers import LCMScheduler
+
 from cmd_video.pipelines import CMDPipeline
 
 from .components import build_components
@@ -22,7 +24,7 @@ def export_pipeline(
     Args:
         runs: run folders (or folders of components); for a component that several hold, the last counts.
         output: folder to write; appears complete or not at all.
-        guidance_scale: default guidance of the content model.
+        guidance_scale: default guidance of the content model; models distilled for few steps have none.
         motion_guidance_scale: default guidance of the motion model.
 
     Raises:
@@ -43,6 +45,8 @@ def export_pipeline(
     pipeline = CMDPipeline(
         **build_components(found), guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale
     )
+    if isinstance(pipeline.content_scheduler, LCMScheduler) or isinstance(pipeline.motion_scheduler, LCMScheduler):
+        pipeline.use_preset("turbo")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
     pipeline.save_pretrained(temporary)

@@ -192,6 +192,10 @@ class DiffusionStage(Stage):
         labels[torch.tensor(dropped, device=labels.device)] = self._null_label()
         return {"prompt": prompts, "class_label": labels}
 
+    def sampler(self) -> Any:
+        """A sampler for validation."""
+        return DDIMScheduler.from_config(self.components[self.scheduler].config)
+
     def _null_label(self) -> int:
         return null_label(self.components[self.denoiser])
 
@@ -242,10 +246,11 @@ class ContentStage(DiffusionStage):
         return self.components["autoencoder"].encode(self._clip_latents(batch)).content_frame
 
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        if null_label(self.unet):  # a class-conditional DiT
-            return self.unet(noisy, timestep, class_labels=condition["class_label"]).sample
+        model = self.components["unet"]
+        if null_label(model):  # a class-conditional DiT
+            return model(noisy, timestep, class_labels=condition["class_label"]).sample
         hidden_states, _ = self._text(condition["prompt"])
-        return self.unet(noisy, timestep, hidden_states).sample
+        return model(noisy, timestep, hidden_states).sample
 
     def sample_grid(self, batch: Batch) -> torch.Tensor:
         content_frames = self.generate(batch)
@@ -253,7 +258,7 @@ class ContentStage(DiffusionStage):
 
     def generate(self, batch: Batch) -> torch.Tensor:
         """Content frames for the batch's conditions, by DDIM with guidance: (B, C, H, W)."""
-        return ddim(self, batch, self.sample(batch).shape)
+        return draw_samples(self, batch, self.sample(batch).shape)
 
 
 class MotionStage(DiffusionStage):
@@ -282,13 +287,13 @@ class MotionStage(DiffusionStage):
         if level and self.training:
             noise = [torch.randn(content_frame.shape[1:], generator=draw) for draw in condition["draws"]]
             content_frame = content_frame + level * torch.stack(noise).to(content_frame)
-        model = self.motion_transformer
+        model = self.components["motion_transformer"]
         labels = condition["class_label"] if null_label(model) else None
         pooled = self._text(condition["prompt"])[1] if config_of(model).text_dim else None
         return model(noisy, timestep, content_frame, pooled_text=pooled, class_labels=labels).sample
 
     def sample_grid(self, batch: Batch) -> torch.Tensor:
-        motion_latents = ddim(self, batch, self.sample(batch).shape)
+        motion_latents = draw_samples(self, batch, self.sample(batch).shape)
         autoencoder = self.components["autoencoder"]
         generated = self._decode(batch["content_frame"], autoencoder.denormalize_latents(motion_latents))
         true = self._decode(batch["content_frame"], autoencoder.denormalize_latents(batch["motion_latents"]))
@@ -296,10 +301,10 @@ class MotionStage(DiffusionStage):
         return tile([still, evenly(true), evenly(generated)])
 
 
-def ddim(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor:
-    """Sample from the stage's denoiser with classifier-free guidance, noise by the samples' numbers."""
+def draw_samples(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor:
+    """Sample from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
     validation = stage.config.validation
-    scheduler = DDIMScheduler.from_config(stage.components[stage.scheduler].config)
+    scheduler = stage.sampler()
     scheduler.set_timesteps(validation.num_inference_steps)
     draws = generators(stage.config.seed + 2, batch["number"])
     x = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws]).to(stage._device())
@@ -310,7 +315,7 @@ def ddim(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor
         if validation.guidance_scale > 1:
             plain = stage.predict(x, timestep, unconditional)
             guided = plain + validation.guidance_scale * (guided - plain)
-        x = scheduler.step(guided, step, x).prev_sample
+        x = scheduler.step(guided, step, x, generator=draws).prev_sample
     return x
 
 
@@ -349,4 +354,8 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     """The stage that `config.stage` names."""
     if config.stage == "autoencoder":
         return AutoencoderStage(config, components)
+    if config.objective.distillation is not None:
+        from .distillation import ContentDistillation, MotionDistillation  # which builds on this module
+
+        return (MotionDistillation if config.stage == "motion" else ContentDistillation)(config, components)
     return MotionStage(config, components) if config.stage == "motion" else ContentStage(config, components)

@@ -1,0 +1,129 @@
+"""Few-step sampling without guidance: distillation of the content and the motion model, by the stages' own loop.
+
+Two methods, one after the other: "guidance" teaches a student to predict in one pass what guidance makes of two
+(arXiv 2210.03142, stage 1); "consistency" teaches it to jump from any noise level to the clean sample (Latent
+Consistency Models, arXiv 2310.04378). The teacher is the component that the run starts from.
+
+B batch; x_0 clean sample, z_t noisy one, alpha_t and sigma_t the scheduler's.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from diffusers import LCMScheduler
+from torch import nn
+
+from cmd_video.losses import predicted_sample, pseudo_huber
+
+from .config import DistillationConfig, TrainConfig
+from .stages import Batch, ContentStage, DiffusionStage, MotionStage
+
+SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # boundary condition, as in LCMScheduler
+
+
+class Distillation(DiffusionStage):
+    """Mixed into a diffusion stage: a frozen teacher, and another loss."""
+
+    settings: DistillationConfig
+    teacher: nn.Module
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        super().__init__(config, components)  # type: ignore[call-arg]  # of the stage that this is mixed into
+        assert config.objective.distillation is not None
+        self.settings = config.objective.distillation
+        teacher = copy.deepcopy(components[self.denoiser]).eval().requires_grad_(False)
+        self.frozen["teacher"] = teacher  # not registered: neither trained nor saved
+
+    def _loss(
+        self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        with torch.no_grad():
+            sample = self.sample(batch)
+        noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
+        condition = {**batch, **condition, "draws": draws}
+        if self.settings.method == "guidance":
+            return self._guidance_loss(sample, noise, timestep.to(sample.device), condition)
+        return self._consistency_loss(sample, noise, timestep.to(sample.device), condition)
+
+    def _guidance_loss(
+        self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        """|student(z_t, c) - guided teacher(z_t, c)|^2, per sample (B,)."""
+        noisy = self._scheduler().add_noise(sample, noise, timestep)
+        difference = self.predict(noisy, timestep, condition) - self._guided_teacher(noisy, timestep, condition)
+        return difference.float().square().flatten(1).mean(dim=1)
+
+    def _consistency_loss(
+        self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        """d(f(z_t), f(z_s)), per sample (B,): one step of the teacher's sampler, from t to s, must not change f."""
+        scheduler, total = self._scheduler(), self._scheduler().config.num_train_timesteps
+        stride = total // self.settings.num_timesteps
+        high = (timestep // stride + 1) * stride - 1  # t: the upper end of the stretch that was drawn
+        low = high - stride  # s; below 0 it is the clean sample
+        noisy = scheduler.add_noise(sample, noise, high)
+        with torch.no_grad():
+            guided = self._guided_teacher(noisy, high, condition)
+            clean = predicted_sample(scheduler, guided, noisy, high)
+            alpha, sigma = _levels(scheduler, high, noisy)
+            direction = (noisy - alpha * clean) / sigma
+            alpha, sigma = _levels(scheduler, low.clamp(min=0), noisy)
+            earlier = alpha * clean + sigma * direction  # DDIM (arXiv 2010.02502, eq. 12)
+            target = self._consistency_function(earlier, low.clamp(min=0), condition)
+            target = torch.where(_as_column(low < 0, clean), clean, target)
+        return pseudo_huber(self._consistency_function(noisy, high, condition), target)
+
+    def _consistency_function(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        """f(z_t, t) = c_skip(t) z_t + c_out(t) x_0(z_t, t), which is the identity at t = 0."""
+        prediction = self.predict(noisy, timestep, condition)
+        clean = predicted_sample(self._scheduler(), prediction, noisy, timestep)
+        scaled = _as_column(timestep * TIMESTEP_SCALING, noisy)
+        skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
+        out = scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
+        return skip * noisy + out * clean
+
+    @torch.no_grad()
+    def _guided_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        student, training = self.components[self.denoiser], self.training
+        self.components[self.denoiser] = self.frozen["teacher"]
+        try:
+            conditional = self.predict(noisy, timestep, condition)
+            nothing = {**condition, **self._drop(condition, [True] * len(noisy))}
+            unconditional = self.predict(noisy, timestep, nothing)
+        finally:
+            self.components[self.denoiser] = student
+            self.train(training)
+        return unconditional + self.settings.guidance_scale * (conditional - unconditional)
+
+    def _scheduler(self) -> Any:
+        return self.components[self.scheduler]
+
+    def sampler(self) -> Any:
+        """The few-step sampler for a student of consistency distillation."""
+        if self.settings.method == "guidance":
+            return super().sampler()
+        return LCMScheduler.from_config(self._scheduler().config, original_inference_steps=self.settings.num_timesteps)
+
+    def finish(self, batches: list[Batch]) -> None:
+        """Save the sampler that goes with the weights."""
+        super().finish(batches)
+        self.components[self.scheduler] = self.sampler()
+
+
+class ContentDistillation(Distillation, ContentStage):
+    """Distils the content model."""
+
+
+class MotionDistillation(Distillation, MotionStage):
+    """Distils the motion model."""
+
+
+def _levels(scheduler: Any, timestep: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha_t and sigma_t of each sample, to be multiplied with `like`."""
+    squared = scheduler.alphas_cumprod.to(timestep.device)[timestep]
+    return _as_column(squared.sqrt(), like), _as_column((1 - squared).sqrt(), like)
+
+
+def _as_column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))

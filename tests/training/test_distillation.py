@@ -1,0 +1,109 @@
+"""Distillation: closed forms of its losses, a student that follows its teacher, and the pipeline that comes out."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, LCMScheduler
+
+from cmd_video.losses import diffusion_target, predicted_sample, pseudo_huber
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.training.config import TrainConfig
+from cmd_video.training.export import export_pipeline
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_predicted_sample_inverts_the_target(kind):
+    scheduler = DDIMScheduler(prediction_type=kind)
+    sample, noise, timestep = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.tensor([5, 500, 900])
+    noisy = scheduler.add_noise(sample, noise, timestep)
+    target = diffusion_target(scheduler, sample, noise, timestep)
+    torch.testing.assert_close(predicted_sample(scheduler, target, noisy, timestep), sample, atol=1e-4, rtol=1e-3)
+
+
+def test_pseudo_huber_is_square_near_zero_and_linear_far_away():
+    zero = torch.zeros(1, 4)
+    near, far = (pseudo_huber(torch.full((1, 4), value), zero).item() for value in (1e-3, 50.0))
+    assert near == pytest.approx(1e-6 / 0.06, rel=0.01)
+    assert far == pytest.approx(50 - 0.03, rel=1e-3)
+
+
+def distilled(method, scale=3.0):
+    return {"distillation": {"method": method, "guidance_scale": scale, "num_timesteps": 10}}
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_guidance_loss_is_the_distance_to_the_guided_teacher(name, build_tiny, batch_of):
+    stage, dataset = build_tiny(name, objective=distilled("guidance", 1.0))
+    batch = batch_of(dataset, range(4))
+    timestep, draws = torch.tensor([10, 300, 600, 990]), [torch.Generator().manual_seed(n) for n in range(4)]
+    loss = stage._loss(batch, draws, timestep, batch)
+    torch.testing.assert_close(loss, torch.zeros(4), atol=1e-12, rtol=0)  # without guidance: itself
+    guided, _ = build_tiny(name, weights=0.2, objective=distilled("guidance", 3.0))
+    guided.frozen["teacher"].load_state_dict(guided.components[guided.denoiser].state_dict())
+    draws = [torch.Generator().manual_seed(n) for n in range(4)]
+    assert (guided._loss(batch, draws, timestep, batch) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_consistency_loss_of_a_perfect_model_is_zero(name, build_tiny, batch_of, monkeypatch):
+    """One clip in the world: the true denoiser always says that clip, so f is constant along every path."""
+    stage, dataset = build_tiny(name, objective=distilled("consistency"))
+    batch = batch_of(dataset, [0, 1, 2, 3])
+    sample = stage.sample(batch)
+    scheduler = stage.components[stage.scheduler]
+
+    def perfect(noisy, timestep, condition):
+        column = scheduler.alphas_cumprod[timestep].view(-1, *[1] * (noisy.ndim - 1))
+        noise = (noisy - column.sqrt() * sample) / (1 - column).sqrt()
+        return diffusion_target(scheduler, sample, noise, timestep)
+
+    monkeypatch.setattr(stage, "predict", perfect)
+    draws = [torch.Generator().manual_seed(n) for n in range(4)]
+    loss = stage._loss(batch, draws, torch.tensor([0, 150, 640, 999]), batch)
+    torch.testing.assert_close(loss, torch.zeros(4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+@pytest.mark.parametrize("method", ["guidance", "consistency"])
+def test_the_student_learns_and_the_teacher_stays(name, method, build_tiny, batch_of):
+    stage, dataset = build_tiny(name, weights=0.1, objective={**distilled(method), "condition_dropout": 0.0})
+    batch = batch_of(dataset, range(8))
+    before = {key: value.clone() for key, value in stage.frozen["teacher"].state_dict().items()}
+    optimizer = torch.optim.Adam(stage.learning().values(), lr=2e-3)
+    losses = []
+    for _ in range(30):
+        loss = stage(batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(torch.equal(value, before[key]) for key, value in stage.frozen["teacher"].state_dict().items())
+    assert not any("teacher" in key for key in stage.state_dict())
+
+
+def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path):
+    run_train(tiny_config("autoencoder", tmp_path / "autoencoder"))
+    for name in ("content", "motion"):
+        run_train(tiny_config(name, tmp_path / name, objective=distilled("consistency")))
+    folder = export_pipeline([tmp_path / name for name in ("autoencoder", "content", "motion")], tmp_path / "out")
+    pipe = CMDPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert isinstance(pipe.content_scheduler, LCMScheduler) and isinstance(pipe.motion_scheduler, LCMScheduler)
+    assert pipe.content_scheduler.config.original_inference_steps == 10
+    assert pipe.config.guidance_scale == pipe.config.motion_guidance_scale == 1.0
+    assert pipe.config.num_inference_steps == 4
+    frames = pipe("a red ball", generator=torch.Generator().manual_seed(0), output_type="pt").frames
+    assert frames.shape == (1, 4, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("stage", "objective", "message"),
+    [
+        ("image", distilled("guidance"), "belongs to content and motion, not 'image'"),
+        ("motion", {**distilled("guidance"), "train_text_encoder": True}, "excludes train_text_encoder"),
+        ("motion", {"distillation": {"method": "magic"}}, "'guidance' or 'consistency'"),
+    ],
+)
+def test_wrong_settings_are_refused(stage, objective, message, tiny_config, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.model_validate(tiny_config(stage, tmp_path, objective=objective))
