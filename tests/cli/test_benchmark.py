@@ -47,6 +47,16 @@ def test_json_on_standard_output_is_nothing_but_json(tiny_pipeline, capsys):
     assert rows[0]["end_to_end_flops"] < rows[1]["end_to_end_flops"]
 
 
+def test_a_batch_costs_its_clips(tiny_pipeline, capsys):
+    costs = []
+    for batch in (1, 3):
+        assert main(["benchmark", str(tiny_pipeline), "--json", "-", "--batch", str(batch)]) == 0
+        costs.append(json.loads(capsys.readouterr().out)["systems"][0])
+    for name in ("denoiser_flops", "end_to_end_flops", "paper_layer_macs"):
+        assert costs[1][name] == 3 * costs[0][name]
+    assert costs[1]["batch"] == 3 and costs[1]["parameters"] == costs[0]["parameters"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

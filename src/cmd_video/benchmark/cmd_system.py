@@ -95,7 +95,11 @@ def _steps(
     kinds = Counter(sampling.plan(scheduler))
 
     def part(step: Step, calls: int) -> Part:
-        return Part(name, "denoiser", [module], lambda: call(2 if step.guided else 1, step.reuse), calls)
+        rows = 2 if step.guided else 1
+        return Part(
+            name, "denoiser", [module], lambda: call(rows, step.reuse), calls,
+            batched=lambda batch: call(rows * batch, step.reuse),
+        )  # fmt: skip
 
     parts = [part(step, calls) for step, calls in kinds.items()]
     parts[0] = replace(parts[0], paper_run=lambda: call(1, False), paper_calls=sampling.num_inference_steps)
@@ -105,24 +109,24 @@ def _steps(
 def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
     unet, device = pipe.unet, pipe.unet.device
     if pipe.num_classes:
-        labels = torch.zeros(2, dtype=torch.long, device=device)
+        label = torch.zeros(1, dtype=torch.long, device=device)
 
         def run(rows: int, reuse: bool) -> Any:
             sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
-            return unet(sample, timestep, class_labels=labels[:rows]).sample
+            return unet(sample, timestep, class_labels=label.expand(rows)).sample
 
         return _steps("content", unet, pipe.content_scheduler, sampling, run)
 
     length, dim = pipe.text_encoder.config.max_position_embeddings, pipe.text_encoder.config.hidden_size
-    tokens = torch.zeros(2, length, dim, device=device, dtype=unet.dtype)
+    tokens = torch.zeros(1, length, dim, device=device, dtype=unet.dtype)
     deep: dict[int, torch.Tensor] = {}
 
     def run_unet(rows: int, reuse: bool) -> Any:
         sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
         if not reuse:
-            prediction, deep[rows] = full_step(unet, sample, timestep, tokens[:rows])
+            prediction, deep[rows] = full_step(unet, sample, timestep, tokens.expand(rows, -1, -1))
             return prediction
-        return shallow_step(unet, sample, timestep, tokens[:rows], deep[rows])
+        return shallow_step(unet, sample, timestep, tokens.expand(rows, -1, -1), deep[rows])
 
     return _steps("content", unet, pipe.content_scheduler, sampling, run_unet)
 
@@ -130,8 +134,8 @@ def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> li
 def _motion_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
     model, device = pipe.motion_transformer, pipe.motion_transformer.device
     config = model.config
-    pooled = torch.zeros(2, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
-    labels = torch.zeros(2, dtype=torch.long, device=device) if config.num_classes else None
+    pooled = torch.zeros(1, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
+    label = torch.zeros(1, dtype=torch.long, device=device) if config.num_classes else None
     deep: dict[int, torch.Tensor] = {}
 
     def run(rows: int, reuse: bool) -> Any:
@@ -139,8 +143,8 @@ def _motion_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> lis
             inputs.motion.expand(rows, -1, -1, -1),
             torch.zeros(rows, device=device),
             inputs.frame.expand(rows, -1, -1, -1),
-            None if pooled is None else pooled[:rows],
-            None if labels is None else labels[:rows],
+            None if pooled is None else pooled.expand(rows, -1),
+            None if label is None else label.expand(rows),
             deep_residual=deep[rows] if reuse else None,
         )
         deep[rows] = output.deep_residual

@@ -93,8 +93,9 @@ def _sd_encoder(at: Place, size: Size, vae: Any) -> Part:
 def _denoiser(model: nn.Module, steps: int, rows: int, call: Callable[[int], Any]) -> Part:
     """`rows` = 2 with classifier-free guidance, both in one batch."""
     return Part(
-        "denoiser", "denoiser", [model], lambda: call(rows), steps, paper_run=lambda: call(1), paper_calls=steps
-    )
+        "denoiser", "denoiser", [model], lambda: call(rows), steps, paper_run=lambda: call(1), paper_calls=steps,
+        batched=lambda batch: call(rows * batch),
+    )  # fmt: skip
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ def describe(system: System, cost: SystemCost, timing: Row | None = None, memory
         "frames": size.frames,
         "height": size.height,
         "width": size.width,
+        "batch": system.batch,
         "parameters": cost.parameters,
         "denoiser_parameters": cost.denoiser_parameters,
         "weight_bytes": cost.weight_bytes,
@@ -43,8 +44,8 @@ def describe(system: System, cost: SystemCost, timing: Row | None = None, memory
         "timing": timing,
     }
     if memory:
-        clip = size.frames * size.height * size.width * 3 * 4  # the result, in float32
-        row["computed_peak_bytes"] = cost.weight_bytes + clip + max(peak_bytes(part.run) for part in system.parts)
+        clips = system.batch * size.frames * size.height * size.width * 3 * 4  # the result, in float32
+        row["computed_peak_bytes"] = cost.weight_bytes + clips + max(peak_bytes(part.run) for part in system.parts)
     return row
 
 
@@ -57,7 +58,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [
             row["name"],
-            f"{row['frames']}x{row['height']}x{row['width']}",
+            ("" if row["batch"] == 1 else f"{row['batch']} of ") + f"{row['frames']}x{row['height']}x{row['width']}",
             row["sampling"],
             f"{_count(row['parameters'])} / {_count(row['denoiser_parameters'])}",
             f"{_tera(row['paper_layer_macs'])} TMAC",

@@ -8,7 +8,8 @@ costs no memory; on a real device the same parts are timed, with random weights.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,7 @@ class Part:
         calls: how many calls a clip takes.
         paper_run: what the papers count of it: one pass without guidance; None = nothing.
         paper_calls: how many of those: one per step.
+        batched: the call for several clips at once; None = one clip after the other.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Part:
     calls: int = 1
     paper_run: Callable[[], Any] | None = None
     paper_calls: int = 0
+    batched: Callable[[int], Any] | None = None
 
 
 @dataclass
@@ -64,6 +67,7 @@ class System:
         sampling: steps and guidance in words.
         source: where the configuration is published.
         parts: in the order in which they run.
+        batch: clips at once.
     """
 
     name: str
@@ -71,6 +75,18 @@ class System:
     sampling: str
     source: str
     parts: list[Part] = field(default_factory=list)
+    batch: int = 1
+
+    def with_batch(self, batch: int) -> "System":
+        """The same for several clips at once: denoisers take them in one batch, what is around them one by one."""
+
+        def scale(part: Part) -> Part:
+            paper_calls = part.paper_calls * batch
+            if part.batched is None:
+                return replace(part, calls=part.calls * batch, paper_calls=paper_calls)
+            return replace(part, run=partial(part.batched, batch), paper_calls=paper_calls)
+
+        return replace(self, parts=[scale(part) for part in self.parts], batch=batch)
 
     def modules(self) -> list[nn.Module]:
         """Every module once."""

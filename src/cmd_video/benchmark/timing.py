@@ -49,7 +49,7 @@ def time_call(call: Callable[[], Any], device: str, runs: int) -> Timing:
 
 
 def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
-    """Seconds of a clip, part by part: median of a call times the number of calls.
+    """Seconds of a batch of clips, part by part: median of a call times the number of calls.
 
     Returns:
         JSON-able: `parts` (name -> seconds, p95), `denoiser` and `end_to_end` seconds, `megapixels_per_second`,
@@ -69,7 +69,7 @@ def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
         row["p95"] += timing.p95 * part.calls
         denoiser += timing.median * part.calls if part.role == "denoiser" else 0.0
     total = sum(row["seconds"] for row in parts.values())
-    pixels = system.size.height * system.size.width * system.size.frames
+    pixels = system.size.height * system.size.width * system.size.frames * system.batch
     return {
         "parts": parts,
         "denoiser": denoiser,
@@ -79,6 +79,13 @@ def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
         "joules": None if started is None else joules,
         "runs": runs,
     }
+
+
+def compile_denoisers(system: System) -> None:
+    """Compile what runs in the loops, with CUDA graphs on a GPU."""
+    modules = {id(module): module for part in system.parts if part.role == "denoiser" for module in part.modules}
+    for module in modules.values():
+        module.compile(mode="reduce-overhead")
 
 
 def peak_memory(device: str) -> int:

@@ -1,6 +1,8 @@
 """`cmd-video benchmark`: what a clip costs: operations, parameters, memory, seconds, beside the peers."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +45,8 @@ def command(
         str | None,
         typer.Option(help=f"Of the weights: {', '.join(DTYPES)}; default: float32 on a CPU, else bfloat16."),
     ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time denoisers through torch.compile.")] = False,
     runs: Annotated[int | None, typer.Option(min=1, help="Timed runs; default 20, on a CPU 5.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the numbers; - is standard output.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG: cost against resolution and against frames.")] = None,
@@ -68,12 +72,13 @@ def command(
         if name.endswith((".yaml", ".yml")):
             continue
         for size in wanted:
-            row = _measure(name, size, preset, motion_size, device, dtype, runs)
+            build = partial(_build, name, size, preset, motion_size, dtype, batch)
+            row = _measure(build, device, runs, compiled)
             rows.append(row)
             if json != Path("-"):
                 print(f"{row['name']} {row['frames']}x{row['height']}x{row['width']}: done", flush=True)
     recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
-    trained = _measure_training(recipes, training, sizes[0] if sizes else None, device, dtype, runs)
+    trained = _measure_training(recipes, training, sizes[0] if resolution else None, device, dtype, runs)
     _report(rows, trained, json, plot, device, dtype)
 
 
@@ -89,23 +94,29 @@ def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
     return sizes
 
 
-def _measure(
-    name: str, size: "Size | None", preset: str | None, motion_size: str, device: str, dtype: str, runs: int | None
-) -> dict[str, Any]:
+def _measure(build: "Callable[[str], System]", device: str, runs: int | None, compiled: bool) -> dict[str, Any]:
     """Count a system on the meta device, and time it where another device is asked for."""
     from cmd_video.benchmark.report import describe
     from cmd_video.benchmark.system import measure_cost
-    from cmd_video.benchmark.timing import time_system
+    from cmd_video.benchmark.timing import compile_denoisers, time_system
 
-    counted = _build(name, size, preset, motion_size, "meta", dtype)
+    counted = build("meta")
     timing = None
     if device != "meta":
-        built = _build(name, size, preset, motion_size, device, dtype)
-        timing = time_system(built, device, runs or (5 if device == "cpu" else 20))
+        system = build(device)
+        if compiled:
+            compile_denoisers(system)
+        timing = time_system(system, device, runs or (5 if device == "cpu" else 20))
     return describe(counted, measure_cost(counted), timing, memory=True)
 
 
-def _build(name: str, size: "Size | None", preset: str | None, motion_size: str, device: str, dtype: str) -> "System":
+def _build(
+    name: str, size: "Size | None", preset: str | None, motion_size: str, dtype: str, batch: int, device: str
+) -> "System":
+    return _find(name, size, preset, motion_size, dtype, device).with_batch(batch)
+
+
+def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, dtype: str, device: str) -> "System":
     import torch
 
     from cmd_video.benchmark.cmd_system import cmd_system, default_sampling, paper_system
