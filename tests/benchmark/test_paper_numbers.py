@@ -47,6 +47,17 @@ def test_fast_needs_at_least_four_times_fewer_operations(quality):
     assert fast.paper.layer_macs < measure_cost(quality).paper.layer_macs
 
 
+def test_turbo_needs_at_most_17_and_at_the_least_10_tera_operations():
+    turbo = paper_system("sd21", Size(512, 1024), "turbo", motion="L")
+    assert "4+4 steps" in turbo.sampling and "guidance" not in turbo.sampling
+    assert measure_cost(turbo).end_to_end.flops / TERA <= 17
+    least = paper_system("sd21", Size(512, 1024), "turbo", motion="S")
+    content = [part for part in least.parts if part.name == "content"]
+    assert [part.calls for part in content] == [4]
+    content[0].calls = 1  # --steps 1
+    assert measure_cost(least).end_to_end.flops / TERA <= 10
+
+
 def test_training_steps_of_table_8():
     expected = {"ModelScope": 9.41, "CMD autoencoder": 0.77, "CMD content": 0.34, "CMD motion": 0.14}
     costs = {step.name: measure_training(step) for step in paper_training(Size(512, 512))}

@@ -1,0 +1,135 @@
+"""Pruned models as ordinary components: classes whose configuration says which blocks they lack.
+
+student = PrunedUNet2DConditionModel.from_teacher(unet, select_by_rule(unet))
+student.save_pretrained(folder);  PrunedUNet2DConditionModel.from_pretrained(folder)      # bit-equal
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+from diffusers import ConfigMixin, ModelMixin
+
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+
+from .blocks import parameter_names, remove_blocks
+from .selection import BlockSelection
+
+Pruned = TypeVar("Pruned", bound="PrunedMixin")
+
+
+class PrunedMixin(ModelMixin, ConfigMixin):
+    """Before a diffusers model class: adds `removed_blocks` to its constructor and its configuration."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        teacher = cls.teacher_class()
+
+        def __init__(self: Any, *, removed_blocks: Sequence[str] = (), **config: Any) -> None:
+            teacher.__init__(self, **config)
+            self.register_to_config(removed_blocks=list(removed_blocks))
+            remove_blocks(self, removed_blocks)
+
+        original = inspect.signature(teacher.__init__)
+        extra = inspect.Parameter("removed_blocks", inspect.Parameter.KEYWORD_ONLY, default=())
+        __init__.__signature__ = original.replace(parameters=[*original.parameters.values(), extra])  # type: ignore[attr-defined]
+        cls.__init__ = __init__  # type: ignore[method-assign]
+
+    @classmethod
+    def teacher_class(cls) -> Any:
+        """The class that this one is a pruned form of."""
+        return next(base for base in cls.__mro__[1:] if base is not PrunedMixin and not issubclass(base, PrunedMixin))
+
+    @classmethod
+    def from_teacher(cls: type[Pruned], teacher: Any, selection: BlockSelection) -> Pruned:
+        """A student with the teacher's weights, without the selected blocks.
+
+        Args:
+            teacher: a model of `teacher_class`.
+            selection: what leaves.
+
+        Raises:
+            ValueError: the teacher is of another class, or the selection does not fit it.
+        """
+        expected = cls.teacher_class()
+        if type(teacher) is not expected:
+            raise ValueError(f"teacher: expected a {expected.__name__}, got a {type(teacher).__name__}")
+        if selection.model_class != expected.__name__:
+            raise ValueError(f"selection: it is for {selection.model_class}, the teacher is a {expected.__name__}")
+        known = inspect.signature(expected.__init__).parameters
+        config = {name: value for name, value in teacher.config.items() if name in known}
+        with torch.device("meta"):
+            names = parameter_names(expected(**config), selection.removed)
+            student = cls(removed_blocks=selection.removed, **config)
+        tensors = dict([*teacher.named_parameters(), *teacher.named_buffers()])
+        for new, old in names.items():
+            parent, _, leaf = new.rpartition(".")
+            module, tensor = student.get_submodule(parent) if parent else student, tensors[old]
+            if isinstance(tensor, torch.nn.Parameter):
+                module._parameters[leaf] = torch.nn.Parameter(tensor.detach().clone(), tensor.requires_grad)
+            else:
+                module._buffers[leaf] = tensor.detach().clone()
+        return student.train(teacher.training)
+
+
+class PrunedUNet2DConditionModel(PrunedMixin, diffusers.UNet2DConditionModel):
+    """Image UNets: Stable Diffusion, CMD's content model."""
+
+
+class PrunedUNet3DConditionModel(PrunedMixin, diffusers.UNet3DConditionModel):
+    """ModelScope and its layout."""
+
+
+class PrunedUNetSpatioTemporalConditionModel(PrunedMixin, diffusers.UNetSpatioTemporalConditionModel):
+    """Stable Video Diffusion, SF-V."""
+
+
+class PrunedUNetMotionModel(PrunedMixin, diffusers.UNetMotionModel):
+    """AnimateDiff."""
+
+
+class PrunedHunyuanVideoTransformer3DModel(PrunedMixin, diffusers.HunyuanVideoTransformer3DModel):
+    """HunyuanVideo."""
+
+
+class PrunedWanTransformer3DModel(PrunedMixin, diffusers.WanTransformer3DModel):
+    """Wan 2.1."""
+
+
+class PrunedLTXVideoTransformer3DModel(PrunedMixin, diffusers.LTXVideoTransformer3DModel):
+    """LTX-Video."""
+
+
+class PrunedCMDMotionTransformer(PrunedMixin, CMDMotionTransformer):
+    """CMD's motion model."""
+
+
+class PrunedCMDAutoencoder(PrunedMixin, CMDAutoencoder):
+    """CMD's autoencoder."""
+
+
+class PrunedAutoencoderKL(PrunedMixin, diffusers.AutoencoderKL):
+    """Image autoencoders: the decoder's middle and residual blocks."""
+
+
+class PrunedAutoencoderKLTemporalDecoder(PrunedMixin, diffusers.AutoencoderKLTemporalDecoder):
+    """Stable Video Diffusion's autoencoder."""
+
+
+PRUNED_CLASSES: dict[str, type[PrunedMixin]] = {
+    cls.teacher_class().__name__: cls for cls in PrunedMixin.__subclasses__()
+}
+
+
+def prune(teacher: Any, selection: BlockSelection) -> Any:
+    """`from_teacher` of the class that fits.
+
+    Raises:
+        ValueError: models of this class cannot be pruned.
+    """
+    name = type(teacher).__name__
+    if name not in PRUNED_CLASSES:
+        raise ValueError(f"model: {name} cannot be pruned; known are {', '.join(PRUNED_CLASSES)}")
+    return PRUNED_CLASSES[name].from_teacher(teacher, selection)

@@ -1,0 +1,192 @@
+"""Pruned models as ordinary components, for every class: same weights, same files, same bits."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel, UNet3DConditionModel, UNetSpatioTemporalConditionModel
+from torch import nn
+
+from cmd_video.benchmark.cost import count, num_parameters
+from cmd_video.benchmark.system import place
+from cmd_video.pruning.blocks import Skip, list_blocks, remove_blocks
+from cmd_video.pruning.pruned_models import PRUNED_CLASSES, PrunedUNet2DConditionModel, prune
+from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
+
+
+def selection(teacher, removed):
+    return BlockSelection(type(teacher).__name__, tuple(removed), "test")
+
+
+def test_nothing_removed_is_the_teacher_bit_for_bit(example, teacher):
+    student = prune(teacher, selection(teacher, ()))
+    assert student.state_dict().keys() == teacher.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(example.call(student), example.call(teacher))
+
+
+def test_saved_and_reloaded_it_is_the_same_model(example, teacher, tmp_path):
+    student = prune(teacher, selection(teacher, example.removed))
+    assert num_parameters([student]) < num_parameters([teacher])
+    student.save_pretrained(tmp_path)
+    again = type(student).from_pretrained(tmp_path)
+    assert list(again.config.removed_blocks) == list(example.removed)
+    assert num_parameters([again]) == num_parameters([student])
+    assert again.state_dict().keys() == student.state_dict().keys()
+    with torch.no_grad():
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
+        ours = example.call(student)
+        torch.testing.assert_close(example.call(again), ours, atol=1e-4, rtol=1e-3)  # kernels care about alignment
+        assert ours.isfinite().all() and not torch.equal(ours, example.call(teacher))
+
+
+def test_weights_are_copies_of_the_teachers(example, teacher):
+    student = prune(teacher, selection(teacher, example.removed))
+    originals = {(tensor.shape, tensor.double().sum().item()) for tensor in teacher.state_dict().values()}
+    for name, tensor in student.state_dict().items():
+        assert (tensor.shape, tensor.double().sum().item()) in originals, name
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_a_student_learns(example, teacher):
+    student = prune(teacher.train(), selection(teacher, example.removed))
+    assert student.training
+    example.call(student).square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+def test_a_removed_transformer_block_is_a_skipped_one():
+    """The closed form: a model without block 1 is the whole model in which block 1 does nothing."""
+    from cmd_video.models import CMDMotionTransformer
+
+    torch.manual_seed(0)
+    teacher = CMDMotionTransformer(num_layers=3, dim=16, num_heads=2).eval()
+    for parameter in teacher.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    inputs = torch.randn(1, 8, 4, 8), torch.tensor([5]), torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        student = prune(teacher, selection(teacher, ["blocks.1"]))(*inputs).sample
+        teacher.blocks[1] = Skip()
+        torch.testing.assert_close(student, teacher(*inputs).sample)
+
+
+def test_the_skip_connections_keep_their_partners():
+    """VDMini's layout: layers 0 and 2 of an up stage stay, with the skip connections that layer 1 did not take."""
+    torch.manual_seed(0)
+    teacher = UNet2DConditionModel(
+        block_out_channels=(8, 16, 24, 24), norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4
+    ).eval()
+    student = prune(teacher, select_by_rule(teacher))
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for new, old in {
+        "down_blocks.0.resnets.0.conv1.weight": "down_blocks.0.resnets.0.conv1.weight",
+        "down_blocks.2.resnets.1.conv1.weight": "down_blocks.2.resnets.1.conv1.weight",
+        "up_blocks.0.resnets.0.conv1.weight": "up_blocks.1.resnets.0.conv1.weight",
+        "up_blocks.1.resnets.1.conv1.weight": "up_blocks.2.resnets.2.conv1.weight",
+        "up_blocks.2.resnets.1.conv1.weight": "up_blocks.3.resnets.2.conv1.weight",
+        "up_blocks.2.attentions.1.proj_out.weight": "up_blocks.3.attentions.2.proj_out.weight",
+        "up_blocks.1.upsamplers.0.conv.weight": "up_blocks.2.upsamplers.0.conv.weight",
+    }.items():
+        assert torch.equal(ours[new], theirs[old]), new
+    assert student.down_blocks[-1].downsamplers is None and len(student.down_blocks) == 3
+
+
+# --- the paper's numbers, on the meta device -------------------------------------------------------------------------
+
+
+def on_meta(build):
+    return place(build, "meta", torch.float32)
+
+
+def test_vdmini_on_stable_video_diffusion():
+    teacher = on_meta(lambda: UNetSpatioTemporalConditionModel(num_attention_heads=(5, 10, 20, 20), num_frames=14))
+    student = prune(teacher, select_by_rule(teacher))
+    assert num_parameters([teacher]) / 1e6 == pytest.approx(1524.6, abs=0.1)
+    assert num_parameters([student]) / 1e6 == pytest.approx(939.9, abs=0.1)
+    with torch.device("meta"):
+        inputs = torch.zeros(1, 14, 8, 72, 128), torch.zeros(1), torch.zeros(1, 1, 1024), torch.zeros(1, 3)
+    teras = [2 * count(lambda model=model: model(*inputs)).layer_macs / 1e12 for model in (teacher, student)]
+    assert teras == pytest.approx([36.10, 25.70], abs=0.01)
+
+
+def test_vdmini_on_the_layout_of_videocrafter2():
+    """It is ModelScope's UNet with an embedding of the frame rate (320 -> 1280 -> 1280), which stays."""
+    frame_rate = (320 * 1280 + 1280) + (1280 * 1280 + 1280)
+    teacher = on_meta(lambda: UNet3DConditionModel(cross_attention_dim=1024, attention_head_dim=64))
+    student = prune(teacher, select_by_rule(teacher))
+    assert (num_parameters([teacher]) + frame_rate) / 1e6 == pytest.approx(1413.3, abs=0.1)
+    assert (num_parameters([student]) + frame_rate) / 1e6 == pytest.approx(816.7, abs=0.1)
+
+
+# --- selections ------------------------------------------------------------------------------------------------------
+
+
+def test_a_selection_is_a_file(tmp_path):
+    chosen = BlockSelection("UNet2DConditionModel", ("mid_block",), "by hand")
+    (tmp_path / "s.json").write_text(chosen.to_json())
+    assert BlockSelection.load(tmp_path / "s.json") == chosen
+    for text in ("{}", "[]", "nonsense", '{"model_class": "X", "removed": 3}'):
+        with pytest.raises(ValueError, match="selection: not of the form"):
+            BlockSelection.from_json(text)
+
+
+def test_importance_within_a_budget():
+    from cmd_video.models import CMDMotionTransformer
+
+    model = CMDMotionTransformer(num_layers=4, dim=16, num_heads=2)
+    importance = {"blocks.0": 9.0, "blocks.1": 0.1, "blocks.2": 0.3, "blocks.3": 5.0}
+    cost = dict.fromkeys(importance, 0.2)
+    assert select_by_importance(model, importance, cost, 0.85).removed == ("blocks.1",)
+    assert select_by_importance(model, importance, cost, 0.6).removed == ("blocks.1", "blocks.2")
+    assert select_by_importance(model, importance, cost, 1.0).removed == ()
+    with pytest.raises(
+        ValueError, match="budget: 0.1 cannot be met; with every block that may leave, 0.200 would stay"
+    ):
+        select_by_importance(model, importance, cost, 0.1)
+    with pytest.raises(ValueError, match="budget: 1.5 is not a share"):
+        select_by_importance(model, importance, cost, 1.5)
+
+
+UNET = {"block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": 16, "attention_head_dim": 4}
+UNET |= {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        (["down_blocks.7"], "UNet2DConditionModel has no block 'down_blocks.7'"),
+        (["down_blocks.0.layers.1"], "down_blocks.0 loses 1 layers and up_blocks.1 0"),
+        (["down_blocks.0", "up_blocks.1"], "whole stages leave in pairs from the innermost outwards"),
+        (["down_blocks.1", "up_blocks.0"], "mid_block must leave with the innermost stages"),
+        (
+            ["down_blocks.0.layers.0", "down_blocks.0.layers.1", "up_blocks.1.layers.0", "up_blocks.1.layers.1"],
+            "down_blocks.0 would have no layer left",
+        ),
+        (["down_blocks.1.layers.0", "up_blocks.0.layers.0"], "gets 8 channels, but it takes 16"),
+    ],
+)
+def test_what_would_not_fit_is_refused(removed, message):
+    with pytest.raises(ValueError, match=message):
+        remove_blocks(UNet2DConditionModel(**UNET), removed)
+
+
+def test_wrong_models_are_refused(tmp_path):
+    unet = UNet2DConditionModel(**UNET)
+    with pytest.raises(ValueError, match="model: Linear cannot be pruned; known are UNet2DConditionModel"):
+        prune(nn.Linear(1, 1), BlockSelection("Linear", (), ""))
+    with pytest.raises(ValueError, match="selection: it is for WanTransformer3DModel, the teacher is a UNet2D"):
+        prune(unet, BlockSelection("WanTransformer3DModel", (), ""))
+    with pytest.raises(ValueError, match="teacher: expected a UNet2DConditionModel, got a Linear"):
+        PrunedUNet2DConditionModel.from_teacher(nn.Linear(1, 1), BlockSelection("UNet2DConditionModel", (), ""))
+    with pytest.raises(ValueError, match="rule: 'vdmini' is for UNets of at least 3 stages"):
+        select_by_rule(unet)
+    with pytest.raises(ValueError, match="rule: 'random' is none of vdmini"):
+        select_by_rule(unet, "random")
+    with pytest.raises(ValueError, match="Linear has no blocks that are known here"):
+        list_blocks(nn.Linear(1, 1))
+    assert len(PRUNED_CLASSES) == 11
