@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "data": Verb("cmd_video.cli.data", "app", "Look over, make and encode training data: check, make, encode."),
     "train": Verb("cmd_video.cli.train", "command", "Train one stage from a YAML config; again to resume."),
     "export": Verb("cmd_video.cli.export", "command", "Turn a training run into a folder for from_pretrained."),
+    "prune": Verb("cmd_video.cli.prune", "command", "Leave blocks out of a model."),
     "benchmark": Verb("cmd_video.cli.benchmark", "command", "Count and time a model, a recipe or its peers."),
     "evaluate": Verb("cmd_video.cli.evaluate", "app", "Measure a model: adherence, reconstruction."),
 }

@@ -1,0 +1,91 @@
+"""`cmd-video prune`: a folder that loads as the model did, and mistakes in one line."""
+
+import json
+
+import pytest
+import torch
+
+from cmd_video.models import CMDMotionTransformer
+from cmd_video.pipelines import CMDPipeline
+
+
+@pytest.fixture
+def motion_model(tmp_path):
+    CMDMotionTransformer(num_layers=4, dim=16, num_heads=2).save_pretrained(tmp_path / "motion")
+    return tmp_path / "motion"
+
+
+def selection_file(tmp_path, removed, model_class="CMDMotionTransformer"):
+    path = tmp_path / "selection.json"
+    path.write_text(json.dumps({"model_class": model_class, "removed": removed, "reason": "test"}))
+    return path
+
+
+def test_a_single_model(run, motion_model, tmp_path):
+    selection = selection_file(tmp_path, ["blocks.1", "blocks.2"])
+    code, out, _ = run("prune", motion_model, "--selection", selection, "-o", tmp_path / "small")
+    assert code == 0 and "left out: blocks.1, blocks.2" in out
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["_class_name"] == "PrunedCMDMotionTransformer" and config["removed_blocks"] == [
+        "blocks.1",
+        "blocks.2",
+    ]
+    assert json.loads((tmp_path / "small" / "selection.json").read_text())["removed"] == ["blocks.1", "blocks.2"]
+
+
+def test_a_part_of_a_pipeline_which_then_loads_and_runs(run, tiny_pipeline, tmp_path):
+    selection = selection_file(tmp_path, ["mid_block"], "UNet2DConditionModel")
+    code, _, error = run("prune", tiny_pipeline, "--selection", selection, "-o", tmp_path / "small")
+    assert code == 0, error
+    pipe = CMDPipeline.from_pretrained(tmp_path / "small")
+    pipe.set_progress_bar_config(disable=True)
+    assert type(pipe.unet).__name__ == "PrunedUNet2DConditionModel"
+    assert type(pipe.unet.mid_block).__name__ == "Skip"
+    frames = pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt")
+    assert frames.frames.isfinite().all()
+
+
+def test_a_budget(run, motion_model, tmp_path):
+    importance = tmp_path / "importance.json"
+    importance.write_text(json.dumps({f"blocks.{n}": {"importance": 4 - n, "cost": 0.2} for n in range(4)}))
+    code, out, _ = run("prune", motion_model, "--budget", "0.7", "--importance", importance, "-o", tmp_path / "small")
+    assert code == 0 and "left out: blocks.2, blocks.3" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule", "vdmini"], "rule: 'vdmini' is for UNets of at least 3 stages"),
+        (["--rule", "random"], "rule: 'random' is none of vdmini"),
+        ([], "--rule, --selection, --budget: give one of them"),
+        (["--rule", "vdmini", "--budget", "0.5"], "--rule, --selection, --budget: give one of them"),
+        (["--budget", "0.5"], "--budget and --importance: they come together"),
+        (["--rule", "vdmini", "--component", "unet"], "--component:"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(run, motion_model, tmp_path, arguments, message):
+    code, _, error = run("prune", motion_model, *arguments, "-o", tmp_path / "small")
+    assert code == 2 and message in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "small").exists()
+
+
+def test_more_mistakes(run, motion_model, tiny_pipeline, tmp_path):
+    wrong = selection_file(tmp_path, ["blocks.9"])
+    for arguments, message in (
+        ((motion_model, "--selection", wrong), "CMDMotionTransformer has no block 'blocks.9'"),
+        (
+            (tiny_pipeline, "--selection", wrong),
+            "it is for CMDMotionTransformer, the teacher is a UNet2DConditionModel",
+        ),
+        ((tiny_pipeline, "--component", "head", "--selection", wrong), "--component: 'head' is none of"),
+        (
+            (tiny_pipeline, "--component", "text_encoder", "--selection", wrong),
+            "model: CLIPTextModel cannot be pruned",
+        ),
+        ((tmp_path, "--selection", wrong), "holds neither a pipeline"),
+        (("/nowhere", "--selection", wrong), "MODEL: no folder /nowhere"),
+    ):
+        code, _, error = run("prune", *arguments, "-o", tmp_path / "small")
+        assert code == 2 and message in error, error
+    code, _, error = run("prune", motion_model, "--rule", "vdmini", "-o", motion_model)
+    assert code == 2 and "exists; choose a new folder" in error
