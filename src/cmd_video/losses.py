@@ -67,7 +67,10 @@ def predicted_sample(
 
 
 def pseudo_huber(prediction: torch.Tensor, target: torch.Tensor, c: float = 0.03) -> torch.Tensor:
-    """sqrt(|d|^2 + c^2) - c of each value, averaged per sample (B,): between l2 and l1 (arXiv 2310.14189, eq. 8)."""
+    """sqrt(|d|^2 + c^2) - c of each value, averaged per sample (B,): after arXiv 2310.14189, eq. 8.
+
+    Differs from paper: value by value, not of the vector's norm.
+    """
     difference = prediction.float() - target.float()
     return ((difference.square() + c**2).sqrt() - c).flatten(1).mean(dim=1)
 

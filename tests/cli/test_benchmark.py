@@ -57,6 +57,18 @@ def test_a_batch_costs_its_clips(tiny_pipeline, capsys):
     assert costs[1]["batch"] == 3 and costs[1]["parameters"] == costs[0]["parameters"]
 
 
+def test_a_recipe_is_counted_at_its_own_size(tiny_config, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(tiny_config("image", tmp_path / "run")))  # JSON is YAML
+    rows = []
+    for arguments in ([], ["--resolution", "32x32", "--frames", "1"], ["--device", "cpu", "--runs", "1"]):
+        assert main(["benchmark", str(path), "--json", "-", *arguments]) == 0
+        rows += json.loads(capsys.readouterr().out)["training"]
+    assert "1x16x16" in rows[0]["name"] and rows[0]["seconds"] is None and rows[2]["seconds"] > 0
+    assert rows[0]["step"] == rows[2]["step"]
+    assert rows[0]["forward"]["flops"] < rows[1]["forward"]["flops"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,9 +78,14 @@ def test_a_batch_costs_its_clips(tiny_pipeline, capsys):
         (["default", "--preset", "warp"], "error: preset: 'warp' is none of quality, fast, turbo"),
         (["cmd-sd21", "--motion-size", "XXL"], "error: motion: 'XXL' is none of S, B, L, XL"),
         (["missing.yaml"], "error: missing.yaml"),
+        (["default", "--device", "tpu"], "error: --device: 'tpu' cannot be used here"),
+        (["default", "--frames", "8"], "error: --frames: give a --resolution with it"),
+        (["default", "--resolution", "66x64"], "error: height: 66 is not a positive multiple of"),
+        (["animatediff", "--resolution", "64x64", "--frames", "48"], "error: frames: 48, but AnimateDiff has"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
     assert main(["benchmark", *arguments]) == 2
-    error = capsys.readouterr().err.strip()
-    assert message in error
+    error = capsys.readouterr().err.strip().splitlines()
+    assert message in error[-1]
+    assert sum(line.startswith("error:") for line in error) == 1 and "Traceback" not in "".join(error)

@@ -94,7 +94,8 @@ def test_the_content_frame_is_what_the_image_model_draws(make_folder, generate):
     pipe = CMDPipeline.from_image_model(folder, **parts(image_model))
     for each in (pipe, image_model):
         each.set_progress_bar_config(disable=True)
-    image_model.scheduler = pipe.content_scheduler
+    image_model.scheduler = DDIMScheduler.from_config(image_model.scheduler.config, clip_sample=False)
+    assert not pipe.content_scheduler.config.clip_sample  # latents are never clipped
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     picture = image_model(
         "a red ball", latents=noise, num_inference_steps=3, guidance_scale=4.0, height=16, width=16, output_type="pt"
@@ -111,7 +112,9 @@ def test_fresh_parts_fit_the_image_model(make_folder):
     assert pipe.motion_transformer.config.text_dim == 16
     assert len(pipe.motion_transformer.blocks) == 12
     half = CMDPipeline.from_image_model(make_folder("sd21-v"), motion_size="S", torch_dtype=torch.bfloat16)
-    assert {half.unet.dtype, half.autoencoder.dtype, half.motion_transformer.dtype} == {torch.bfloat16}
+    assert {
+        part.dtype for part in (half.unet, half.vae, half.text_encoder, half.autoencoder, half.motion_transformer)
+    } == {torch.bfloat16}
 
 
 def test_the_small_image_autoencoder_fits_too(make_folder):

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, 
 
 from cmd_video.models import CMDMotionTransformer
 from cmd_video.pipelines.feature_reuse import full_step, shallow_step
-from cmd_video.pipelines.sampling import PRESETS, Step, make_solver, plan_steps
+from cmd_video.pipelines.sampling import PRESETS, Step, make_solver, plan_steps, with_schedule
 
 
 def test_plan_guides_inside_the_interval_only_and_starts_each_stretch_afresh():
@@ -171,11 +171,20 @@ def test_turbo_is_for_distilled_models_and_the_others_are_not(text_pipeline, gen
     torch.testing.assert_close(both[1], one[0], atol=1e-5, rtol=1e-4)
 
 
-def test_solver_keeps_schedule_and_prediction_type():
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.013, prediction_type="sample")
-    solver = make_solver("multistep", scheduler)
-    assert torch.equal(solver.alphas_cumprod, scheduler.alphas_cumprod)
-    assert solver.config.prediction_type == "sample"
+@pytest.mark.parametrize("config", [{"beta_schedule": "scaled_linear", "beta_end": 0.013}, {}])
+def test_solvers_keep_schedule_and_prediction_type_also_on_disk(config, tmp_path):
+    ddim = DDIMScheduler(**config, prediction_type="sample", clip_sample=False, timestep_spacing="leading")
+    lcm = with_schedule(LCMScheduler, ddim)
+    for name, scheduler in (("multistep", ddim), ("ddim", ddim), ("lcm", lcm)):
+        solver = make_solver(name, scheduler)
+        solver.save_pretrained(tmp_path / name)
+        loaded = type(solver).from_pretrained(tmp_path / name)
+        for each in (solver, loaded):
+            each.set_timesteps(10)
+            assert torch.equal(each.alphas_cumprod, ddim.alphas_cumprod)
+            assert each.config.prediction_type == "sample"
+        assert torch.equal(solver.timesteps, loaded.timesteps)
+        assert name != "multistep" or solver.timesteps[0] == 999  # noise is asked for as noise
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,95 @@ def test_guidance_loss_is_the_distance_to_the_guided_teacher(name, build_tiny, b
     timestep, draws = torch.tensor([10, 300, 600, 990]), [torch.Generator().manual_seed(n) for n in range(4)]
     loss = stage._loss(batch, draws, timestep, batch)
     torch.testing.assert_close(loss, torch.zeros(4), atol=1e-12, rtol=0)  # without guidance: itself
-    guided, _ = build_tiny(name, weights=0.2, objective=distilled("guidance", 3.0))
-    guided.frozen["teacher"].load_state_dict(guided.components[guided.denoiser].state_dict())
-    draws = [torch.Generator().manual_seed(n) for n in range(4)]
-    assert (guided._loss(batch, draws, timestep, batch) > 0).all()
+
+
+def awake(name, build_tiny, batch_of, method, **changes):
+    """A stage whose student and teacher differ, both with awake weights; a batch, its noise and its sample."""
+    torch.manual_seed(5)
+    stage, dataset = build_tiny(name, weights=0.2, objective={**distilled(method, 3.0), **changes})
+    for parameter in stage.frozen["teacher"].parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    batch = batch_of(dataset, range(3))
+    return stage.eval(), batch, stage.sample(batch)
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_guidance_loss_in_closed_form(name, build_tiny, batch_of):
+    stage, batch, sample = awake(name, build_tiny, batch_of, "guidance")
+    timestep, noise = torch.tensor([10, 500, 990]), torch.randn(sample.shape)
+    noisy = stage.components[stage.scheduler].add_noise(sample, noise, timestep)
+    with torch.no_grad():
+        ours = stage.predict(noisy, timestep, batch)
+        stage.components[stage.denoiser] = stage.frozen["teacher"]
+        conditional = stage.predict(noisy, timestep, batch)
+        unconditional = stage.predict(noisy, timestep, {**batch, "prompt": [""] * 3})
+        stage.components[stage.denoiser] = getattr(stage, stage.denoiser)
+        expected = (ours - (3 * conditional - 2 * unconditional)).square().flatten(1).mean(1)
+        loss = stage._guidance_loss(sample, noise, timestep, batch)
+    assert not torch.allclose(conditional, unconditional)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_a_step_of_the_teacher_is_a_step_of_ddim(name, build_tiny, batch_of):
+    stage, batch, sample = awake(name, build_tiny, batch_of, "consistency")
+    scheduler = DDIMScheduler.from_config(stage.components[stage.scheduler].config, timestep_spacing="trailing")
+    scheduler.set_timesteps(10)  # 999, 899, ..., 99
+    for high in (999, 499, 99):
+        time = torch.full((3,), high)
+        with torch.no_grad():
+            guided = stage._guided_teacher(sample, time, batch)
+            ours = stage._teacher_step(sample, time, time - 100, batch)
+        expected = scheduler.step(guided, high, sample).prev_sample
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_the_consistency_function_is_what_the_sampler_takes(name, build_tiny, batch_of):
+    stage, batch, sample = awake(name, build_tiny, batch_of, "consistency")
+    scheduler = stage.sampler()
+    scheduler.set_timesteps(5)
+    step = scheduler.timesteps[2]
+    with torch.no_grad():
+        ours = stage._consistency_function(sample, step.expand(3), batch)
+        scheduler._step_index = 2
+        expected = scheduler.step(stage.predict(sample, step.expand(3), batch), step, sample).denoised
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_the_consistency_loss_joins_neighbouring_times(name, build_tiny, batch_of, monkeypatch):
+    stage, batch, sample = awake(name, build_tiny, batch_of, "consistency")
+    seen = []
+    monkeypatch.setattr(stage, "_teacher_step", lambda noisy, high, low, condition: seen.append((high, low)) or noisy)
+    monkeypatch.setattr(stage, "_consistency_function", lambda noisy, timestep, condition: noisy)
+    loss = stage._consistency_loss(sample, torch.randn(sample.shape), torch.tensor([0, 100, 999]), batch)
+    assert [time.tolist() for time in seen[0]] == [[99, 199, 999], [-1, 99, 899]]
+    assert torch.equal(loss, torch.zeros(3))
+
+
+def test_noise_on_the_content_frame_is_the_same_for_student_and_teacher(build_tiny, batch_of, monkeypatch):
+    stage, batch, _ = awake("motion", build_tiny, batch_of, "guidance", content_frame_noise=0.5)
+    stage.train()
+    seen = []
+    predict = stage.predict
+    monkeypatch.setattr(
+        stage, "predict", lambda n, t, condition: seen.append(condition["content_frame"]) or predict(n, t, condition)
+    )
+    stage(batch)
+    assert len(seen) == 3 and all(torch.equal(frame, seen[0]) for frame in seen)
+    assert not torch.equal(seen[0], batch["content_frame"])
+
+
+@pytest.mark.parametrize("method", ["guidance", "consistency"])
+def test_the_sampler_has_the_teachers_noise_schedule(method, build_tiny, tmp_path):
+    """Also where the recipe leaves values out: the few-step sampler's own defaults are others."""
+    stage, _ = build_tiny("content", objective=distilled(method))
+    stage.components["content_scheduler"] = DDIMScheduler(clip_sample=False)
+    sampler = stage.sampler()
+    sampler.save_pretrained(tmp_path)
+    for scheduler in (sampler, type(sampler).from_pretrained(tmp_path)):
+        assert torch.equal(scheduler.alphas_cumprod, DDIMScheduler().alphas_cumprod)
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
@@ -102,6 +187,8 @@ def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path
         ("image", distilled("guidance"), "belongs to content and motion, not 'image'"),
         ("motion", {**distilled("guidance"), "train_text_encoder": True}, "excludes train_text_encoder"),
         ("motion", {"distillation": {"method": "magic"}}, "'guidance' or 'consistency'"),
+        ("motion", {"distillation": {"method": "consistency", "num_timesteps": 64}}, "64 is no divisor of 1000"),
+        ("motion", {"distillation": {"method": "consistency", "num_timesteps": 1}}, "1 is no divisor of 1000 that is"),
     ],
 )
 def test_wrong_settings_are_refused(stage, objective, message, tiny_config, tmp_path):

@@ -17,7 +17,9 @@ from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotion
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.feature_reuse import full_step, shallow_step
 from cmd_video.pipelines.image_space import decode_video
-from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve
+from cmd_video.pipelines.inputs import check_multiple
+from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, with_schedule
+from cmd_video.pipelines.shapes import size_unit
 
 from .system import Part, Size, System, place
 
@@ -39,6 +41,9 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
         motion: how the motion model is sampled.
         name: for tables.
     """
+    check_multiple("height", size.height, size_unit(pipe))
+    check_multiple("width", size.width, size_unit(pipe))
+    check_multiple("frames", size.frames, pipe.motion_transformer.config.patch_size)
     inputs = _Inputs.of(pipe, size)
     words = f"{content.num_inference_steps}+{motion.num_inference_steps} steps"
     if content.guidance_scale > 1 or motion.guidance_scale > 1:
@@ -171,7 +176,7 @@ STABLE_DIFFUSION: dict[str, dict[str, Any]] = {  # published configurations of t
             "projection_dim": 768,
         },
         "unet": {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
-        "source": "runwayml/stable-diffusion-v1-5",
+        "content_patch": 4,  # of the motion transformer, table 6
     },
     "sd21": {
         "text": {
@@ -182,7 +187,7 @@ STABLE_DIFFUSION: dict[str, dict[str, Any]] = {  # published configurations of t
             "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True,
             "sample_size": 64,
         },
-        "source": "stabilityai/stable-diffusion-2-1-base",
+        "content_patch": 8,
     },
 }  # fmt: skip
 IMAGE_AUTOENCODER: dict[str, Any] = {  # Stable Diffusion's
@@ -197,7 +202,6 @@ SD_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_en
 def paper_pipeline(
     base: str = "sd21",
     motion: str = "XL",
-    content_patch: int = 8,
     device: str = "meta",
     dtype: torch.dtype = torch.float32,
     tiny_decoder: bool = False,
@@ -207,7 +211,6 @@ def paper_pipeline(
     Args:
         base: "sd15" or "sd21", whose UNet, text encoder and VAE.
         motion: size of the motion transformer, S, B, L or XL (the paper: XL).
-        content_patch: side of its content-frame patch (the paper: 4 with sd15, 8 with sd21).
         device: where to put it; on "meta" it costs no memory.
         dtype: of the weights.
         tiny_decoder: `AutoencoderTiny` (TAESD) instead of Stable Diffusion's VAE.
@@ -222,7 +225,7 @@ def paper_pipeline(
         return CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **text))
 
     def build_motion() -> CMDMotionTransformer:
-        options = {"content_patch_size": content_patch, "text_dim": text["hidden_size"]}
+        options = {"content_patch_size": STABLE_DIFFUSION[base]["content_patch"], "text_dim": text["hidden_size"]}
         return CMDMotionTransformer(**MOTION_TRANSFORMER_SIZES[motion], **options)
 
     builders: dict[str, Callable[[], Any]] = {
@@ -239,14 +242,14 @@ def paper_pipeline(
 
 
 def paper_system(
-    base: str, size: Size, preset: str = "quality", motion: str = "XL", content_patch: int = 8, device: str = "meta",
+    base: str, size: Size, preset: str = "quality", motion: str = "XL", device: str = "meta",
     dtype: torch.dtype = torch.float32,
 ) -> System:  # fmt: skip
     """The paper's CMD under a preset; `fast` and `turbo` decode with the small image decoder."""
-    pipe = paper_pipeline(base, motion, content_patch, device, dtype, tiny_decoder=preset != "quality")
+    pipe = paper_pipeline(base, motion, device, dtype, tiny_decoder=preset != "quality")
     if preset == "turbo":
         for part in ("content_scheduler", "motion_scheduler"):
-            setattr(pipe, part, LCMScheduler.from_config(getattr(pipe, part).config))
+            setattr(pipe, part, with_schedule(LCMScheduler, getattr(pipe, part)))
     pipe.use_preset(preset)
     name = f"CMD {base} {preset}" + ("" if motion == "XL" else f" DiT-{motion}")
     return cmd_system(pipe, size, *default_sampling(pipe), name=name)

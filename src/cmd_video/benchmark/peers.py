@@ -144,7 +144,7 @@ def _animatediff(size: Size, at: Place) -> System:
         return unet(latents, at.ones(1), at.zeros(rows * size.frames, 77, 768))
 
     parts = [_clip_text(at, "sd15", 2), _denoiser(unet, 50, 2, call), _sd_decoder(at, size)]
-    source = "guoyww/animatediff-motion-adapter-v1-5-2"
+    source = "guoyww/animatediff-motion-adapter-v1-5-3"
     return System("AnimateDiff", size, "50 steps, guidance 7.5", source, parts)
 
 
@@ -287,6 +287,8 @@ def build_peer(name: str, size: Size, device: str = "meta", dtype: torch.dtype =
     """
     if name not in PEERS:
         raise ValueError(f"peer: {name!r} is none of {', '.join(PEERS)}")
+    if name == "animatediff" and size.frames > 32:
+        raise ValueError(f"frames: {size.frames}, but AnimateDiff has positions for 32")
     if size.height % 32 or size.width % 32:
         raise ValueError(f"resolution: {size.height}x{size.width} is not divisible by 32, as some peers need")
     factor = PEERS[name].time_factor

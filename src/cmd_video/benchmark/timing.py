@@ -88,6 +88,14 @@ def compile_denoisers(system: System) -> None:
         module.compile(mode="reduce-overhead")
 
 
+def check_device(device: str) -> None:
+    """Raise a ValueError unless a model can be put there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
 def peak_memory(device: str) -> int:
     """Most bytes held so far: allocated on a GPU, resident on a CPU."""
     if device.startswith("cuda"):

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from .cmd_system import STABLE_DIFFUSION, paper_pipeline
-from .cost import Cost, count, num_parameters
+from .cost import Cost, count
 from .memory import peak_bytes
 from .system import Size, place
 from .timing import time_call
 
-BYTES_PER_PARAMETER = 16  # float32 weights, gradients and the two moments of Adam
+BYTES_PER_PARAMETER = 12  # float32 weights and the two moments of Adam; gradients come with the backward pass
 
 
 @dataclass
@@ -59,12 +59,16 @@ class TrainingCost:
 
 def measure_training(step: TrainingStep) -> TrainingCost:
     """Count a step whose modules lie on the meta device."""
-    parameters = num_parameters(step.modules)
+    learning = [value for module in step.modules for value in module.parameters() if value.requires_grad]
+    parameters = sum(value.numel() for value in learning)
+    forward, backward = count(step.loss), count(step.loss, backward=True)
+    for value in learning:
+        value.grad = None
     return TrainingCost(
         name=step.name,
         parameters=parameters,
-        forward=count(step.loss),
-        step=count(step.loss, backward=True),
+        forward=forward,
+        step=backward,
         memory_bytes=parameters * BYTES_PER_PARAMETER + peak_bytes(step.loss, backward=True),
     )
 
@@ -84,9 +88,9 @@ def time_training(step: TrainingStep, device: str, runs: int) -> float:
 
 
 def paper_training(size: Size, device: str = "meta", dtype: torch.dtype = torch.float32) -> list[TrainingStep]:
-    """The paper's three stages on Stable Diffusion 1.5's latents, and ModelScope's denoiser, one clip each."""
-    pipe = paper_pipeline("sd15", "XL", content_patch=8, device=device, dtype=dtype)
-    text = STABLE_DIFFUSION["sd15"]["text"]["hidden_size"]
+    """The paper's three stages on Stable Diffusion 2.1's latents, and ModelScope's denoiser, one clip each."""
+    pipe = paper_pipeline("sd21", "XL", device, dtype)
+    text = STABLE_DIFFUSION["sd21"]["text"]["hidden_size"]
     height, width = size.height // 8, size.width // 8
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     frame, clip = torch.zeros(1, 4, height, width, **options), torch.zeros(1, 4, size.frames, height, width, **options)

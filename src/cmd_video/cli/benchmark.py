@@ -38,9 +38,7 @@ def command(
         str | None, typer.Option(help=f"Of CMD: {PRESET_NAMES}; default: as the model is saved.")
     ] = None,
     motion_size: Annotated[str, typer.Option(help="Motion transformer of cmd-sd15 and cmd-sd21: S, B, L, XL.")] = "XL",
-    device: Annotated[
-        str, typer.Option(help="meta counts only; cpu and cuda also time, with random weights.")
-    ] = "meta",
+    device: Annotated[str, typer.Option(help="meta counts only; cpu and cuda also time.")] = "meta",
     dtype: Annotated[
         str | None,
         typer.Option(help=f"Of the weights: {', '.join(DTYPES)}; default: float32 on a CPU, else bfloat16."),
@@ -65,6 +63,7 @@ def command(
         names += [*(f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")), *PEERS]
     if not names and not training:
         names = ["default"]
+    _check(bool(frames) and not (resolution or peers), plot is not None and not names, device)
     sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
     wanted: list[Size | None] = [*sizes] or [None]
     rows = []
@@ -80,6 +79,17 @@ def command(
     recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
     trained = _measure_training(recipes, training, sizes[0] if resolution else None, device, dtype, runs)
     _report(rows, trained, json, plot, device, dtype)
+
+
+def _check(frames_alone: bool, nothing_to_plot: bool, device: str) -> None:
+    """Raise a ValueError for options that would do nothing, and for a device that is not there."""
+    from cmd_video.benchmark.timing import check_device
+
+    if frames_alone:
+        raise ValueError("--frames: give a --resolution with it")
+    if nothing_to_plot:
+        raise ValueError("--plot: there is nothing to plot but training steps")
+    check_device(device)
 
 
 def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
@@ -150,7 +160,7 @@ def _measure_training(
     from cmd_video.benchmark.training_step import measure_training, paper_training, time_training
 
     def build(place: str) -> "list[TrainingStep]":
-        steps = [_recipe_step(path, size or Size(64, 64), place) for path in recipes]
+        steps = [_recipe_step(path, size, place) for path in recipes]
         return steps + (paper_training(size or Size(512, 512), place, getattr(torch, dtype)) if paper else [])
 
     rows = [{**asdict(measure_training(step)), "seconds": None} for step in build("meta")]
@@ -160,16 +170,21 @@ def _measure_training(
     return rows
 
 
-def _recipe_step(path: Path, size: "Size", device: str) -> "TrainingStep":
-    """A recipe's own stage with one made-up clip; its components must be at hand."""
+def _recipe_step(path: Path, size: "Size | None", device: str) -> "TrainingStep":
+    """A recipe's own stage with one made-up clip, by default of its data's size; its components must be at hand."""
     import torch
 
+    from cmd_video.benchmark.system import Size
     from cmd_video.benchmark.training_step import TrainingStep
     from cmd_video.training.components import build_components
-    from cmd_video.training.config import load_config
+    from cmd_video.training.config import LatentsData, load_config
     from cmd_video.training.stages import build_stage
 
     config = load_config(path)
+    if size is None:
+        if isinstance(config.data, LatentsData):
+            raise ValueError(f"{path}: its data are latents, so give the clip's --resolution")
+        size = Size(config.data.height, config.data.width, config.data.num_frames)
     components = build_components(config.components, ["a"])
     stage = build_stage(config, components).to(device).train()
     stage.place(torch.device(device))
@@ -179,7 +194,7 @@ def _recipe_step(path: Path, size: "Size", device: str) -> "TrainingStep":
         number, label = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long, device=device)
         return stage({"video": video, "prompt": ["a"], "class_label": label, "number": number})
 
-    return TrainingStep(f"{path} {size}", [components[name] for name in stage.trained], loss)
+    return TrainingStep(f"{path} {size}", [getattr(stage, name) for name in stage.trained], loss)
 
 
 def _report(
@@ -202,7 +217,7 @@ def _report(
         if trained:
             print("\n" + training_markdown(trained))
         if json is not None:
-            write_result(json, "benchmark", values, {"device": where, "dtype": dtype, "batch": 1})
+            write_result(json, "benchmark", values, {"device": where, "dtype": dtype})
             print(json)
     if plot is not None:
         plot_costs(rows, plot)

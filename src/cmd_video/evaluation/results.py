@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
     Raises:
         OSError: the folder cannot be written.
     """
-    command = " ".join(["cmd-video", *sys.argv[1:]])
+    script = Path(sys.argv[0])
+    program = f"python {script.name}" if script.suffix == ".py" and script.stem != "__main__" else "cmd-video"
+    command = " ".join([program, *sys.argv[1:]])
     record = {
         "name": name,
         "command": command,
         "date": date.today().isoformat(),
         "hardware": hardware(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
         "protocol": protocol,
         "values": values,
     }
@@ -38,6 +40,13 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
     os.replace(temporary, path)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def hardware() -> str:

@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import hf_hub_download
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
@@ -18,6 +20,7 @@ from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotion
 from .image_space import spatial_ratio
 
 INDEX = "model_index.json"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -50,15 +53,18 @@ def load_image_model(
     if not folder.is_dir():
         if folder.is_absolute() or len(folder.parts) != 2:
             raise ValueError(f"image model: no folder {model}")
-        wanted = [INDEX, *(f"{name}/*" for name in COMPONENTS)]
-        folder = Path(DiffusionPipeline.download(str(model), allow_patterns=wanted, **loading))
+        hub = {key: value for key, value in loading.items() if key in HUB_OPTIONS}
+        _check_index(Path(hf_hub_download(str(model), INDEX, **hub)))  # before gigabytes come
+        unwanted = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        folder = Path(DiffusionPipeline.download(str(model), **unwanted, **loading))
     _check_layout(folder)
-    dtype = {"torch_dtype": loading["torch_dtype"]} if "torch_dtype" in loading else {}
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **dtype)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **dtype)
+    weights = {key: value for key, value in loading.items() if key in ("variant", "use_safetensors")}
+    weights["torch_dtype"] = loading.get("torch_dtype", torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **weights)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **weights)
     kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
-    vae = kinds[_class_name(folder / "vae" / "config.json")].from_pretrained(folder / "vae", **dtype)
-    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")  # whatever sampler it was: its noise schedule
+    vae = kinds[_class_name(folder / "vae" / "config.json")].from_pretrained(folder / "vae", **weights)
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False)  # whatever sampler it was
     if autoencoder is None:
         ratio = spatial_ratio(vae)
         sides = (height // ratio, width // ratio)
@@ -91,10 +97,7 @@ def _check_layout(folder: Path) -> None:
     """Raise a ValueError unless the folder holds a text-to-image model with one CLIP text encoder and a 2-D UNet."""
     if not (folder / INDEX).is_file():
         raise ValueError(f"image model: {folder} is not a pipeline folder (no {INDEX})")
-    index = json.loads((folder / INDEX).read_text())
-    kind = index.get("_class_name")
-    if (index.get("text_encoder_2") or [None])[0] is not None:
-        raise ValueError(f"image model: {folder} holds a {kind} with two text encoders; Stable Diffusion 1 and 2 fit")
+    kind = _check_index(folder / INDEX)
     for name in COMPONENTS:
         if not (folder / name).is_dir():
             raise ValueError(f"image model: {folder} holds a {kind} without {name}; Stable Diffusion 1 and 2 fit")
@@ -110,6 +113,17 @@ def _check_layout(folder: Path) -> None:
             f"image model: {folder / 'unet'} takes {config['in_channels']} channels and gives "
             f"{config.get('out_channels', 4)}, as for inpainting; they must be as many"
         )
+
+
+def _check_index(path: Path) -> str:
+    """The class of a pipeline, which must have one text encoder."""
+    index = json.loads(path.read_text())
+    kind = str(index.get("_class_name"))
+    if (index.get("text_encoder_2") or [None])[0] is not None:
+        raise ValueError(
+            f"image model: {path.parent} holds a {kind} with two text encoders; Stable Diffusion 1 and 2 fit"
+        )
+    return kind
 
 
 def _class_name(path: Path) -> str | None:

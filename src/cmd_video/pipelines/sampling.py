@@ -4,6 +4,7 @@ pipe.use_preset("fast")                                       # or cmd-video gen
 plan = plan_steps(timesteps, num_train_timesteps=1000, guided=True, guidance_interval=(0.1, 0.9), reuse_interval=2)
 """
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any, Literal
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+OWN_SPACING = "own_timestep_spacing"  # in the configuration of a sampler that replaced another: that one's spacing
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,23 @@ def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     if distilled != (solver == "lcm"):
         fits = "only the preset turbo fits" if distilled else "turbo needs one that is (see the distillation recipes)"
         raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
-    config: dict[str, Any] = dict(scheduler.config)
-    if solver == "ddim":
-        return DDIMScheduler.from_config(config)
     if solver == "lcm":
-        return LCMScheduler.from_config(config)
+        return with_schedule(LCMScheduler, scheduler)
+    spacing = scheduler.config.get(OWN_SPACING, scheduler.config.timestep_spacing)
+    if solver == "ddim":
+        return with_schedule(DDIMScheduler, scheduler, timestep_spacing=spacing)
     settings = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
-    return DPMSolverMultistepScheduler.from_config(config, **settings)
+    multistep = with_schedule(DPMSolverMultistepScheduler, scheduler, timestep_spacing="linspace", **settings)
+    multistep.register_to_config(**{OWN_SPACING: spacing})
+    return multistep
+
+
+def with_schedule(kind: Any, scheduler: SchedulerMixin, **settings: Any) -> Any:
+    """A sampler of another class with the same noise schedule.
+
+    What `from_config` alone would do is not enough: values that a scheduler has by default are not handed on, and
+    another class has other defaults.
+    """
+    names = set(inspect.signature(kind.__init__).parameters)
+    shared = {name: value for name, value in scheduler.config.items() if name in names}
+    return kind.from_config(scheduler.config, **{**shared, **settings})

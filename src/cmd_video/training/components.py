@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -32,8 +33,6 @@ def build_components(
     Raises:
         ValueError: a folder holds another kind of component, or a constructor argument is wrong.
     """
-    import torch
-
     components: dict[str, Any] = {}
     for name in sorted(configs, key=_BUILD_ORDER.index):
         config = configs[name]
@@ -81,13 +80,14 @@ def _load(name: str, path: str) -> Any:
     if name.endswith("tokenizer"):
         return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
     if name.endswith("text_encoder"):
-        return CLIPTextModel.from_pretrained(path, subfolder=subfolder)
+        return CLIPTextModel.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
     if folder.is_dir():
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
         found = [json.loads(file.read_text()) for file in files if file.is_file()]
         class_name = found[0].get("_class_name") if found else None
         if name.endswith("scheduler") and class_name not in (None, *COMPONENT_CLASSES[name]):
-            class_name = COMPONENT_CLASSES[name][0]  # a Stable Diffusion folder's PNDM has the same noise schedule
+            # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
+            return diffusers.DDIMScheduler.from_pretrained(path, subfolder=subfolder or None, clip_sample=False)
     else:
         class_name = COMPONENT_CLASSES[name][0]
     if class_name not in COMPONENT_CLASSES[name]:

@@ -225,6 +225,12 @@ class TrainConfig(Section):
         if self.objective.distillation is not None:
             if self.stage not in ("content", "motion"):
                 raise ValueError(f"objective.distillation: it belongs to content and motion, not {self.stage!r}")
+            stretches = self.objective.distillation.num_timesteps
+            if 1000 % stretches or stretches < self.validation.num_inference_steps:
+                raise ValueError(
+                    f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
+                    f"validation.num_inference_steps = {self.validation.num_inference_steps}"
+                )
             if self.objective.train_text_encoder or self.objective.min_snr_gamma:
                 raise ValueError("objective.distillation: excludes train_text_encoder and min_snr_gamma")
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"

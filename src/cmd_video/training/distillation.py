@@ -4,6 +4,9 @@ Two methods, one after the other: "guidance" teaches a student to predict in one
 (arXiv 2210.03142, stage 1); "consistency" teaches it to jump from any noise level to the clean sample (Latent
 Consistency Models, arXiv 2310.04378). The teacher is the component that the run starts from.
 
+Differs from those papers: guidance has one fixed scale instead of being an input; the target of consistency is the
+student itself, without gradient, instead of its running average (as arXiv 2310.14189 found better).
+
 B batch; x_0 clean sample, z_t noisy one, alpha_t and sigma_t the scheduler's.
 """
 
@@ -12,9 +15,9 @@ from typing import Any
 
 import torch
 from diffusers import LCMScheduler
-from torch import nn
 
 from cmd_video.losses import predicted_sample, pseudo_huber
+from cmd_video.pipelines.sampling import with_schedule
 
 from .config import DistillationConfig, TrainConfig
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage
@@ -26,7 +29,7 @@ class Distillation(DiffusionStage):
     """Mixed into a diffusion stage: a frozen teacher, and another loss."""
 
     settings: DistillationConfig
-    teacher: nn.Module
+    guidance_built_in = True
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components)  # type: ignore[call-arg]  # of the stage that this is mixed into
@@ -41,7 +44,7 @@ class Distillation(DiffusionStage):
         with torch.no_grad():
             sample = self.sample(batch)
         noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
-        condition = {**batch, **condition, "draws": draws}
+        condition = self._disturb({**batch, **condition}, draws)  # once: student and teacher see the same
         if self.settings.method == "guidance":
             return self._guidance_loss(sample, noise, timestep.to(sample.device), condition)
         return self._consistency_loss(sample, noise, timestep.to(sample.device), condition)
@@ -64,15 +67,22 @@ class Distillation(DiffusionStage):
         low = high - stride  # s; below 0 it is the clean sample
         noisy = scheduler.add_noise(sample, noise, high)
         with torch.no_grad():
-            guided = self._guided_teacher(noisy, high, condition)
-            clean = predicted_sample(scheduler, guided, noisy, high)
-            alpha, sigma = _levels(scheduler, high, noisy)
-            direction = (noisy - alpha * clean) / sigma
-            alpha, sigma = _levels(scheduler, low.clamp(min=0), noisy)
-            earlier = alpha * clean + sigma * direction  # DDIM (arXiv 2010.02502, eq. 12)
+            earlier = self._teacher_step(noisy, high, low, condition)
             target = self._consistency_function(earlier, low.clamp(min=0), condition)
-            target = torch.where(_as_column(low < 0, clean), clean, target)
+            target = torch.where(_as_column(low < 0, target), earlier, target)
         return pseudo_huber(self._consistency_function(noisy, high, condition), target)
+
+    @torch.no_grad()
+    def _teacher_step(
+        self, noisy: torch.Tensor, high: torch.Tensor, low: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        """One step of the guided teacher by DDIM (arXiv 2010.02502, eq. 12), from t to s; below 0 to x_0."""
+        scheduler = self._scheduler()
+        clean = predicted_sample(scheduler, self._guided_teacher(noisy, high, condition), noisy, high)
+        alpha, sigma = _levels(scheduler, high, noisy)
+        direction = (noisy - alpha * clean) / sigma
+        alpha, sigma = _levels(scheduler, low.clamp(min=0), noisy)
+        return torch.where(_as_column(low < 0, clean), clean, alpha * clean + sigma * direction)
 
     def _consistency_function(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         """f(z_t, t) = c_skip(t) z_t + c_out(t) x_0(z_t, t), which is the identity at t = 0."""
@@ -85,15 +95,16 @@ class Distillation(DiffusionStage):
 
     @torch.no_grad()
     def _guided_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        student, training = self.components[self.denoiser], self.training
+        student = self.components[self.denoiser]
         self.components[self.denoiser] = self.frozen["teacher"]
         try:
             conditional = self.predict(noisy, timestep, condition)
+            if self.settings.guidance_scale == 1:
+                return conditional
             nothing = {**condition, **self._drop(condition, [True] * len(noisy))}
             unconditional = self.predict(noisy, timestep, nothing)
         finally:
             self.components[self.denoiser] = student
-            self.train(training)
         return unconditional + self.settings.guidance_scale * (conditional - unconditional)
 
     def _scheduler(self) -> Any:
@@ -103,7 +114,8 @@ class Distillation(DiffusionStage):
         """The few-step sampler for a student of consistency distillation."""
         if self.settings.method == "guidance":
             return super().sampler()
-        return LCMScheduler.from_config(self._scheduler().config, original_inference_steps=self.settings.num_timesteps)
+        steps = self.settings.num_timesteps
+        return with_schedule(LCMScheduler, self._scheduler(), original_inference_steps=steps)
 
     def finish(self, batches: list[Batch]) -> None:
         """Save the sampler that goes with the weights."""

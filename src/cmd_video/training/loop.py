@@ -240,13 +240,16 @@ def _claim(run: Path, config: TrainConfig) -> None:
     path = run / "config.json"
     if path.is_file():
         previous = json.loads(path.read_text())
-        fixed = (
+        fixed = [
             "stage",
             "seed",
             "components",
             *(["data"] if _needs_captions(config) else []),
-        )  # a tokenizer's captions
+        ]  # a tokenizer's captions
         changed = [key for key in fixed if previous.get(key) != resolved[key]]
+        parts = ("distillation", "lora_rank")  # these decide what is trained at all
+        before, now = previous.get("objective", {}), resolved["objective"]
+        changed += [f"objective.{key}" for key in parts if (before.get(key) or None) != (now[key] or None)]
         if changed:
             raise ValueError(
                 f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder"

@@ -151,6 +151,7 @@ class DiffusionStage(Stage):
     denoiser: str
     scheduler: str
     text_encoder_name = "text_encoder"
+    guidance_built_in = False
 
     def sample(self, batch: Batch) -> torch.Tensor:
         """The clean sample x_0 that is diffused."""
@@ -181,9 +182,13 @@ class DiffusionStage(Stage):
         timestep = timestep.to(sample.device)
         noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
         noisy = scheduler.add_noise(sample, noise, timestep)
-        prediction = self.predict(noisy, timestep, {**batch, **condition, "draws": draws})
+        prediction = self.predict(noisy, timestep, self._disturb({**batch, **condition}, draws))
         target = diffusion_target(scheduler, sample, noise, timestep)
         return diffusion_loss(scheduler, prediction, target, timestep, self.config.objective.min_snr_gamma)
+
+    def _disturb(self, condition: Batch, draws: list[torch.Generator]) -> Batch:
+        """Noise on conditions, in training."""
+        return condition
 
     def _drop(self, batch: Batch, dropped: list[bool]) -> Batch:
         """Replace the dropped conditions by the empty prompt and the label that stands for none."""
@@ -283,14 +288,17 @@ class MotionStage(DiffusionStage):
 
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         content_frame = condition["content_frame"]
-        level = self.config.objective.content_frame_noise
-        if level and self.training:
-            noise = [torch.randn(content_frame.shape[1:], generator=draw) for draw in condition["draws"]]
-            content_frame = content_frame + level * torch.stack(noise).to(content_frame)
         model = self.components["motion_transformer"]
         labels = condition["class_label"] if null_label(model) else None
         pooled = self._text(condition["prompt"])[1] if config_of(model).text_dim else None
         return model(noisy, timestep, content_frame, pooled_text=pooled, class_labels=labels).sample
+
+    def _disturb(self, condition: Batch, draws: list[torch.Generator]) -> Batch:
+        content_frame, level = condition["content_frame"], self.config.objective.content_frame_noise
+        if level and self.training:
+            noise = [torch.randn(content_frame.shape[1:], generator=draw) for draw in draws]
+            content_frame = content_frame + level * torch.stack(noise).to(content_frame)
+        return {**condition, "content_frame": content_frame}
 
     def sample_grid(self, batch: Batch) -> torch.Tensor:
         motion_latents = draw_samples(self, batch, self.sample(batch).shape)
@@ -312,7 +320,7 @@ def draw_samples(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torc
     for step in scheduler.timesteps:
         timestep = step.to(x.device).expand(len(x))
         guided = stage.predict(x, timestep, batch)
-        if validation.guidance_scale > 1:
+        if validation.guidance_scale > 1 and not stage.guidance_built_in:
             plain = stage.predict(x, timestep, unconditional)
             guided = plain + validation.guidance_scale * (guided - plain)
         x = scheduler.step(guided, step, x, generator=draws).prev_sample
