@@ -104,6 +104,15 @@ def test_outside_the_interval_a_step_runs_the_condition_only(text_pipeline, gene
     assert content == motion == [1, 2, 2, 1]  # timesteps 750, 500, 250, 0
 
 
+@pytest.mark.parametrize(("scales", "expected"), [((1.0, 1.0), 1), ((3.0, 1.0), 2), ((1.0, 2.0), 2)])
+def test_the_negative_prompt_is_encoded_only_where_it_counts(text_pipeline, generate, scales, expected):
+    calls = []
+    hook = text_pipeline.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    generate(text_pipeline, "a red ball", guidance_scale=scales[0], motion_guidance_scale=scales[1])
+    hook.remove()
+    assert len(calls) == expected
+
+
 def test_an_empty_interval_is_no_guidance(text_pipeline, generate):
     arguments = {"num_inference_steps": 3}
     never = generate(text_pipeline, "a red ball", guidance_interval=(1.0, 1.0), **arguments).frames

@@ -50,7 +50,8 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
         words += f", guidance {content.guidance_scale:g} / {motion.guidance_scale:g}"
     if content.reuse_interval > 1:
         words += f", deep features every {content.reuse_interval} steps"
-    parts = [*_text_parts(pipe), *_content_parts(pipe, inputs, content), *_motion_parts(pipe, inputs, motion)]
+    guided = content.guidance_scale > 1 or motion.guidance_scale > 1
+    parts = [*_text_parts(pipe, guided), *_content_parts(pipe, inputs, content), *_motion_parts(pipe, inputs, motion)]
     parts.append(_autoencoder_part(pipe, inputs))
     if pipe.vae is not None:
         frames = size.frames + bool(pipe.config.decode_content_frame)
@@ -80,13 +81,13 @@ class _Inputs:
         )
 
 
-def _text_parts(pipe: CMDPipeline) -> list[Part]:
-    """The prompt and the negative prompt, through each text encoder."""
+def _text_parts(pipe: CMDPipeline, guided: bool) -> list[Part]:
+    """The prompt, and with guidance the negative prompt, through each text encoder."""
 
     def part(name: str, encoder: CLIPTextModel) -> Part:
         length = encoder.config.max_position_embeddings
         ids = torch.zeros(1, length, dtype=torch.long, device=encoder.device)
-        return Part(name, "condition", [encoder], lambda: encoder(ids), calls=2)
+        return Part(name, "condition", [encoder], lambda: encoder(ids), 1 + guided)
 
     encoders = {"text encoder": pipe.text_encoder, "motion text encoder": pipe.motion_text_encoder}
     return [part(name, encoder) for name, encoder in encoders.items() if encoder is not None]

@@ -222,8 +222,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
         # 2. Conditions
         condition, negative, truncated = self.encode_condition(
-            prompt, negative_prompt, class_labels, image, num_videos_per_prompt
-        )
+            prompt, negative_prompt, class_labels, image, num_videos_per_prompt,
+            guided=content.guidance_scale > 1 or motion.guidance_scale > 1,
+        )  # fmt: skip
 
         # 3. Content frame (B, C, h, w)
         if image is None:
@@ -264,9 +265,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
 
     def encode_condition(
-        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, num_videos: int
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[str | None]]:
-        """Conditions of both models and their negatives, one row per clip, and what was cut off each prompt."""
+        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, num_videos: int, guided: bool = True
+    ) -> tuple[Rows, Rows, list[str | None]]:
+        """Conditions of both models, their negatives (needed with guidance only), and what was cut off each prompt."""
         device = self._execution_device
         if self.num_classes:
             labels = as_list(class_labels) or [self.num_classes] * len(as_list(image))
@@ -275,7 +276,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prompts = as_list(prompt) or [""] * len(as_list(image))
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
         encoded = []
-        for texts in (prompts, negatives):
+        for texts in (prompts, negatives) if guided else (prompts,):
             features = encode_prompts(self.tokenizer, self.text_encoder, texts)
             for cut in features.truncated:
                 if cut:
@@ -292,7 +293,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             )
             if texts is prompts:
                 truncated = [cut for cut in features.truncated for _ in range(num_videos)]
-        return encoded[0], encoded[1], truncated
+        return encoded[0], encoded[-1], truncated
 
     def encode_image(self, image: Any, num_videos: int) -> torch.Tensor:
         """Given images as content frames: (B, C, h, w)."""
