@@ -57,7 +57,8 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
         frames = size.frames + bool(pipe.config.decode_content_frame)
         clip = inputs.clip[:, :, :1].expand(-1, -1, frames, -1, -1)
         parts.append(Part("image decoder", "decoder", [pipe.vae], lambda: decode_video(pipe.vae, clip)))
-    return System(name, size, words, PAPER, parts)
+    whole = content.reuse_interval == motion.reuse_interval == 1
+    return System(name, size, words, PAPER, parts, compilable=whole)
 
 
 @dataclass

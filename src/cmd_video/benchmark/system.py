@@ -68,6 +68,7 @@ class System:
         source: where the configuration is published.
         parts: in the order in which they run.
         batch: clips at once.
+        compilable: whether its denoisers can be compiled; not where they use deep features again.
     """
 
     name: str
@@ -76,6 +77,7 @@ class System:
     source: str
     parts: list[Part] = field(default_factory=list)
     batch: int = 1
+    compilable: bool = True
 
     def with_batch(self, batch: int) -> "System":
         """The same for several clips at once: denoisers take them in one batch, what is around them one by one."""

@@ -82,7 +82,13 @@ def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
 
 
 def compile_denoisers(system: System) -> None:
-    """Compile what runs in the loops, with CUDA graphs on a GPU."""
+    """Compile what runs in the loops, with CUDA graphs on a GPU.
+
+    Raises:
+        ValueError: the system uses deep features again between steps.
+    """
+    if not system.compilable:
+        raise ValueError(f"--compile: {system.name} uses deep features again between steps, which does not compile")
     modules = {id(module): module for part in system.parts if part.role == "denoiser" for module in part.modules}
     for module in modules.values():
         module.compile(mode="reduce-overhead")

@@ -58,11 +58,10 @@ def command(
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     if dtype not in DTYPES:
         raise ValueError(f"--dtype: {dtype!r} is none of {', '.join(DTYPES)}")
-    names = list(systems or [])
-    if peers:
-        names += [*(f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")), *PEERS]
-    if not names and not training:
-        names = ["default"]
+    names = list(systems or []) + (
+        [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")] + [*PEERS] if peers else []
+    )
+    names = names or ([] if training else ["default"])
     _check(bool(frames) and not (resolution or peers), plot is not None and not names, device)
     sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
     wanted: list[Size | None] = [*sizes] or [None]

@@ -49,14 +49,9 @@ def adherence(
     num_frames, height, width = clip = _clip_size(pipe)
 
     def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        out: Any = pipe(
-            prompts,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            motion_guidance_scale=motion_guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="pt",
-        )
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        scales: dict[str, Any] = {"guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
+        out: Any = pipe(prompts, num_inference_steps=steps, generator=sources, output_type="pt", **scales)
         return out.frames.transpose(1, 2).cpu() * 2 - 1  # (B, F, 3, H, W) in [0, 1] -> (B, 3, F, H, W) in [-1, 1]
 
     with Progress() as progress:

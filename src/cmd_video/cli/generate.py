@@ -55,22 +55,18 @@ def command(
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device, preset)
-    settings = {
-        **_sampling(pipe, steps, motion_steps, guidance, motion_guidance),
-        "negative_prompt": negative_prompt,
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-    }
+    settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance)
+    settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     shown = []
-    source = {"class_label": class_label, "image": image and str(image), "model": model or "default", "fps": fps}
-    source |= {"preset": preset, "sampler": type(pipe.content_scheduler).__name__}
+    source = {
+        "class_label": class_label, "image": image and str(image), "model": model or "default", "fps": fps,
+        "preset": preset, "sampler": type(pipe.content_scheduler).__name__,
+    }  # fmt: skip
     for number in range(count):
         prompt = texts[number // num_videos]
         frames, truncated = _generate(pipe, prompt, class_label, picture, seed + number, settings)
         label = prompt or (f"class {class_label}" if class_label is not None else "image")
-        name = f"{number:02d}-{_slug(label)}"
-        files = [output] if single else [output / f"{name}{suffix}" for suffix in (".mp4", ".gif")]
+        files = [output] if single else _files(output, number, label)
         record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
         _write(frames, files, record, fps, scale)
         shown.append((label, frames))
@@ -147,6 +143,10 @@ def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:
 
     contact_sheet([frames for _, frames in shown], [label for label, _ in shown], scale=scale).save(path)
     print(path)
+
+
+def _files(folder: Path, number: int, label: str) -> list[Path]:
+    return [folder / f"{number:02d}-{_slug(label)}{suffix}" for suffix in (".mp4", ".gif")]
 
 
 def _slug(text: str) -> str:

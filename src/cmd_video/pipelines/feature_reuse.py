@@ -42,6 +42,8 @@ def full_step(
         prediction = unet(sample, timestep, encoder_hidden_states=tokens).sample
     finally:
         handle.remove()
+    if not kept:
+        raise ValueError("reuse_interval: must be 1 for a UNet that torch.compile has compiled without it")
     return prediction, kept[0]
 
 

@@ -49,14 +49,7 @@ def load_image_model(
     """
     if motion_size not in MOTION_TRANSFORMER_SIZES:
         raise ValueError(f"motion_size: {motion_size!r} is none of {', '.join(MOTION_TRANSFORMER_SIZES)}")
-    folder = Path(model)
-    if not folder.is_dir():
-        if folder.is_absolute() or len(folder.parts) != 2:
-            raise ValueError(f"image model: no folder {model}")
-        hub = {key: value for key, value in loading.items() if key in HUB_OPTIONS}
-        _check_index(Path(hf_hub_download(str(model), INDEX, **hub)))  # before gigabytes come
-        unwanted = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-        folder = Path(DiffusionPipeline.download(str(model), **unwanted, **loading))
+    folder = _find(model, loading)
     _check_layout(folder)
     weights = {key: value for key, value in loading.items() if key in ("variant", "use_safetensors")}
     weights["torch_dtype"] = loading.get("torch_dtype", torch.float32)
@@ -91,6 +84,19 @@ def load_image_model(
         "text_encoder": text_encoder.eval(),
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
     }
+
+
+def _find(model: str | Path, loading: dict[str, Any]) -> Path:
+    """The model's folder, fetched from the hub if it is none on disk."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise ValueError(f"image model: no folder {model}")
+    hub = {key: value for key, value in loading.items() if key in HUB_OPTIONS}
+    _check_index(Path(hf_hub_download(str(model), INDEX, **hub)))  # before gigabytes come
+    unwanted = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    return Path(DiffusionPipeline.download(str(model), **unwanted, **loading))
 
 
 def _check_layout(folder: Path) -> None:

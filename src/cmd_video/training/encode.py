@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 
 from cmd_video.data.latents import shard_path, write_latents
-from cmd_video.pipelines.image_space import encode_video
+from cmd_video.models import CMDAutoencoder
+from cmd_video.pipelines.image_space import ImageAutoencoder, encode_video
 from cmd_video.pipelines.loading import load_autoencoder
 
 from .config import LatentsData, TrainConfig
@@ -61,19 +62,11 @@ def encode_run(
         parts = []
         for first in range(numbers.start, numbers.stop, batch_size):
             batch = collate([dataset[number] for number in range(first, min(first + batch_size, numbers.stop))])
-            clip = encode_video(vae, batch["video"].to(device))
-            content_frame, motion_latents = autoencoder.encode(clip, return_dict=False)
-            batch["content_frame"], batch["motion_latents"] = (
-                content_frame,
-                autoencoder.normalize_latents(motion_latents),
-            )
-            parts.append(batch)
+            parts.append({**batch, **_encode(autoencoder, vae, batch["video"].to(device))})
+        tensors = ("content_frame", "motion_latents", "class_label")
         return {
             "prompt": [prompt for part in parts for prompt in part["prompt"]],
-            **{
-                key: torch.cat([part[key] for part in parts])
-                for key in ("content_frame", "motion_latents", "class_label")
-            },
+            **{key: torch.cat([part[key] for part in parts]) for key in tensors},
         }
 
     def shards() -> Iterator[dict[str, Any]]:
@@ -85,3 +78,9 @@ def encode_run(
 
     recipe = {"run": run.name, "data": data.model_dump(mode="json"), "split": split, "shard_size": shard_size}
     return write_latents(output, shards(), recipe)
+
+
+def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Content frames and normalised motion latents of clips (B, 3, F, H, W)."""
+    content_frame, motion_latents = autoencoder.encode(encode_video(vae, video), return_dict=False)
+    return {"content_frame": content_frame, "motion_latents": autoencoder.normalize_latents(motion_latents)}
