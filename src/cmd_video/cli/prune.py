@@ -27,7 +27,7 @@ def command(
         Path | None, typer.Option(help="JSON file: block -> {importance, cost}, as measured.")
     ] = None,
 ) -> None:
-    """Leave blocks out of a model; the rest keeps its weights. Train it with a distill objective afterwards.
+    """Leave blocks out of a model; the rest keeps its weights and should be trained further.
 
     Example: cmd-video prune path/to/svd --rule vdmini -o svd-small
     """

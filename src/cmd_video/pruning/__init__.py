@@ -1,1 +1,1 @@
-"""Smaller video models: blocks left out, and the quality won back (VDMini, arXiv 2411.18375)."""
+"""Smaller video models: blocks left out by the rule of VDMini (arXiv 2411.18375), or by choice."""
