@@ -35,17 +35,20 @@ def diffusion_loss(
     target: torch.Tensor,
     timestep: torch.Tensor,
     min_snr_gamma: float | None = None,
+    snr_power: float = 0.0,
 ) -> torch.Tensor:
-    """Squared error per sample (B,), averaged over all other dimensions.
+    """Squared error per sample (B,), averaged over all other dimensions, times SNR to the power `snr_power`.
 
     With `min_snr_gamma`, weighted by min(SNR, gamma) in terms of the clean sample (Min-SNR, arXiv 2303.09556, eq. 5),
     expressed for the scheduler's prediction type.
     """
     loss = (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
-    if min_snr_gamma is None:
-        return loss
     alpha_bar = scheduler.alphas_cumprod.to(timestep.device)[timestep]
     snr = alpha_bar / (1 - alpha_bar)
+    if snr_power:
+        loss = loss * snr**snr_power
+    if min_snr_gamma is None:
+        return loss
     divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[scheduler.config.prediction_type]
     return loss * snr.clamp(max=min_snr_gamma) / divisor
 

@@ -95,7 +95,8 @@ def test_unpatchify_undoes_the_patches(make_motion_transformer, motion_inputs, p
     model = make_motion_transformer(fresh=True, patch_size=patch, dim=dim, num_heads=1, num_layers=1)
     model.requires_grad_(False)
     model.norm_out = nn.Identity()
-    model._positions = lambda hidden_states, content_frame: torch.zeros(1)
+    fixed_tokens = model._fixed_tokens
+    model._fixed_tokens = lambda *sizes: torch.zeros_like(fixed_tokens(*sizes))
     model.latent_embed.weight.copy_(torch.eye(dim).view(dim, channels, patch, patch))  # (channel, row, column)
     order = torch.arange(dim).view(channels, patch, patch).permute(1, 2, 0).flatten()  # (row, column, channel)
     model.proj_out.weight.copy_(torch.eye(dim)[order])
@@ -200,7 +201,7 @@ def test_a_width_that_does_not_fit(make_motion_transformer, changes):
 def test_return_dict(make_motion_transformer, motion_inputs):
     model = make_motion_transformer()
     inputs = motion_inputs(model)
-    sample, deep_residual = model(**inputs, return_dict=False)
+    sample, deep_residual, fixed_tokens = model(**inputs, return_dict=False)
     output = model(**inputs)
-    assert torch.equal(deep_residual, output.deep_residual)
+    assert torch.equal(deep_residual, output.deep_residual) and torch.equal(fixed_tokens, output.fixed_tokens)
     assert torch.equal(sample, output.sample) and sample.shape == inputs["hidden_states"].shape

@@ -7,6 +7,7 @@ system = paper_system("sd21", Size(512, 1024), preset="quality", device="meta")
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.feature_reuse import full_step, shallow_step
+from cmd_video.pipelines.conditions import Rows
+from cmd_video.pipelines.feature_reuse import check_reusable
 from cmd_video.pipelines.image_space import decode_video
 from cmd_video.pipelines.inputs import check_multiple
 from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, with_schedule
@@ -44,6 +46,8 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
     check_multiple("height", size.height, size_unit(pipe))
     check_multiple("width", size.width, size_unit(pipe))
     check_multiple("frames", size.frames, pipe.motion_transformer.config.patch_size)
+    if content.reuse_interval > 1 and not pipe.num_classes:
+        check_reusable(pipe.unet)
     inputs = _Inputs.of(pipe, size)
     words = f"{content.num_inference_steps}+{motion.num_inference_steps} steps"
     if content.guidance_scale > 1 or motion.guidance_scale > 1:
@@ -57,8 +61,11 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
         frames = size.frames + bool(pipe.config.decode_content_frame)
         clip = inputs.clip[:, :, :1].expand(-1, -1, frames, -1, -1)
         parts.append(Part("image decoder", "decoder", [pipe.vae], lambda: decode_video(pipe.vae, clip)))
-    whole = content.reuse_interval == motion.reuse_interval == 1
-    return System(name, size, words, PAPER, parts, compilable=whole)
+    return System(
+        name, size, words, PAPER, parts,
+        whole=partial(_generate, pipe, inputs, content, motion),
+        compile=partial(pipe.compile_denoisers, mode="reduce-overhead"),
+    )  # fmt: skip
 
 
 @dataclass
@@ -82,6 +89,30 @@ class _Inputs:
         )
 
 
+def _generate(pipe: CMDPipeline, inputs: _Inputs, content: Sampling, motion: Sampling, batch: int) -> torch.Tensor:
+    """What a call of the pipeline does between tokenizer and picture files, from noise."""
+    draw = torch.Generator(pipe.unet.device).manual_seed(0)
+    guided = content.guidance_scale > 1 or motion.guidance_scale > 1
+    condition, negative = ([_condition(pipe, batch) for _ in range(1 + guided)] * 2)[:2]
+    noise = {name: torch.randn((batch, *like.shape[1:]), generator=draw, device=like.device, dtype=like.dtype)
+             for name, like in (("content", inputs.frame), ("motion", inputs.motion))}  # fmt: skip
+    content_frame = pipe.denoise_content(noise["content"], condition, negative, content)
+    motion_latents = pipe.denoise_motion(noise["motion"], content_frame, condition, negative, motion)
+    return pipe.decode(content_frame, motion_latents, "pt")[0]
+
+
+def _condition(pipe: CMDPipeline, batch: int) -> Rows:
+    """Made-up labels, or made-up prompts through the text encoders."""
+    if pipe.num_classes:
+        return {"labels": torch.zeros(batch, dtype=torch.long, device=pipe.unet.device)}
+    features = [
+        encoder(torch.zeros(batch, encoder.config.max_position_embeddings, dtype=torch.long, device=encoder.device))[0]
+        for encoder in (pipe.text_encoder, pipe.motion_text_encoder)
+        if encoder is not None
+    ]
+    return {"tokens": features[0], "pooled": features[-1].mean(dim=1)}
+
+
 def _text_parts(pipe: CMDPipeline, guided: bool) -> list[Part]:
     """The prompt, and with guidance the negative prompt, through each text encoder."""
 
@@ -95,21 +126,26 @@ def _text_parts(pipe: CMDPipeline, guided: bool) -> list[Part]:
 
 
 def _steps(
-    name: str, module: torch.nn.Module, scheduler: Any, sampling: Sampling, call: Callable[[int, bool], Any]
-) -> list[Part]:
-    """One part for each kind of step: guided or not, with deep features computed or used again."""
+    name: str, module: torch.nn.Module, scheduler: Any, sampling: Sampling, call: Callable[[int, bool, bool], Any],
+    remembers: bool = False,
+) -> list[Part]:  # fmt: skip
+    """One part for each kind of step: guided or not, with deep features computed or used again, and, if the first of
+    its kind leaves something for the others, first or not.
+    """
     scheduler.set_timesteps(sampling.num_inference_steps)
-    kinds = Counter(sampling.plan(scheduler))
+    plan = sampling.plan(scheduler)
+    guided = [step.guided for step in plan]
+    kinds = Counter((step, remembers and guided.index(step.guided) == number) for number, step in enumerate(plan))
 
-    def part(step: Step, calls: int) -> Part:
+    def part(step: Step, first: bool, calls: int) -> Part:
         rows = 2 if step.guided else 1
         return Part(
-            name, "denoiser", [module], lambda: call(rows, step.reuse), calls,
-            batched=lambda batch: call(rows * batch, step.reuse),
+            name, "denoiser", [module], lambda: call(rows, step.reuse, first), calls,
+            batched=lambda batch: call(rows * batch, step.reuse, first),
         )  # fmt: skip
 
-    parts = [part(step, calls) for step, calls in kinds.items()]
-    parts[0] = replace(parts[0], paper_run=lambda: call(1, False), paper_calls=sampling.num_inference_steps)
+    parts = [part(*kind, calls) for kind, calls in kinds.items()]
+    parts[0] = replace(parts[0], paper_run=lambda: call(1, False, True), paper_calls=sampling.num_inference_steps)
     return parts
 
 
@@ -118,7 +154,7 @@ def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> li
     if pipe.num_classes:
         label = torch.zeros(1, dtype=torch.long, device=device)
 
-        def run(rows: int, reuse: bool) -> Any:
+        def run(rows: int, reuse: bool, first: bool) -> Any:
             sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
             return unet(sample, timestep, class_labels=label.expand(rows)).sample
 
@@ -128,12 +164,14 @@ def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> li
     tokens = torch.zeros(1, length, dim, device=device, dtype=unet.dtype)
     deep: dict[int, torch.Tensor] = {}
 
-    def run_unet(rows: int, reuse: bool) -> Any:
+    def run_unet(rows: int, reuse: bool, first: bool) -> Any:
         sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
+        if sampling.reuse_interval == 1:
+            return unet(sample, timestep, tokens.expand(rows, -1, -1)).sample
+        step = pipe.unet_step(unet, sample, timestep, tokens.expand(rows, -1, -1), deep[rows] if reuse else None)
         if not reuse:
-            prediction, deep[rows] = full_step(unet, sample, timestep, tokens.expand(rows, -1, -1))
-            return prediction
-        return shallow_step(unet, sample, timestep, tokens.expand(rows, -1, -1), deep[rows])
+            deep[rows] = step[1].clone()
+        return step[0]
 
     return _steps("content", unet, pipe.content_scheduler, sampling, run_unet)
 
@@ -144,20 +182,25 @@ def _motion_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> lis
     pooled = torch.zeros(1, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
     label = torch.zeros(1, dtype=torch.long, device=device) if config.num_classes else None
     deep: dict[int, torch.Tensor] = {}
+    fixed: dict[int, torch.Tensor] = {}
 
-    def run(rows: int, reuse: bool) -> Any:
+    def run(rows: int, reuse: bool, first: bool) -> Any:
         output = model(
             inputs.motion.expand(rows, -1, -1, -1),
             torch.zeros(rows, device=device),
             inputs.frame.expand(rows, -1, -1, -1),
             None if pooled is None else pooled.expand(rows, -1),
             None if label is None else label.expand(rows),
-            deep_residual=deep[rows] if reuse else None,
+            deep[rows] if reuse else None,
+            None if first else fixed[rows],
         )
-        deep[rows] = output.deep_residual
+        if not reuse and sampling.reuse_interval > 1:
+            deep[rows] = output.deep_residual.clone()
+        if first:
+            fixed[rows] = output.fixed_tokens.clone()
         return output.sample
 
-    return _steps("motion", model, pipe.motion_scheduler, sampling, run)
+    return _steps("motion", model, pipe.motion_scheduler, sampling, run, remembers=True)
 
 
 def _autoencoder_part(pipe: CMDPipeline, inputs: _Inputs) -> Part:

@@ -68,7 +68,8 @@ class System:
         source: where the configuration is published.
         parts: in the order in which they run.
         batch: clips at once.
-        compilable: whether its denoisers can be compiled; not where they use deep features again.
+        whole: makes a number of clips as a user would, in one go; None = all calls of all parts, one after the other.
+        compile: compiles what runs in the loops; None = the modules of the denoiser parts.
     """
 
     name: str
@@ -77,7 +78,8 @@ class System:
     source: str
     parts: list[Part] = field(default_factory=list)
     batch: int = 1
-    compilable: bool = True
+    whole: Callable[[int], Any] | None = None
+    compile: Callable[[], None] | None = None
 
     def with_batch(self, batch: int) -> "System":
         """The same for several clips at once: denoisers take them in one batch, what is around them one by one."""
@@ -89,6 +91,15 @@ class System:
             return replace(part, run=partial(part.batched, batch), paper_calls=paper_calls)
 
         return replace(self, parts=[scale(part) for part in self.parts], batch=batch)
+
+    def run(self) -> None:
+        """Make the clips, end to end."""
+        if self.whole is not None:
+            self.whole(self.batch)
+            return
+        for part in self.parts:
+            for _ in range(part.calls):
+                part.run()
 
     def modules(self) -> list[nn.Module]:
         """Every module once."""

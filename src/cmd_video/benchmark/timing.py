@@ -49,46 +49,42 @@ def time_call(call: Callable[[], Any], device: str, runs: int) -> Timing:
 
 
 def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
-    """Seconds of a batch of clips, part by part: median of a call times the number of calls.
+    """Seconds of a batch of clips, part by part (median of a call times the number of calls) and as a whole.
 
     Returns:
-        JSON-able: `parts` (name -> seconds, p95), `denoiser` and `end_to_end` seconds, `megapixels_per_second`,
-        `peak_bytes` (of the device; on a CPU, of the process) and `joules` where the device has a counter.
+        JSON-able: `parts` (name -> seconds), `denoiser` seconds (the sum of those parts), `end_to_end` and `p95`
+        seconds of making the clips in one go, `megapixels_per_second`, `peak_bytes` (of the device; on a CPU, of the
+        process) and `joules` of one go where the device has a counter.
     """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    parts: dict[str, dict[str, float]] = {}
-    denoiser, joules, started = 0.0, 0.0, _joules(device)
+    parts: dict[str, float] = {}
+    denoiser = 0.0
     for part in system.parts:
-        before = _joules(device)
-        timing = time_call(part.run, device, runs)
-        if before is not None:
-            joules += (_joules(device) - before) / (WARM_UP + runs) * part.calls  # type: ignore[operator]
-        row = parts.setdefault(part.name, {"seconds": 0.0, "p95": 0.0})
-        row["seconds"] += timing.median * part.calls
-        row["p95"] += timing.p95 * part.calls
-        denoiser += timing.median * part.calls if part.role == "denoiser" else 0.0
-    total = sum(row["seconds"] for row in parts.values())
+        seconds = time_call(part.run, device, runs).median * part.calls
+        parts[part.name] = parts.get(part.name, 0.0) + seconds
+        denoiser += seconds if part.role == "denoiser" else 0.0
+    before = _joules(device)
+    whole = time_call(system.run, device, runs)
+    after = _joules(device)
     pixels = system.size.height * system.size.width * system.size.frames * system.batch
     return {
         "parts": parts,
         "denoiser": denoiser,
-        "end_to_end": total,
-        "megapixels_per_second": pixels / 1e6 / total,
+        "end_to_end": whole.median,
+        "p95": whole.p95,
+        "megapixels_per_second": pixels / 1e6 / whole.median,
         "peak_bytes": peak_memory(device),
-        "joules": None if started is None else joules,
+        "joules": None if before is None or after is None else (after - before) / (WARM_UP + runs),
         "runs": runs,
     }
 
 
 def compile_denoisers(system: System) -> None:
-    """Compile what runs in the loops, with CUDA graphs on a GPU.
-
-    Raises:
-        ValueError: the system uses deep features again between steps.
-    """
-    if not system.compilable:
-        raise ValueError(f"--compile: {system.name} uses deep features again between steps, which does not compile")
+    """Compile what runs in the loops, with CUDA graphs on a GPU."""
+    if system.compile is not None:
+        system.compile()
+        return
     modules = {id(module): module for part in system.parts if part.role == "denoiser" for module in part.modules}
     for module in modules.values():
         module.compile(mode="reduce-overhead")

@@ -37,7 +37,9 @@ def command(
     preset: Annotated[
         str | None, typer.Option(help=f"Of CMD: {PRESET_NAMES}; default: as the model is saved.")
     ] = None,
-    motion_size: Annotated[str, typer.Option(help="Motion transformer of cmd-sd15 and cmd-sd21: S, B, L, XL.")] = "XL",
+    motion_size: Annotated[
+        str | None, typer.Option(help="Motion transformer of cmd-sd15 and cmd-sd21: S, B, L, XL; default XL.")
+    ] = None,
     device: Annotated[str, typer.Option(help="meta counts only; cpu and cuda also time.")] = "meta",
     dtype: Annotated[
         str | None,
@@ -54,6 +56,7 @@ def command(
     Example: cmd-video benchmark cmd-sd21 modelscope --resolution 512x1024
     """
     from cmd_video.benchmark.peers import PEERS
+    from cmd_video.benchmark.timing import check_device
 
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     if dtype not in DTYPES:
@@ -62,33 +65,35 @@ def command(
         [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")] + [*PEERS] if peers else []
     )
     names = names or ([] if training else ["default"])
-    _check(bool(frames) and not (resolution or peers), plot is not None and not names, device)
-    sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
-    wanted: list[Size | None] = [*sizes] or [None]
-    rows = []
-    for name in names:
-        if name.endswith((".yaml", ".yml")):
-            continue
-        for size in wanted:
-            build = partial(_build, name, size, preset, motion_size, dtype, batch)
-            row = _measure(build, device, runs, compiled)
-            rows.append(row)
-            if json != Path("-"):
-                print(f"{row['name']} {row['frames']}x{row['height']}x{row['width']}: done", flush=True)
     recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
-    trained = _measure_training(recipes, training, sizes[0] if resolution else None, device, dtype, runs)
-    _report(rows, trained, json, plot, device, dtype)
-
-
-def _check(frames_alone: bool, nothing_to_plot: bool, device: str) -> None:
-    """Raise a ValueError for options that would do nothing, and for a device that is not there."""
-    from cmd_video.benchmark.timing import check_device
-
-    if frames_alone:
-        raise ValueError("--frames: give a --resolution with it")
-    if nothing_to_plot:
-        raise ValueError("--plot: there is nothing to plot but training steps")
+    names = [name for name in names if not name.endswith((".yaml", ".yml"))]
+    own = [name for name in names if ":" not in name and name not in PEERS]
+    _refuse(
+        (bool(frames) and not (resolution or peers), "--frames: give a --resolution with it"),
+        (plot is not None and not names, "--plot: there is nothing to plot but training steps"),
+        (preset is not None and not own, "--preset: of CMD only, and with --peers each preset has its row"),
+        (motion_size is not None and not any(name in CMD_NAMES for name in own),
+         "--motion-size: of cmd-sd15 and cmd-sd21 only"),
+        (batch > 1 and not names, "--batch: of training steps it is always 1"),
+        (compiled and (device == "meta" or not names), "--compile: needs a system to time, and --device cpu or cuda"),
+        (runs is not None and device == "meta", "--runs: nothing is timed on the device meta"),
+    )  # fmt: skip
     check_device(device)
+    sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
+    report = _Report(json, plot, device, dtype)
+    for name in names:
+        for size in (*sizes,) or (None,):
+            build = partial(_build, name, size, preset, motion_size or "XL", dtype, batch)
+            report.add(_measure(build, device, runs, compiled))
+    report.training = _measure_training(recipes, training, sizes[0] if resolution else None, device, dtype, runs)
+    report.finish()
+
+
+def _refuse(*mistakes: tuple[bool, str]) -> None:
+    """Raise a ValueError with the first message that applies: of options that would do nothing."""
+    for applies, message in mistakes:
+        if applies:
+            raise ValueError(message)
 
 
 def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
@@ -104,19 +109,24 @@ def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
 
 
 def _measure(build: "Callable[[str], System]", device: str, runs: int | None, compiled: bool) -> dict[str, Any]:
-    """Count a system on the meta device, and time it where another device is asked for."""
+    """Count a system on the meta device, and time it where another device is asked for and has room for it."""
+    import torch
+
     from cmd_video.benchmark.report import describe
     from cmd_video.benchmark.system import measure_cost
     from cmd_video.benchmark.timing import compile_denoisers, time_system
 
     counted = build("meta")
-    timing = None
+    timing, failure = None, None
     if device != "meta":
-        system = build(device)
-        if compiled:
-            compile_denoisers(system)
-        timing = time_system(system, device, runs or (5 if device == "cpu" else 20))
-    return describe(counted, measure_cost(counted), timing, memory=True)
+        try:
+            system = build(device)
+            if compiled:
+                compile_denoisers(system)
+            timing = time_system(system, device, runs or (5 if device == "cpu" else 20))
+        except torch.OutOfMemoryError as error:  # of a GPU; the next system may fit
+            failure = str(error).splitlines()[0]
+    return {**describe(counted, measure_cost(counted), timing, memory=True), "failure": failure}
 
 
 def _build(
@@ -196,29 +206,47 @@ def _recipe_step(path: Path, size: "Size | None", device: str) -> "TrainingStep"
     return TrainingStep(f"{path} {size}", [getattr(stage, name) for name in stage.trained], loss)
 
 
-def _report(
-    rows: list[dict[str, Any]], trained: list[dict[str, Any]], json: Path | None, plot: Path | None, device: str,
-    dtype: str,
-) -> None:  # fmt: skip
-    import json as encoder
+class _Report:
+    """Prints and writes what was measured; the file after every system, so that none is lost with the next one."""
 
-    from cmd_video.benchmark.report import markdown, plot_costs, training_markdown
-    from cmd_video.benchmark.timing import describe_device
-    from cmd_video.evaluation.results import write_result
+    def __init__(self, json: Path | None, plot: Path | None, device: str, dtype: str) -> None:
+        from cmd_video.benchmark.timing import describe_device
 
-    values = {"systems": rows, "training": trained}
-    where = "counted on the meta device" if device == "meta" else describe_device(device)
-    if json == Path("-"):
-        print(encoder.dumps({"device": where, "dtype": dtype, **values}, indent=1))
-    else:
-        if rows:
-            print("\n" + markdown(rows))
-        if trained:
-            print("\n" + training_markdown(trained))
-        if json is not None:
-            write_result(json, "benchmark", values, {"device": where, "dtype": dtype})
-            print(json)
-    if plot is not None:
-        plot_costs(rows, plot)
-        if json != Path("-"):
-            print(plot)
+        self.json, self.plot, self.quiet = json, plot, json == Path("-")
+        where = "counted on the meta device" if device == "meta" else describe_device(device)
+        self.protocol = {"device": where, "dtype": dtype}
+        self.rows: list[dict[str, Any]] = []
+        self.training: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if not self.quiet:
+            done = "done" if row["failure"] is None else row["failure"]
+            print(f"{row['name']} {row['frames']}x{row['height']}x{row['width']}: {done}", flush=True)
+            self._write()
+
+    def finish(self) -> None:
+        import json as encoder
+
+        from cmd_video.benchmark.report import markdown, plot_costs, training_markdown
+
+        if self.quiet:
+            print(encoder.dumps({**self.protocol, "systems": self.rows, "training": self.training}, indent=1))
+        else:
+            if self.rows:
+                print("\n" + markdown(self.rows))
+            if self.training:
+                print("\n" + training_markdown(self.training))
+            self._write()
+            if self.json is not None:
+                print(self.json)
+        if self.plot is not None:
+            plot_costs(self.rows, self.plot)
+            if not self.quiet:
+                print(self.plot)
+
+    def _write(self) -> None:
+        from cmd_video.evaluation.results import write_result
+
+        if self.json is not None:
+            write_result(self.json, "benchmark", {"systems": self.rows, "training": self.training}, self.protocol)

@@ -33,10 +33,12 @@ class CMDMotionTransformerOutput(BaseOutput):
     Attributes:
         sample: (B, D, F, H' + W'), the prediction.
         deep_residual: (B, S, dim), what all blocks but the first and the last added; see `forward`.
+        fixed_tokens: (B, S, dim), what is the same at every denoising step of a clip; see `forward`.
     """
 
     sample: torch.Tensor
     deep_residual: torch.Tensor
+    fixed_tokens: torch.Tensor
 
 
 class CMDMotionTransformer(ModelMixin, ConfigMixin):
@@ -118,8 +120,9 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         pooled_text: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
         deep_residual: torch.Tensor | None = None,
+        fixed_tokens: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> CMDMotionTransformerOutput | tuple[torch.Tensor, torch.Tensor]:
+    ) -> CMDMotionTransformerOutput | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Predict what the scheduler's prediction type says, for noisy motion latents.
 
         Args:
@@ -130,10 +133,12 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
             class_labels: (B,) integers in 0..num_classes; needed when the model has a class condition.
             deep_residual: (B, S, dim), what all blocks but the first and the last added in an earlier denoising step:
                 add it again instead of running them, which is nearly right from one step to the next.
+            fixed_tokens: (B, S, dim), positions and content-frame tokens as an earlier call for the same content
+                frame returned them: take them instead of computing them again, with the same result.
             return_dict: return a `CMDMotionTransformerOutput` instead of a tuple.
 
         Returns:
-            `sample` (B, D, F, H' + W') and `deep_residual` (B, S, dim).
+            `sample` (B, D, F, H' + W'), `deep_residual` and `fixed_tokens`, (B, S, dim) both.
 
         Raises:
             ValueError: a condition is missing or not known to this model, or a size does not fit.
@@ -146,10 +151,14 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         if self.class_embed is not None:
             condition = condition + self.class_embed(class_labels)
 
+        if fixed_tokens is None:
+            fixed_tokens = self._fixed_tokens(hidden_states, content_frame)  # (B, S_z + S_c, dim)
         latent_tokens = self.latent_embed(hidden_states).flatten(2).transpose(1, 2)  # (B, S_z, dim)
-        content_tokens = self.content_embed(content_frame).flatten(2).transpose(1, 2)  # (B, S_c, dim)
         num_latent_tokens = latent_tokens.shape[1]
-        x = torch.cat([latent_tokens, content_tokens], dim=1) + self._positions(hidden_states, content_frame).to(dtype)
+        positions, content_tokens = fixed_tokens.split(
+            [num_latent_tokens, fixed_tokens.shape[1] - num_latent_tokens], dim=1
+        )
+        x = torch.cat([latent_tokens + positions, content_tokens], dim=1)
         shallow = self._run(self.blocks[:1], x, condition)  # (B, S_z + S_c, dim)
         if deep_residual is None:
             deep = self._run(self.blocks[1:-1], shallow, condition)
@@ -161,8 +170,8 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         x = self.proj_out(modulate(self.norm_out(x[:, :num_latent_tokens]), shift, scale))  # (B, S_z, p*p*D)
         sample = self._unpatchify(x, hidden_states)
         if not return_dict:
-            return sample, deep_residual
-        return CMDMotionTransformerOutput(sample=sample, deep_residual=deep_residual)
+            return sample, deep_residual, fixed_tokens
+        return CMDMotionTransformerOutput(sample, deep_residual, fixed_tokens)
 
     def _run(self, blocks: nn.ModuleList, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         for block in blocks:
@@ -171,6 +180,15 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
             else:
                 x = block(x, condition)
         return x
+
+    def _fixed_tokens(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
+        """(B, S_z + S_c, dim): positions of the latents, then the content frame's tokens with theirs."""
+        content_tokens = self.content_embed(content_frame).flatten(2).transpose(1, 2)  # (B, S_c, dim)
+        positions = self._positions(hidden_states, content_frame).to(content_tokens.dtype)
+        of_latents, of_content = positions.split(
+            [len(positions) - content_tokens.shape[1], content_tokens.shape[1]]
+        )  # (S_z, dim), (S_c, dim)
+        return torch.cat([of_latents.expand(len(content_tokens), -1, -1), content_tokens + of_content], dim=1)
 
     def _positions(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
         """Positions (S_z + S_c, dim): (frame, place in its plane) of latents, (row, column) of the content frame."""

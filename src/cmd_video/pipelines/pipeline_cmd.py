@@ -25,19 +25,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
-from .feature_reuse import full_step, shallow_step
+from .conditions import Rows, encode_conditions
+from .feature_reuse import check_reusable, unet_step
 from .image_model import load_image_model
 from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
 from .inputs import as_list, check_condition, check_generator, check_images, check_multiple
 from .pipeline_output import CMDPipelineOutput
-from .prompt import encode_prompts
 from .sampling import PRESETS, Sampling, make_solver, resolve
 from .shapes import content_shape, default_size, motion_shape, size_unit
 
 logger = logging.get_logger(__name__)
 DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
 Generator = torch.Generator | list[torch.Generator] | None
-Rows = dict[str, torch.Tensor]  # a condition: one row per clip
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -109,6 +108,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             guidance_from=guidance_from, guidance_until=guidance_until, reuse_interval=reuse_interval,
             decode_content_frame=decode_content_frame,
         )  # fmt: skip
+        self.unet_step = unet_step
         self._callback: Callable[..., Any] | None = None
         self._step, self._interrupt = 0, False
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
@@ -154,6 +154,12 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             settings |= {"guidance_scale": 1.0, "motion_guidance_scale": 1.0}
         settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
         self.register_to_config(**settings)
+
+    def compile_denoisers(self, **options: Any) -> None:
+        """Compile what runs at every denoising step, also under presets that reuse features; as `torch.compile`."""
+        self.unet.compile(**options)
+        self.motion_transformer.compile(**options)
+        self.unet_step = torch.compile(unet_step, **options)
 
     @torch.no_grad()
     def __call__(
@@ -221,8 +227,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self._num_timesteps = (0 if image is not None else content.num_inference_steps) + motion.num_inference_steps
 
         # 2. Conditions
-        condition, negative, truncated = self.encode_condition(
-            prompt, negative_prompt, class_labels, image, num_videos_per_prompt,
+        condition, negative, truncated = encode_conditions(
+            self, prompt, negative_prompt, class_labels, image, num_videos_per_prompt,
             guided=content.guidance_scale > 1 or motion.guidance_scale > 1,
         )  # fmt: skip
 
@@ -260,40 +266,11 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         motion.check("motion_", self.motion_scheduler)
         if self.num_classes and content.reuse_interval > 1:
             raise ValueError(f"reuse_interval: {content.reuse_interval}, but a class-conditional DiT allows only 1")
+        if content.reuse_interval > 1:
+            check_reusable(self.unet)
         check_generator(generator, size * num_videos)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
-
-    def encode_condition(
-        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, num_videos: int, guided: bool = True
-    ) -> tuple[Rows, Rows, list[str | None]]:
-        """Conditions of both models, their negatives (needed with guidance only), and what was cut off each prompt."""
-        device = self._execution_device
-        if self.num_classes:
-            labels = as_list(class_labels) or [self.num_classes] * len(as_list(image))
-            row = torch.tensor(labels, device=device).repeat_interleave(num_videos)
-            return {"labels": row}, {"labels": torch.full_like(row, self.num_classes)}, [None] * len(row)
-        prompts = as_list(prompt) or [""] * len(as_list(image))
-        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
-        encoded = []
-        for texts in (prompts, negatives) if guided else (prompts,):
-            features = encode_prompts(self.tokenizer, self.text_encoder, texts)
-            for cut in features.truncated:
-                if cut:
-                    limit = self.tokenizer.model_max_length
-                    logger.warning(f"the prompt is longer than {limit} tokens; cut off: {cut[:200]!r}")
-            pooled = features.pooled
-            if self.motion_text_encoder is not None:
-                pooled = encode_prompts(self.motion_tokenizer, self.motion_text_encoder, texts).pooled
-            encoded.append(
-                {
-                    "tokens": features.hidden_states.repeat_interleave(num_videos, dim=0),
-                    "pooled": pooled.repeat_interleave(num_videos, dim=0),
-                }
-            )
-            if texts is prompts:
-                truncated = [cut for cut in features.truncated for _ in range(num_videos)]
-        return encoded[0], encoded[-1], truncated
 
     def encode_image(self, image: Any, num_videos: int) -> torch.Tensor:
         """Given images as content frames: (B, C, h, w)."""
@@ -316,9 +293,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 return self.unet(sample, timestep, class_labels=rows["labels"]).sample, None
             if sampling.reuse_interval == 1:
                 return self.unet(sample, timestep, encoder_hidden_states=rows["tokens"]).sample, None
-            if deep is None:
-                return full_step(self.unet, sample, timestep, rows["tokens"])
-            return shallow_step(self.unet, sample, timestep, rows["tokens"], deep), deep
+            return self.unet_step(self.unet, sample, timestep, rows["tokens"], deep)
 
         return self._denoise(predict, self.content_scheduler, latents, condition, negative, sampling, generator)
 
@@ -328,14 +303,20 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> torch.Tensor:  # fmt: skip
         """Noise -> motion latents, (B, D, F, H' + W') both; guidance drops text or class, never the content frame."""
         config = self.motion_transformer.config
+        content_frames = {count * len(latents): content_frame.repeat(count, 1, 1, 1) for count in (1, 2)}
+        fixed: dict[int, torch.Tensor] = {}  # by number of rows: what every step would compute alike
 
         def predict(
             sample: torch.Tensor, timestep: torch.Tensor, rows: Rows, deep: torch.Tensor | None
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            frames = content_frame.repeat(len(sample) // len(content_frame), 1, 1, 1)
+            count = len(sample)
             pooled = rows["pooled"] if config.text_dim else None
             labels = rows["labels"] if config.num_classes else None
-            output = self.motion_transformer(sample, timestep, frames, pooled, labels, deep_residual=deep)
+            output = self.motion_transformer(
+                sample, timestep, content_frames[count], pooled, labels, deep, fixed.get(count)
+            )
+            if count not in fixed:
+                fixed[count] = output.fixed_tokens.clone()
             return output.sample, output.deep_residual
 
         return self._denoise(predict, self.motion_scheduler, latents, condition, negative, sampling, generator)
@@ -355,9 +336,10 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             if self._interrupt:
                 continue
             sample = scheduler.scale_model_input(torch.cat([latents] * 2) if step.guided else latents, timestep)
-            prediction, deep = predict(
-                sample, timestep.expand(len(sample)), both if step.guided else condition, deep if step.reuse else None
-            )
+            rows = both if step.guided else condition
+            prediction, new = predict(sample, timestep.expand(len(sample)), rows, deep if step.reuse else None)
+            if new is not None and not step.reuse and sampling.reuse_interval > 1:
+                deep = new.clone()  # CUDA graphs write their next outputs into the same memory
             if step.guided:
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + sampling.guidance_scale * (conditional - unconditional)

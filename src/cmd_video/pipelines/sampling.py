@@ -74,9 +74,9 @@ class Sampling:
             raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{most}")
         if not 1 <= self.guidance_scale < math.inf:
             raise ValueError(f"{prefix}guidance_scale: {self.guidance_scale} is not a number of at least 1 (1 = none)")
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance_interval: {low}, {high} are not two rising numbers in 0..1")
+        interval = self.guidance_interval
+        if not isinstance(interval, Sequence) or len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(f"guidance_interval: {interval} is not a pair of rising numbers in 0..1")
         if not isinstance(self.reuse_interval, int) or self.reuse_interval < 1:
             raise ValueError(f"reuse_interval: {self.reuse_interval!r} is not a whole number of at least 1")
 
@@ -96,8 +96,10 @@ def resolve(
         return defaults[name] if value is None else value
 
     motion_steps = given(steps if motion_steps is None else motion_steps, "motion_num_inference_steps")
-    low, high = guidance_interval or (defaults["guidance_from"], defaults["guidance_until"])
-    shared = (low, high), given(reuse_interval, "reuse_interval")
+    interval = (defaults["guidance_from"], defaults["guidance_until"])
+    if guidance_interval is not None:
+        interval = guidance_interval
+    shared = interval, given(reuse_interval, "reuse_interval")
     return (
         Sampling(given(steps, "num_inference_steps"), given(guidance, "guidance_scale"), *shared),
         Sampling(motion_steps, given(motion_guidance, "motion_guidance_scale"), *shared),

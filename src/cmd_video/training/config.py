@@ -179,6 +179,13 @@ class ObjectiveConfig(Section):
     """content, motion: learn from a teacher instead of from data; null = off."""
     min_snr_gamma: float | None = Field(None, gt=0)
     """image, content, motion: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
+    snr_power: float = 0.0
+    """image, content, motion: differs from paper: weight the loss by the signal-to-noise ratio to this power, so that
+    no noise level drowns the others; 0 = the plain loss. For a model that predicts the sample, 1 is the loss on the
+    noise."""
+    logit_normal: tuple[float, float] | None = None
+    """image, content, motion: differs from paper: draw t / T as the sigmoid of a normal variable of this mean and
+    standard deviation (arXiv 2403.03206, section 3.1); null = uniform."""
 
 
 class ValidationConfig(Section):
@@ -231,8 +238,9 @@ class TrainConfig(Section):
                     f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
                     f"validation.num_inference_steps = {self.validation.num_inference_steps}"
                 )
-            if self.objective.train_text_encoder or self.objective.min_snr_gamma:
-                raise ValueError("objective.distillation: excludes train_text_encoder and min_snr_gamma")
+            for field in ("train_text_encoder", "min_snr_gamma", "snr_power", "logit_normal"):
+                if getattr(self.objective, field):
+                    raise ValueError(f"objective.{field}: has no meaning in a distillation")
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
         if self.objective.train_text_encoder and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")

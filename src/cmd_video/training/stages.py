@@ -31,6 +31,17 @@ def generators(seed: int, numbers: torch.Tensor) -> list[torch.Generator]:
     return [torch.Generator().manual_seed((seed * 1_000_003 + int(number)) % 2**63) for number in numbers]
 
 
+def draw_timestep(
+    num_timesteps: int, generator: torch.Generator, logit_normal: tuple[float, float] | None = None
+) -> torch.Tensor:
+    """A timestep (1,) below `num_timesteps`: uniform, or logit-normal (arXiv 2403.03206, section 3.1)."""
+    if logit_normal is None:
+        return torch.randint(num_timesteps, (1,), generator=generator)
+    mean, std = logit_normal
+    share = torch.sigmoid(mean + std * torch.randn(1, generator=generator))
+    return (share * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
 class Stage(nn.Module):
     """Base of the stages. Registered submodules are trained; everything in `frozen` is used as it is.
 
@@ -164,7 +175,7 @@ class DiffusionStage(Stage):
     def forward(self, batch: Batch) -> torch.Tensor:
         draws = generators(self.config.seed, batch["number"])
         steps = self.components[self.scheduler].config.num_train_timesteps
-        timestep = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws])
+        timestep = torch.cat([draw_timestep(steps, draw, self.config.objective.logit_normal) for draw in draws])
         dropped = [torch.rand((), generator=draw).item() < self.config.objective.condition_dropout for draw in draws]
         return self._loss(batch, draws, timestep, self._drop(batch, dropped)).mean()
 
@@ -184,7 +195,8 @@ class DiffusionStage(Stage):
         noisy = scheduler.add_noise(sample, noise, timestep)
         prediction = self.predict(noisy, timestep, self._disturb({**batch, **condition}, draws))
         target = diffusion_target(scheduler, sample, noise, timestep)
-        return diffusion_loss(scheduler, prediction, target, timestep, self.config.objective.min_snr_gamma)
+        objective = self.config.objective
+        return diffusion_loss(scheduler, prediction, target, timestep, objective.min_snr_gamma, objective.snr_power)
 
     def _disturb(self, condition: Batch, draws: list[torch.Generator]) -> Batch:
         """Noise on conditions, in training."""
