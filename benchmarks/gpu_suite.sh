@@ -24,14 +24,11 @@ bench() {  # NAME ARGUMENTS...
 
 "$python" -c "import torch, diffusers, transformers, peft, accelerate, pydantic, typer, yaml, av" || exit 1
 step numerics "$python" benchmarks/gpu_numerics.py -o "$out/numerics.json"
-for preset in quality fast turbo; do
-  bench "cmd-$preset" cmd-sd21 --resolution 512x1024 --preset "$preset"
-done
-bench cmd-turbo-L cmd-sd21 --resolution 512x1024 --preset turbo --motion-size L
-for preset in quality fast turbo; do
-  bench "cmd-$preset-compiled" cmd-sd21 --resolution 512x1024 --preset "$preset" --compile --runs 10
-done
-bench cmd-quality-b4 cmd-sd21 --resolution 512x1024 --preset quality --batch 4 --runs 5
+presets=(cmd-sd21:quality cmd-sd21:fast cmd-sd21:turbo)
+bench cmd-presets "${presets[@]}" --resolution 512x1024
+bench cmd-presets-compiled "${presets[@]}" --resolution 512x1024 --compile --runs 10
+bench cmd-turbo-L cmd-sd21:turbo --resolution 512x1024 --motion-size L
+bench cmd-quality-b4 cmd-sd21:quality --resolution 512x1024 --batch 4 --runs 5
 bench peers modelscope ltx-video-2b --resolution 512x1024 --runs 5
 bench modelscope-b4 modelscope --resolution 512x1024 --batch 4 --runs 3
 bench training --training --resolution 512x512

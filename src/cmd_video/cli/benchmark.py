@@ -21,8 +21,8 @@ def command(
     systems: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model folder, a training config (.yaml), cmd-sd15, cmd-sd21 or a peer; default: the model that "
-            "ships with the package.",
+            help="A model folder, a training config (.yaml), cmd-sd15, cmd-sd21 (or cmd-sd21:fast) or a peer; default: "
+            "the model that ships with the package.",
             metavar="SYSTEM...",
         ),
     ] = None,
@@ -72,7 +72,7 @@ def command(
         (bool(frames) and not (resolution or peers), "--frames: give a --resolution with it"),
         (plot is not None and not names, "--plot: there is nothing to plot but training steps"),
         (preset is not None and not own, "--preset: of CMD only, and with --peers each preset has its row"),
-        (motion_size is not None and not any(name in CMD_NAMES for name in own),
+        (motion_size is not None and not any(name.partition(":")[0] in CMD_NAMES for name in names),
          "--motion-size: of cmd-sd15 and cmd-sd21 only"),
         (batch > 1 and not names, "--batch: of training steps it is always 1"),
         (compiled and (device == "meta" or not names), "--compile: needs a system to time, and --device cpu or cuda"),
