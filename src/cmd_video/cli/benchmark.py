@@ -21,8 +21,8 @@ def command(
     systems: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model folder, a training config (.yaml), cmd-sd15, cmd-sd21 (or cmd-sd21:fast) or a peer; default: "
-            "the model that ships with the package.",
+            help="A model folder, a training config (.yaml), cmd-sd15, cmd-sd21 (also as cmd-sd21:fast) or a peer; "
+            "default: the model that ships with the package.",
             metavar="SYSTEM...",
         ),
     ] = None,
