@@ -33,6 +33,24 @@ def test_one_prompt_writes_the_video_and_its_record(run, tiny_pipeline, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.mp4"]
 
 
+def test_shortcuts_and_type_are_used_and_recorded(run, tiny_pipeline, tmp_path):
+    common = ("generate", "a red circle", "--model", tiny_pipeline, "--steps", 4)
+    variants = {
+        "plain": (),
+        "interval": ("--guidance-interval", 0.0, 0.5),
+        "reuse": ("--reuse-interval", 2),
+        "bf16": ("--dtype", "bfloat16"),
+    }
+    frames, records = {}, {}
+    for name, options in variants.items():
+        assert run(*common, *options, "-o", tmp_path / f"{name}.gif")[0] == 0
+        frames[name] = frames_of(tmp_path / f"{name}.gif")
+        records[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert all((frames[name] != frames["plain"]).any() for name in ("interval", "reuse", "bf16"))
+    assert records["interval"]["guidance_interval"] == [0.0, 0.5]
+    assert records["reuse"]["reuse_interval"] == 2 and records["bf16"]["dtype"] == "bfloat16"
+
+
 def test_several_prompts_write_a_folder_and_a_contact_sheet(run, tiny_pipeline, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\na blue star / ../../x\n")

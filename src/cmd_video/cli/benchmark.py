@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import DTYPES, find_dtype
+
 if TYPE_CHECKING:
     from cmd_video.benchmark.system import Size, System
     from cmd_video.benchmark.training_step import TrainingStep
 
 CMD_NAMES = ("cmd-sd15", "cmd-sd21")
 PRESET_NAMES = "quality, fast, turbo"
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def command(
@@ -59,8 +60,7 @@ def command(
     from cmd_video.benchmark.timing import check_device
 
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype: {dtype!r} is none of {', '.join(DTYPES)}")
+    find_dtype(dtype)
     names = list(systems or []) + (
         [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")] + [*PEERS] if peers else []
     )
@@ -136,14 +136,13 @@ def _build(
 
 
 def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, dtype: str, device: str) -> "System":
-    import torch
 
     from cmd_video.benchmark.cmd_system import cmd_system, default_sampling, paper_system
     from cmd_video.benchmark.peers import PEERS, build_peer
     from cmd_video.benchmark.system import Size
     from cmd_video.pipelines.loading import load_pipeline
 
-    kind = getattr(torch, dtype)
+    kind = find_dtype(dtype)
     base, _, own_preset = name.partition(":")
     if base in CMD_NAMES:
         chosen = own_preset or preset or "quality"
@@ -163,14 +162,12 @@ def _measure_training(
     recipes: list[Path], paper: bool, size: "Size | None", device: str, dtype: str, runs: int | None
 ) -> list[dict[str, Any]]:
     """Count training steps on the meta device, and time them where another device is asked for."""
-    import torch
-
     from cmd_video.benchmark.system import Size
     from cmd_video.benchmark.training_step import measure_training, paper_training, time_training
 
     def build(place: str) -> "list[TrainingStep]":
         steps = [_recipe_step(path, size, place) for path in recipes]
-        return steps + (paper_training(size or Size(512, 512), place, getattr(torch, dtype)) if paper else [])
+        return steps + (paper_training(size or Size(512, 512), place, find_dtype(dtype)) if paper else [])
 
     rows = [{**asdict(measure_training(step)), "seconds": None} for step in build("meta")]
     if device != "meta":

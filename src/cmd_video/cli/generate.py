@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import DTYPES, find_dtype
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -33,6 +35,13 @@ def command(
     motion_steps: Annotated[int | None, typer.Option(help="Steps of the motion model; default: as many.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Of the content model, 1 = none; default: its own.")] = None,
     motion_guidance: Annotated[float | None, typer.Option(help="Guidance of the motion model.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Guide only between these diffusion times, 0 (clean) to 1 (noise).", metavar="FROM UNTIL"),
+    ] = None,
+    reuse_interval: Annotated[
+        int | None, typer.Option(min=1, help="Compute deep features at every n-th step only.", metavar="N")
+    ] = None,
     num_frames: Annotated[int | None, typer.Option(help="Frames; default: what the model was trained for.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
@@ -40,6 +49,7 @@ def command(
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel, to look at small clips.")] = 1,
     contact_sheet: Annotated[bool, typer.Option("--contact-sheet", help="Also one picture of all clips.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
 ) -> None:
     """Make videos from prompts, a class or an image.
 
@@ -54,13 +64,13 @@ def command(
     picture = _open_image(image)
     from cmd_video.pipelines.loading import load_pipeline
 
-    pipe = load_pipeline(model, device, preset)
-    settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance)
+    pipe = load_pipeline(model, device, preset, find_dtype(dtype))
+    settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     shown = []
     source = {
         "class_label": class_label, "image": image and str(image), "model": model or "default", "fps": fps,
-        "preset": preset, "sampler": type(pipe.content_scheduler).__name__,
+        "preset": preset, "sampler": type(pipe.content_scheduler).__name__, "dtype": dtype,
     }  # fmt: skip
     for number in range(count):
         prompt = texts[number // num_videos]
@@ -76,12 +86,15 @@ def command(
 
 
 def _sampling(
-    pipe: Any, steps: int | None, motion_steps: int | None, guidance: float | None, motion_guidance: float | None
-) -> dict[str, Any]:
+    pipe: Any, steps: int | None, motion_steps: int | None, guidance: float | None, motion_guidance: float | None,
+    guidance_interval: tuple[float, float] | None, reuse_interval: int | None,
+) -> dict[str, Any]:  # fmt: skip
     """Arguments of the pipeline, defaults written out, so that the record says what was done."""
     from cmd_video.pipelines.sampling import resolve
 
-    content, motion = resolve(pipe.config, steps, motion_steps, guidance, motion_guidance, None, None)
+    content, motion = resolve(
+        pipe.config, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval
+    )
     return {
         "num_inference_steps": content.num_inference_steps,
         "motion_num_inference_steps": motion.num_inference_steps,
