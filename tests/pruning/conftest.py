@@ -130,17 +130,39 @@ EXAMPLES = {
 }  # fmt: skip
 
 
+DENOISERS = [name for name in EXAMPLES if "Autoencoder" not in name]
+
+
 @pytest.fixture(params=EXAMPLES)
 def example(request) -> Example:
     return EXAMPLES[request.param]
 
 
+@pytest.fixture(params=DENOISERS)
+def denoiser_example(request) -> Example:
+    return EXAMPLES[request.param]
+
+
+@pytest.fixture(params=[name for name in DENOISERS if "UNet" not in name])
+def transformer_example(request) -> Example:
+    return EXAMPLES[request.param]
+
+
 @pytest.fixture
-def teacher(example) -> torch.nn.Module:
-    """With awake weights: fresh ones that are zero would hide a wrong order of blocks."""
-    torch.manual_seed(0)
-    model = example.build().eval()
-    for parameter in model.parameters():
-        if not parameter.detach().any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
+def awake() -> Callable[[Example], torch.nn.Module]:
+    """`awake(example)`: its model with awake weights: fresh ones that are zero would hide a wrong order of blocks."""
+
+    def build(example: Example) -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = example.build().eval()
+        for parameter in model.parameters():
+            if not parameter.detach().any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def teacher(example, awake) -> torch.nn.Module:
+    return awake(example)

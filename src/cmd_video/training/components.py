@@ -13,6 +13,7 @@ import transformers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cmd_video import models
+from cmd_video.pruning import pruned_models
 
 from .config import COMPONENT_CLASSES, ComponentConfig
 from .tokenizer import train_tokenizer
@@ -62,7 +63,7 @@ def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLI
 
 def _find_class(class_name: str | None) -> Any:
     assert class_name is not None
-    for module in (models, diffusers, transformers):
+    for module in (models, pruned_models, diffusers, transformers):
         if hasattr(module, class_name):
             return getattr(module, class_name)
     raise ValueError(f"class: {class_name!r} is not known")

@@ -14,21 +14,27 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "vae": ("AutoencoderKL", "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
     "autoencoder": ("CMDAutoencoder",),
-    "unet": ("UNet2DConditionModel", "DiTTransformer2DModel"),
-    "motion_transformer": ("CMDMotionTransformer",),
+    "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
+    "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
+    "video_unet": ("UNet3DConditionModel", "PrunedUNet3DConditionModel"),
+    "teacher": ("UNet2DConditionModel", "CMDMotionTransformer", "UNet3DConditionModel"),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer",),
     "motion_text_encoder": ("CLIPTextModel",),
     "motion_tokenizer": ("CLIPTokenizer",),
     "content_scheduler": ("DDIMScheduler", "LCMScheduler"),
     "motion_scheduler": ("DDIMScheduler", "LCMScheduler"),
+    "video_scheduler": ("DDIMScheduler",),
 }
 STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without
     "autoencoder": ("autoencoder",),
     "image": ("unet", "content_scheduler"),
     "content": ("unet", "content_scheduler", "autoencoder"),
     "motion": ("motion_transformer", "motion_scheduler", "autoencoder"),
+    "video": ("video_unet", "video_scheduler", "text_encoder"),
+    "distill": ("teacher",),
 }
+DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_unet": "video"}  # whose stage
 
 
 class Section(BaseModel):
@@ -154,6 +160,24 @@ class DistillationConfig(Section):
     """consistency: stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
 
 
+class RecoveryConfig(Section):
+    """Losses beside the task's for a pruned denoiser and its teacher (VDMini, arXiv 2411.18375)."""
+
+    content_weight: float = Field(0.1, ge=0)
+    """Of ICD, the distance of features (eq. 4); the paper's best."""
+    adversarial_weight: float = Field(1.0, ge=0)
+    """Of MCA, the adversarial loss (eq. 5 and 6); the paper's best; 0 = no discriminator."""
+    noise_mean: float = -1.0
+    """Outputs are noised again to a ratio of noise to signal whose logarithm is normal; its mean (as SF-V,
+    arXiv 2406.04324, where this is the most sensitive setting)."""
+    noise_std: float = Field(1.0, gt=0)
+    """And its standard deviation."""
+    r1_weight: float = Field(1.0, ge=0)
+    """Of the discriminator's R1 penalty."""
+    discriminator_lr_scale: float = Field(10.0, gt=0)
+    """The discriminator's learning rate over the student's (SF-V: 1e-4 to 1e-5)."""
+
+
 class ObjectiveConfig(Section):
     """What the loss is; each field belongs to the stages named."""
 
@@ -177,6 +201,8 @@ class ObjectiveConfig(Section):
     """motion: differs from paper: noise added to the true content frame, so that a generated one does not surprise."""
     distillation: DistillationConfig | None = None
     """content, motion: learn from a teacher instead of from data; null = off."""
+    recovery: RecoveryConfig = RecoveryConfig()
+    """distill: losses that win quality back after pruning."""
     min_snr_gamma: float | None = Field(None, gt=0)
     """image, content, motion: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
     snr_power: float = 0.0
@@ -203,7 +229,7 @@ class ValidationConfig(Section):
 class TrainConfig(Section):
     """A whole run."""
 
-    stage: Literal["autoencoder", "image", "content", "motion"]
+    stage: Literal["autoencoder", "image", "content", "motion", "video", "distill"]
     output_dir: str
     seed: int = Field(0, ge=0)
     components: dict[str, ComponentConfig]
@@ -245,7 +271,13 @@ class TrainConfig(Section):
         if self.objective.train_text_encoder and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")
         precomputed = isinstance(self.data, LatentsData) and isinstance(self.validation.data, LatentsData)
-        for name in STAGE_COMPONENTS[self.stage]:
+        needed = STAGE_COMPONENTS[self.stage]
+        if self.stage == "distill":
+            found = [name for name in DENOISERS if name in self.components]
+            if len(found) != 1:
+                raise ValueError(f"components: the stage 'distill' needs one of {', '.join(DENOISERS)}, got {found}")
+            needed += STAGE_COMPONENTS[DENOISERS[found[0]]]
+        for name in needed:
             if name not in self.components and not (precomputed and name == "autoencoder" and self.stage == "content"):
                 raise ValueError(f"components: the stage {self.stage!r} needs {name!r}")
         for pair in (("tokenizer", "text_encoder"), ("motion_tokenizer", "motion_text_encoder")):

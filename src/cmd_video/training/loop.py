@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
@@ -71,6 +72,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.stage == "distill")],
     )
     run = Path(config.output_dir)
     per_process = loop.gradient_accumulation_steps * accelerator.num_processes
@@ -92,7 +94,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
                 component.enable_gradient_checkpointing()
     stage.place(accelerator.device)
     optimizer = torch.optim.AdamW(
-        stage.learning().values(),
+        stage.parameter_groups(),
         lr=config.optimizer.lr,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
@@ -138,7 +140,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         torch.manual_seed(config.seed * 1_000_003 + step)  # for layers that draw by themselves
         rate = learning_rate(step, loop.steps, config.optimizer)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         total_loss = 0.0
         for _ in range(loop.gradient_accumulation_steps):
             batch = to_device(next(loader), accelerator.device)

@@ -20,26 +20,12 @@ from cmd_video.pipelines.image_space import decode_video, encode_images, encode_
 from cmd_video.pipelines.prompt import encode_prompts
 
 from .config import TrainConfig
+from .draws import draw_timestep, generators
+from .grids import evenly, tile
 
 Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 VALIDATION_TIMESTEPS = (20, 100, 250, 400, 550, 700, 850, 980)
-
-
-def generators(seed: int, numbers: torch.Tensor) -> list[torch.Generator]:
-    """One CPU generator per sample."""
-    return [torch.Generator().manual_seed((seed * 1_000_003 + int(number)) % 2**63) for number in numbers]
-
-
-def draw_timestep(
-    num_timesteps: int, generator: torch.Generator, logit_normal: tuple[float, float] | None = None
-) -> torch.Tensor:
-    """A timestep (1,) below `num_timesteps`: uniform, or logit-normal (arXiv 2403.03206, section 3.1)."""
-    if logit_normal is None:
-        return torch.randint(num_timesteps, (1,), generator=generator)
-    mean, std = logit_normal
-    share = torch.sigmoid(mean + std * torch.randn(1, generator=generator))
-    return (share * num_timesteps).long().clamp(max=num_timesteps - 1)
 
 
 class Stage(nn.Module):
@@ -86,6 +72,10 @@ class Stage(nn.Module):
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by name; with LoRA only the adapters do."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What learns, for the optimizer; each group's `lr_scale` multiplies the learning rate."""
+        return [{"params": list(self.learning().values()), "lr_scale": 1.0}]
 
     def save_extras(self, folder: Path) -> None:
         """Files beside the components, after `finish`."""
@@ -180,19 +170,29 @@ class DiffusionStage(Stage):
         return self._loss(batch, draws, timestep, self._drop(batch, dropped)).mean()
 
     def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": self._loss(batch, *self._validation_draws(batch), batch).mean()}
+
+    def _validation_draws(self, batch: Batch) -> tuple[list[torch.Generator], torch.Tensor]:
+        """Generators and timesteps that depend on nothing but the samples' numbers."""
         draws = generators(self.config.seed + 1, batch["number"])
         timestep = torch.tensor([VALIDATION_TIMESTEPS[int(n) % len(VALIDATION_TIMESTEPS)] for n in batch["number"]])
-        return {"loss": self._loss(batch, draws, timestep, batch).mean()}
+        return draws, timestep
+
+    def _noised(
+        self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Clean sample x_0, noise, and x_0 noised up to the timestep; all of one shape."""
+        with torch.no_grad():
+            sample = self.sample(batch)
+        noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
+        return sample, noise, self.components[self.scheduler].add_noise(sample, noise, timestep.to(sample.device))
 
     def _loss(
         self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
         scheduler: DDIMScheduler = self.components[self.scheduler]
-        with torch.no_grad():
-            sample = self.sample(batch)
+        sample, noise, noisy = self._noised(batch, draws, timestep)
         timestep = timestep.to(sample.device)
-        noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
-        noisy = scheduler.add_noise(sample, noise, timestep)
         prediction = self.predict(noisy, timestep, self._disturb({**batch, **condition}, draws))
         target = diffusion_target(scheduler, sample, noise, timestep)
         objective = self.config.objective
@@ -321,6 +321,26 @@ class MotionStage(DiffusionStage):
         return tile([still, evenly(true), evenly(generated)])
 
 
+class VideoStage(DiffusionStage):
+    """Trains a video diffusion model on whole clips: what VDMini prunes, and CMD's competition."""
+
+    denoiser, scheduler = "video_unet", "video_scheduler"
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        text = ("text_encoder",) if config.objective.train_text_encoder else ()
+        super().__init__(config, components, trained=("video_unet", *text))
+
+    def sample(self, batch: Batch) -> torch.Tensor:
+        return self._clip_latents(batch)  # (B, C, F, H, W)
+
+    def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        return self.components["video_unet"](noisy, timestep, self._text(condition["prompt"])[0]).sample
+
+    def sample_grid(self, batch: Batch) -> torch.Tensor:
+        clip = draw_samples(self, batch, self.sample(batch).shape)
+        return tile([evenly(batch["video"]), evenly(decode_video(self.components.get("vae"), clip))])
+
+
 def draw_samples(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor:
     """Sample from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
     validation = stage.config.validation
@@ -358,24 +378,17 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def evenly(video: torch.Tensor, count: int = 6) -> torch.Tensor:
-    """Frames spread over clips: (B, 3, F, H, W) -> (B, 3, count, H, W)."""
-    return video[:, :, torch.linspace(0, video.shape[2] - 1, count).round().long()]
-
-
-def tile(columns: list[torch.Tensor]) -> torch.Tensor:
-    """One row per clip, frames side by side: list of (B, 3, F, H, W) -> (3, B * H, sum(F) * W), in [-1, 1]."""
-    rows = torch.cat([column.float().cpu() for column in columns], dim=2)  # (B, 3, frames, H, W)
-    batch, channels, frames, height, width = rows.shape
-    return rows.permute(1, 0, 3, 2, 4).reshape(channels, batch * height, frames * width).clamp(-1, 1)
-
-
 def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     """The stage that `config.stage` names."""
     if config.stage == "autoencoder":
         return AutoencoderStage(config, components)
+    if config.stage == "distill":
+        from .recovery import ContentRecovery, MotionRecovery, VideoRecovery  # which build on this module
+
+        kinds = {"unet": ContentRecovery, "motion_transformer": MotionRecovery, "video_unet": VideoRecovery}
+        return next(kind for name, kind in kinds.items() if name in components)(config, components)
     if config.objective.distillation is not None:
-        from .distillation import ContentDistillation, MotionDistillation  # which builds on this module
+        from .distillation import ContentDistillation, MotionDistillation
 
         return (MotionDistillation if config.stage == "motion" else ContentDistillation)(config, components)
-    return MotionStage(config, components) if config.stage == "motion" else ContentStage(config, components)
+    return {"motion": MotionStage, "video": VideoStage}.get(config.stage, ContentStage)(config, components)

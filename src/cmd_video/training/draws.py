@@ -1,0 +1,22 @@
+"""Random numbers of a run: each sample has its own source, so that neither batches nor processes matter.
+
+draws = generators(seed, batch["number"]);  timestep = draw_timestep(1000, draws[0])
+"""
+
+import torch
+
+
+def generators(seed: int, numbers: torch.Tensor) -> list[torch.Generator]:
+    """One CPU generator per sample."""
+    return [torch.Generator().manual_seed((seed * 1_000_003 + int(number)) % 2**63) for number in numbers]
+
+
+def draw_timestep(
+    num_timesteps: int, generator: torch.Generator, logit_normal: tuple[float, float] | None = None
+) -> torch.Tensor:
+    """A timestep (1,) below `num_timesteps`: uniform, or logit-normal (arXiv 2403.03206, section 3.1)."""
+    if logit_normal is None:
+        return torch.randint(num_timesteps, (1,), generator=generator)
+    mean, std = logit_normal
+    share = torch.sigmoid(mean + std * torch.randn(1, generator=generator))
+    return (share * num_timesteps).long().clamp(max=num_timesteps - 1)

@@ -1,0 +1,200 @@
+"""Training a pruned denoiser beside its teacher: the stage "distill" (VDMini, arXiv 2411.18375).
+
+Total loss: task + 0.1 ICD + 1 MCA. The task is the denoising loss of the stage that the denoiser belongs to. Steps
+alternate: an even one updates the student, an odd one the discriminator. Both see the teacher's and the student's
+estimates of the clean sample, noised again to a drawn level, through the teacher's frozen encoder.
+
+B batch; x_0 clean sample, z_t noisy one.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cmd_video.losses import diffusion_loss, diffusion_target, predicted_sample
+from cmd_video.pruning.blocks import is_unet
+from cmd_video.pruning.pruned_models import PrunedMixin
+from cmd_video.pruning.recovery import (
+    FeatureDiscriminator,
+    by_frame,
+    content_loss,
+    discriminator_loss,
+    encoder_taps,
+    generator_loss,
+    shared_stages,
+    tap,
+)
+
+from .config import RecoveryConfig, TrainConfig
+from .stages import Batch, ContentStage, DiffusionStage, MotionStage, VideoStage, config_of
+
+R1_NOISE = 0.01
+
+
+class Recovery(DiffusionStage):
+    """Mixed into a diffusion stage: a frozen teacher, features of both, a discriminator."""
+
+    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        components = dict(components)
+        teacher = components.pop("teacher")
+        super().__init__(config, components)  # type: ignore[call-arg]  # of the stage that this is mixed into
+        self.frozen["teacher"] = teacher.eval().requires_grad_(False)  # neither trained nor saved
+        self.settings: RecoveryConfig = config.objective.recovery
+        student = components[self.denoiser]
+        _check_teacher(student, teacher)
+        self.pairs = shared_stages(student, teacher)
+        self.taps = encoder_taps(teacher)
+        self.discriminator: nn.Module | None = None
+        if self.settings.adversarial_weight:
+            torch.manual_seed(config.seed)  # of the heads' first weights
+            channels = [_width(teacher, name) for name in self.taps]
+            self.discriminator = FeatureDiscriminator(channels, temporal=not isinstance(self, ContentStage))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The student, and the discriminator with a learning rate of its own."""
+        heads = [value for name, value in self.learning().items() if name.startswith("discriminator.")]
+        student = [value for name, value in self.learning().items() if not name.startswith("discriminator.")]
+        groups = [{"params": student, "lr_scale": 1.0}]
+        if heads:
+            groups.append({"params": heads, "lr_scale": self.settings.discriminator_lr_scale})
+        return groups
+
+    def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The task's loss, and how far the student's output is from the teacher's."""
+        draws, timestep = self._validation_draws(batch)
+        sample, noise, noisy = self._noised(batch, draws, timestep)
+        condition = self._disturb(batch, draws)
+        prediction = self.predict(noisy, timestep.to(noisy.device), condition)
+        taught = self._as_teacher(noisy, timestep.to(noisy.device), condition)
+        scheduler = self.components[self.scheduler]
+        target = diffusion_target(scheduler, sample, noise, timestep.to(noisy.device))
+        return {
+            "loss": diffusion_loss(scheduler, prediction, target, timestep.to(noisy.device)).mean(),
+            "distance_to_teacher": (prediction - taught).float().square().mean(),
+        }
+
+    def _loss(
+        self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        sample, noise, noisy = self._noised(batch, draws, timestep)
+        timestep = timestep.to(noisy.device)
+        condition = self._disturb({**batch, **condition}, draws)
+        if self.discriminator is not None and self._turn_of_the_discriminator(batch):
+            with torch.no_grad():
+                fake = self._clean(self.predict(noisy, timestep, condition), noisy, timestep)
+                real = self._clean(self._as_teacher(noisy, timestep, condition), noisy, timestep)
+            return self._discriminator_loss(real, fake, draws, condition)
+        with tap(self.frozen["teacher"], [pair.teacher for pair in self.pairs]) as taught:
+            self._as_teacher(noisy, timestep, condition)
+        with tap(self.components[self.denoiser], [pair.student for pair in self.pairs]) as learned:
+            prediction = self.predict(noisy, timestep, condition)
+        scheduler = self.components[self.scheduler]
+        target = diffusion_target(scheduler, sample, noise, timestep)
+        loss = diffusion_loss(scheduler, prediction, target, timestep).mean()
+        if self.settings.content_weight:
+            loss = loss + self.settings.content_weight * content_loss(learned, taught)
+        if self.discriminator is not None:
+            fake = self._clean(prediction, noisy, timestep)
+            for parameter in self.discriminator.parameters():
+                parameter.requires_grad_(False)
+            loss = loss + self.settings.adversarial_weight * generator_loss(self._scores(fake, draws, condition))
+            for parameter in self.discriminator.parameters():
+                parameter.requires_grad_(True)
+        return loss[None]
+
+    def _turn_of_the_discriminator(self, batch: Batch) -> bool:
+        return int(batch["number"][0]) // self.config.loop.batch_size % 2 == 1
+
+    def _discriminator_loss(
+        self, real: torch.Tensor, fake: torch.Tensor, draws: list[torch.Generator], condition: Batch
+    ) -> torch.Tensor:
+        """Hinge, and R1 by a finite difference (arXiv 2501.08316, section 3.3): D must be flat around the teacher."""
+        states = [draw.get_state() for draw in draws]
+        scores = self._scores(real, draws, condition)
+        for draw, state in zip(draws, states, strict=True):
+            draw.set_state(state)  # the same level and noise for both
+        loss = discriminator_loss(scores, self._scores(fake, draws, condition))
+        if self.settings.r1_weight:
+            for draw, state in zip(draws, states, strict=True):
+                draw.set_state(state)
+            nearby = real + R1_NOISE * self._draw_like(real, [torch.Generator().manual_seed(draw.initial_seed() + 1)
+                                                              for draw in draws])  # fmt: skip
+            slope = (self._scores(nearby, draws, condition) - scores) / R1_NOISE
+            loss = loss + 0.5 * self.settings.r1_weight * slope.square().mean()
+        return loss[None]
+
+    def _scores(self, sample: torch.Tensor, draws: list[torch.Generator], condition: Batch) -> torch.Tensor:
+        """D of samples noised again: (B, heads)."""
+        assert self.discriminator is not None
+        scheduler, teacher = self.components[self.scheduler], self.frozen["teacher"]
+        level = torch.cat([_level(scheduler, draw, self.settings) for draw in draws]).to(sample.device)
+        noisy = scheduler.add_noise(sample, self._draw_like(sample, draws), level)
+        with tap(teacher, self.taps, stop=True) as features:
+            self._as_teacher(noisy, level, condition)
+        frames, tokens = self._layout(sample)
+        return self.discriminator([by_frame(feature, len(sample), frames, tokens) for feature in features], level)
+
+    def _layout(self, sample: torch.Tensor) -> tuple[int, int | None]:
+        """Frames in the features, and tokens of the sample if there are others."""
+        if isinstance(self, ContentStage):
+            return 1, None
+        if isinstance(self, MotionStage):
+            patch = config_of(self.frozen["teacher"]).patch_size
+            frames = sample.shape[2] // patch
+            return frames, frames * (sample.shape[3] // patch)
+        return sample.shape[2], None
+
+    def _as_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        """`predict` by the teacher; its weights are fixed, but gradients may pass to the input."""
+        student = self.components[self.denoiser]
+        self.components[self.denoiser] = self.frozen["teacher"]
+        try:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and noisy.requires_grad):
+                return self.predict(noisy, timestep, condition)
+        finally:
+            self.components[self.denoiser] = student
+
+    def _clean(self, prediction: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return predicted_sample(self.components[self.scheduler], prediction, noisy, timestep)
+
+    def _draw_like(self, sample: torch.Tensor, draws: list[torch.Generator]) -> torch.Tensor:
+        return torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
+
+
+class ContentRecovery(Recovery, ContentStage):
+    """Of a pruned content model; single frames, so the discriminator has no temporal heads."""
+
+
+class MotionRecovery(Recovery, MotionStage):
+    """Of a pruned motion model."""
+
+
+class VideoRecovery(Recovery, VideoStage):
+    """Of a pruned video UNet or transformer."""
+
+
+def _check_teacher(student: Any, teacher: Any) -> None:
+    expected = type(student).teacher_class() if isinstance(student, PrunedMixin) else type(student)
+    if type(teacher) is not expected:
+        raise ValueError(f"components.teacher: a {type(teacher).__name__}, the student needs a {expected.__name__}")
+    mine, its = dict(student.config), dict(teacher.config)
+    for name in (name for name in its if not name.startswith("_")):
+        if mine.get(name) != its[name]:
+            raise ValueError(f"components.teacher.{name}: {its[name]}, the student has {mine.get(name)}")
+
+
+def _level(scheduler: Any, draw: torch.Generator, settings: RecoveryConfig) -> torch.Tensor:
+    """The timestep (1,) whose noise-to-signal ratio is nearest to a log-normal draw (SF-V, section 3.2)."""
+    sigma = torch.exp(settings.noise_mean + settings.noise_std * torch.randn(1, generator=draw))
+    ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
+    return (ratios - sigma).abs().argmin(keepdim=True).cpu()
+
+
+def _width(teacher: Any, name: str) -> int:
+    """Channels of what a tapped module puts out."""
+    if is_unet(teacher):
+        resnet = teacher.get_submodule(name.rsplit(".", 2)[0]).resnets[-1]
+        return int(getattr(resnet, "spatial_res_block", resnet).out_channels)
+    config = teacher.config
+    return int(config.get("dim") or config["num_attention_heads"] * config["attention_head_dim"])

@@ -1,0 +1,170 @@
+"""The stage "distill": what each step trains, what comes out, and that a stopped run goes on as if it had not been."""
+
+import json
+
+import pytest
+import torch
+
+from cmd_video.pruning.pruned_models import PRUNED_CLASSES, prune
+from cmd_video.pruning.selection import BlockSelection
+from cmd_video.training.components import build_components
+from cmd_video.training.config import ComponentConfig, TrainConfig
+from cmd_video.training.stages import build_stage
+
+REMOVED = {
+    "unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
+    "motion_transformer": ("blocks.1",),
+    "video_unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
+}
+CHANGES = {"unet": {"layers_per_block": 2}, "motion_transformer": {"num_layers": 3}, "video_unet": {}}
+TEXT = ("tokenizer", "text_encoder")
+PARTS = {
+    "unet": ("vae", "autoencoder", "content_scheduler", *TEXT),
+    "motion_transformer": ("vae", "autoencoder", "motion_scheduler", "motion_tokenizer", "motion_text_encoder"),
+    "video_unet": ("vae", "video_scheduler", *TEXT),
+}
+VIDEO_UNET = {
+    "class": "UNet3DConditionModel",
+    "config": {
+        "in_channels": 12, "out_channels": 12, "block_out_channels": [16, 32], "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
+        "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
+        "cross_attention_dim": 16, "attention_head_dim": 4, "norm_num_groups": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_config):
+    """Every component of the tiny configurations, and a video model's."""
+    known = {**tiny_config("content", "-")["components"], **tiny_config("motion", "-")["components"]}
+    return {**known, "video_unet": VIDEO_UNET, "video_scheduler": known["content_scheduler"]}
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory, parts):
+    """Name of a denoiser -> folders of a tiny teacher with awake weights and its student."""
+    made = {}
+    for name in REMOVED:
+        part = {**parts[name], "config": {**parts[name]["config"], **CHANGES[name]}}
+        teacher = build_components({name: ComponentConfig.model_validate(part)})[name]
+        torch.manual_seed(1)
+        for parameter in teacher.parameters():
+            if not parameter.detach().any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        folder = tmp_path_factory.mktemp(name)
+        teacher.save_pretrained(folder / "teacher")
+        for number, removed in enumerate((REMOVED[name], ())):
+            selection = BlockSelection(type(teacher).__name__, removed, "test")
+            prune(teacher, selection).save_pretrained(folder / ("student", "whole")[number])
+        made[name] = folder
+    return made
+
+
+@pytest.fixture
+def distill_config(pruned, parts, tiny_config):
+    """`distill_config("unet", output, student="whole", content_weight=0.0)`: a configuration as a dict."""
+
+    def make(name, output, student="student", **recovery):
+        chosen = {part: parts[part] for part in PARTS[name]}
+        chosen |= {name: {"path": str(pruned[name] / student)}, "teacher": {"path": str(pruned[name] / "teacher")}}
+        objective = {"recovery": recovery}
+        return {**tiny_config("content", output), "stage": "distill", "components": chosen, "objective": objective}
+
+    return make
+
+
+@pytest.fixture
+def tiny_stage(distill_config, tmp_path, batch_of):
+    """`tiny_stage("unet", first=4)`: the stage, and the batch that begins with sample 4."""
+
+    def make(name, student="student", first=0, **recovery):
+        from cmd_video.training.data import build_dataset
+
+        config = TrainConfig.model_validate(distill_config(name, tmp_path, student, **recovery))
+        stage = build_stage(config, build_components(config.components, ["a red ball"] * 3))
+        return stage, batch_of(build_dataset(config.data), range(first, first + 4))
+
+    return make
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_steps_alternate_between_student_and_discriminator(name, tiny_stage):
+    for first, learns in ((0, "student"), (4, "discriminator"), (8, "student")):
+        stage, batch = tiny_stage(name, first=first)
+        stage(batch).backward()
+        touched = {
+            "discriminator" if key.startswith("discriminator.") else "student"
+            for key, value in stage.named_parameters()
+            if value.grad is not None and value.grad.any()
+        }
+        assert touched == {learns}
+        assert not any(value.requires_grad for value in stage.frozen["teacher"].parameters())
+        groups = stage.parameter_groups()
+        assert [group["lr_scale"] for group in groups] == [1.0, 10.0]
+        assert sum(len(group["params"]) for group in groups) == len(list(stage.parameters()))
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_whole_student_has_nothing_to_recover(name, tiny_stage):
+    stage, batch = tiny_stage(name, "whole", adversarial_weight=0.0)
+    task, _ = tiny_stage(name, "whole", adversarial_weight=0.0, content_weight=0.0)
+    assert stage.discriminator is None
+    with torch.no_grad():
+        assert stage.eval().validate(batch)["distance_to_teacher"] == 0
+        torch.testing.assert_close(stage(batch), task.eval()(batch))  # ICD is zero
+        pruned_stage, _ = tiny_stage(name, adversarial_weight=0.0)
+        pruned_task, _ = tiny_stage(name, adversarial_weight=0.0, content_weight=0.0)
+        assert pruned_stage.eval()(batch) > pruned_task.eval()(batch)
+        assert pruned_stage.validate(batch)["distance_to_teacher"] > 0
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_run_keeps_the_student_and_resumes_bit_for_bit(name, distill_config, tmp_path, run_train, differences):
+    config = distill_config(name, tmp_path / "whole")
+    folder = run_train(config)
+    saved = json.loads((folder / name / "config.json").read_text())
+    assert saved["_class_name"] in {cls.__name__ for cls in PRUNED_CLASSES.values()}
+    assert saved["removed_blocks"] == list(REMOVED[name])
+    assert not (folder / "teacher").exists() and not (folder / "discriminator").exists()
+    config["optimizer"] = {**config["optimizer"], "schedule": "constant", "warmup_steps": 0}
+    run_train({**config, "output_dir": str(tmp_path / "one")})
+    for steps in (3, 8):
+        run_train({**config, "output_dir": str(tmp_path / "two"), "loop": {**config["loop"], "steps": steps}})
+    different = differences(tmp_path / "one", tmp_path / "two")
+    assert [key for key in different if key.startswith(("model/", "ema/", "optimizer/", "pipeline/"))] == []
+
+
+def test_losses_of_a_student_fall(distill_config, tmp_path, run_train, read_log):
+    config = distill_config("motion_transformer", tmp_path / "run")
+    config["loop"] = {**config["loop"], "steps": 40, "validate_every": 20, "checkpoint_every": 40}
+    run_train(config)
+    first, *_, last = read_log(tmp_path / "run", "validation")
+    assert last["distance_to_teacher"] < first["distance_to_teacher"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("other class", "components.teacher: a CMDMotionTransformer, the student needs a UNet2DConditionModel"),
+        ("other size", "components.teacher.norm_num_groups: 4, the student has 8"),
+    ],
+)
+def test_a_teacher_that_does_not_fit(change, message, pruned, parts, distill_config, tmp_path):
+    config = distill_config("unet", tmp_path)
+    if change == "other class":
+        config["components"]["teacher"] = {"path": str(pruned["motion_transformer"] / "teacher")}
+    else:
+        part = parts["unet"]
+        options = {**part["config"], "norm_num_groups": 4, "layers_per_block": 2}
+        config["components"]["teacher"] = {"class": part["class"], "config": options}
+    config = TrainConfig.model_validate(config)
+    with pytest.raises(ValueError, match=message):
+        build_stage(config, build_components(config.components, ["a"]))
+
+
+def test_what_is_distilled_must_be_clear(parts, distill_config, tmp_path):
+    config = distill_config("unet", tmp_path)
+    config["components"]["motion_transformer"] = parts["motion_transformer"]
+    with pytest.raises(ValueError, match="the stage 'distill' needs one of unet, motion_transformer, video_unet"):
+        TrainConfig.model_validate(config)
