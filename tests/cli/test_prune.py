@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from cmd_video.models import CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
@@ -89,3 +90,31 @@ def test_more_mistakes(run, motion_model, tiny_pipeline, tmp_path):
         assert code == 2 and message in error, error
     code, _, error = run("prune", motion_model, "--rule", "vdmini", "-o", motion_model)
     assert code == 2 and "exists; choose a new folder" in error
+
+
+@pytest.mark.parametrize(("stage", "name"), [("content", "unet"), ("motion", "motion_transformer")])
+def test_measured_importance_prunes(run, stage, name, tiny_config, tiny_pipeline, tmp_path):
+    config = tiny_config(stage, tmp_path / "run")
+    kind, larger = {
+        "unet": (UNet2DConditionModel, {"layers_per_block": 2}),
+        "motion_transformer": (CMDMotionTransformer, {"num_layers": 3}),
+    }[name]
+    model = kind.from_config({**kind.load_config(tiny_pipeline / name), **larger})
+    for weight in model.parameters():  # a fresh motion model outputs zero
+        torch.nn.init.normal_(weight, std=0.1)
+    model.save_pretrained(tmp_path / "model")
+    config["components"] = {part: {"path": str(tiny_pipeline)} for part in config["components"]}
+    config["components"][name] = {"path": str(tmp_path / "model")}
+    recipe, measured, picture = tmp_path / "recipe.yaml", tmp_path / "importance.json", tmp_path / "plot.png"
+    recipe.write_text(json.dumps(config))  # JSON is YAML
+    options = ("--cost", "parameters", "--num-clips", 2, "--plot", picture)
+    code, out, error = run("evaluate", "importance", recipe, "-o", measured, *options)
+    assert code == 0, error
+    rows = json.loads(measured.read_text())["values"]
+    assert len(rows) >= 2 and all(block in out for block in rows) and picture.stat().st_size > 1000
+    assert all(row["content"] > 0 and (row["motion"] > 0) == (stage == "motion") for row in rows.values())
+    least = min(row["cost"] for row in rows.values())
+    budget = ("--budget", 1 - least, "--importance", measured)
+    code, out, error = run("prune", tmp_path / "model", *budget, "-o", tmp_path / "small")
+    assert code == 0, error
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["removed_blocks"]

@@ -142,7 +142,7 @@ def test_importance_within_a_budget():
     assert select_by_importance(model, importance, cost, 0.6).removed == ("blocks.1", "blocks.2")
     assert select_by_importance(model, importance, cost, 1.0).removed == ()
     with pytest.raises(
-        ValueError, match="budget: 0.1 cannot be met; with every block that may leave, 0.200 would stay"
+        ValueError, match="budget: 0.1 cannot be met; with every block that may leave, 0.400 would stay"
     ):
         select_by_importance(model, importance, cost, 0.1)
     with pytest.raises(ValueError, match="budget: 1.5 is not a share"):

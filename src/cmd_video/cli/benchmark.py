@@ -67,17 +67,7 @@ def command(
     names = names or ([] if training else ["default"])
     recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
     names = [name for name in names if not name.endswith((".yaml", ".yml"))]
-    own = [name for name in names if ":" not in name and name not in PEERS]
-    _refuse(
-        (bool(frames) and not (resolution or peers), "--frames: give a --resolution with it"),
-        (plot is not None and not names, "--plot: there is nothing to plot but training steps"),
-        (preset is not None and not own, "--preset: of CMD only, and with --peers each preset has its row"),
-        (motion_size is not None and not any(name.partition(":")[0] in CMD_NAMES for name in names),
-         "--motion-size: of cmd-sd15 and cmd-sd21 only"),
-        (batch > 1 and not names, "--batch: of training steps it is always 1"),
-        (compiled and (device == "meta" or not names), "--compile: needs a system to time, and --device cpu or cuda"),
-        (runs is not None and device == "meta", "--runs: nothing is timed on the device meta"),
-    )  # fmt: skip
+    _refuse_idle(names, frames, resolution, peers, plot, preset, motion_size, batch, compiled, runs, device)
     check_device(device)
     sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
     report = _Report(json, plot, device, dtype)
@@ -89,8 +79,24 @@ def command(
     report.finish()
 
 
-def _refuse(*mistakes: tuple[bool, str]) -> None:
-    """Raise a ValueError with the first message that applies: of options that would do nothing."""
+def _refuse_idle(
+    names: list[str], frames: list[int] | None, resolution: list[str] | None, peers: bool, plot: Path | None,
+    preset: str | None, motion_size: str | None, batch: int, compiled: bool, runs: int | None, device: str,
+) -> None:  # fmt: skip
+    """Raise a ValueError for options that would do nothing."""
+    from cmd_video.benchmark.peers import PEERS
+
+    own = [name for name in names if ":" not in name and name not in PEERS]
+    mistakes = (
+        (bool(frames) and not (resolution or peers), "--frames: give a --resolution with it"),
+        (plot is not None and not names, "--plot: there is nothing to plot but training steps"),
+        (preset is not None and not own, "--preset: of CMD only, and with --peers each preset has its row"),
+        (motion_size is not None and not any(name.partition(":")[0] in CMD_NAMES for name in names),
+         "--motion-size: of cmd-sd15 and cmd-sd21 only"),
+        (batch > 1 and not names, "--batch: of training steps it is always 1"),
+        (compiled and (device == "meta" or not names), "--compile: needs a system to time, and --device cpu or cuda"),
+        (runs is not None and device == "meta", "--runs: nothing is timed on the device meta"),
+    )  # fmt: skip
     for applies, message in mistakes:
         if applies:
             raise ValueError(message)

@@ -75,12 +75,10 @@ def command(
     for number in range(count):
         prompt = texts[number // num_videos]
         frames, truncated = _generate(pipe, prompt, class_label, picture, seed + number, settings)
-        label = prompt or (f"class {class_label}" if class_label is not None else "image")
-        files = [output] if single else _files(output, number, label)
+        label = prompt or ("image" if class_label is None else f"class {class_label}")
         record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
-        _write(frames, files, record, fps, scale)
+        _write(frames, [output] if single else _files(output, number, label), record, fps, scale)
         shown.append((label, frames))
-        print("\n".join(str(file) for file in files))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
 
@@ -178,6 +176,7 @@ def _write(frames: Any, files: list[Path], record: dict[str, Any], fps: int, sca
     files[0].parent.mkdir(parents=True, exist_ok=True)
     for file in files:
         write_video(enlarge(frames, scale), file, fps)
+        print(file)
     beside = files[0].with_suffix(".json")
     temporary = beside.with_name(f".{beside.name}.tmp-{os.getpid()}")
     temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))

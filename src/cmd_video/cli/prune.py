@@ -24,7 +24,8 @@ def command(
     selection: Annotated[Path | None, typer.Option(help="JSON file that names the blocks to leave out.")] = None,
     budget: Annotated[float | None, typer.Option(help="Share of the cost that may stay; needs --importance.")] = None,
     importance: Annotated[
-        Path | None, typer.Option(help="JSON file: block -> {importance, cost}, as measured.")
+        Path | None,
+        typer.Option(help="What `cmd-video evaluate importance` wrote, or JSON: block -> {importance, cost}."),
     ] = None,
 ) -> None:
     """Leave blocks out of a model; the rest keeps its weights and should be trained further.
@@ -99,6 +100,7 @@ def _within_budget(teacher: Any, path: Path, budget: float) -> "BlockSelection":
 
     try:
         blocks = json.loads(path.read_text())
+        blocks = blocks.get("values", blocks)
         values = {key: float(row["importance"]) for key, row in blocks.items()}
         costs = {key: float(row["cost"]) for key, row in blocks.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,6 +8,7 @@ stage. Every layer of a down stage hands a skip connection to one layer of the u
 leave in pairs, and stages leave from the innermost outwards. A block of a transformer is one entry of its lists.
 """
 
+import copy
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -96,6 +97,27 @@ def remove_blocks(model: Any, removed: Iterable[str]) -> None:
             raise ValueError(f"selection: {parent} would have no block left")
         kept = [block for number, block in enumerate(blocks) if number not in numbers]
         _set(model, parent, nn.ModuleList(kept))
+
+
+def without_blocks(model: Any, removed: Iterable[str]) -> Any:
+    """A model without some blocks that shares all its weights with the whole one.
+
+    Raises:
+        ValueError: what is left would not fit together.
+    """
+    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    view = copy.deepcopy(model, weights)  # what is in the memo is not copied
+    remove_blocks(view, removed)
+    return view
+
+
+def fits(model: Any, removed: Iterable[str]) -> bool:
+    """Whether a model still fits together without some blocks."""
+    try:
+        without_blocks(model, removed)
+    except ValueError:
+        return False
+    return True
 
 
 def parameter_names(model: nn.Module, removed: Iterable[str]) -> dict[str, str]:

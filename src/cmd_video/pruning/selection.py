@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .blocks import is_unet, list_blocks
+from .blocks import fits, is_unet, list_blocks
 
 RULES = ("vdmini",)
 
@@ -97,12 +97,14 @@ def select_by_importance(
     """
     if not 0 < budget <= 1:
         raise ValueError(f"budget: {budget} is not a share in (0, 1]")
-    left, removed, gone = 1.0, [], []
+    left, removed = 1.0, list[str]()
     for name in sorted(importance, key=lambda name: importance[name] / max(cost[name], 1e-12)):
         if left <= budget + 1e-9:
             break
-        removed += [part for part in name.split("+") if part not in removed]
-        gone.append(name)
+        parts = [part for part in name.split("+") if part not in removed]
+        if not fits(model, [*removed, *parts]):  # such as the last layer of a stage
+            continue
+        removed += parts
         left -= cost[name]
     if left > budget + 1e-9:
         raise ValueError(f"budget: {budget} cannot be met; with every block that may leave, {left:.3f} would stay")

@@ -110,10 +110,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     if found is not None:
         first_step, tensors, state = found
         _restore(stage, optimizer, ema, tensors, state)
-        best = {
-            "step": state["best"]["step"],
-            "loss": math.inf if state["best"]["step"] is None else state["best"]["loss"],
-        }
+        if state["best"]["step"] is not None:
+            best = dict(state["best"])
     log = RunLog(run, first_step, loop.steps, enabled=accelerator.is_main_process)
     cleanup.callback(log.close)
     if found is not None:

@@ -27,7 +27,8 @@ from cmd_video.pruning.recovery import (
 )
 
 from .config import RecoveryConfig, TrainConfig
-from .stages import Batch, ContentStage, DiffusionStage, MotionStage, VideoStage, config_of
+from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
+from .video import VideoStage
 
 R1_NOISE = 0.01
 

@@ -18,6 +18,7 @@ from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruct
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines.image_space import decode_video, encode_images, encode_video
 from cmd_video.pipelines.prompt import encode_prompts
+from cmd_video.pruning.importance import NoisyBatch
 
 from .config import TrainConfig
 from .draws import draw_timestep, generators
@@ -198,6 +199,24 @@ class DiffusionStage(Stage):
         objective = self.config.objective
         return diffusion_loss(scheduler, prediction, target, timestep, objective.min_snr_gamma, objective.snr_power)
 
+    @torch.no_grad()
+    def noisy_batch(self, batch: Batch) -> NoisyBatch:
+        """A validation batch as something to put to several denoisers: fixed timesteps, noise and conditions."""
+        draws, timestep = self._validation_draws(batch)
+        sample, noise, noisy = self._noised(batch, draws, timestep)
+        target = diffusion_target(self.components[self.scheduler], sample, noise, timestep)
+
+        def call(model: Any) -> torch.Tensor:
+            own, self.components[self.denoiser] = self.components[self.denoiser], model
+            try:
+                return self.predict(noisy, timestep, batch)
+            finally:
+                self.components[self.denoiser] = own
+
+        return NoisyBatch(
+            call, target, frames=2 if sample.ndim == 5 or self.denoiser == "motion_transformer" else None
+        )
+
     def _disturb(self, condition: Batch, draws: list[torch.Generator]) -> Batch:
         """Noise on conditions, in training."""
         return condition
@@ -321,26 +340,6 @@ class MotionStage(DiffusionStage):
         return tile([still, evenly(true), evenly(generated)])
 
 
-class VideoStage(DiffusionStage):
-    """Trains a video diffusion model on whole clips: what VDMini prunes, and CMD's competition."""
-
-    denoiser, scheduler = "video_unet", "video_scheduler"
-
-    def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
-        text = ("text_encoder",) if config.objective.train_text_encoder else ()
-        super().__init__(config, components, trained=("video_unet", *text))
-
-    def sample(self, batch: Batch) -> torch.Tensor:
-        return self._clip_latents(batch)  # (B, C, F, H, W)
-
-    def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        return self.components["video_unet"](noisy, timestep, self._text(condition["prompt"])[0]).sample
-
-    def sample_grid(self, batch: Batch) -> torch.Tensor:
-        clip = draw_samples(self, batch, self.sample(batch).shape)
-        return tile([evenly(batch["video"]), evenly(decode_video(self.components.get("vae"), clip))])
-
-
 def draw_samples(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor:
     """Sample from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
     validation = stage.config.validation
@@ -391,4 +390,8 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
         from .distillation import ContentDistillation, MotionDistillation
 
         return (MotionDistillation if config.stage == "motion" else ContentDistillation)(config, components)
-    return {"motion": MotionStage, "video": VideoStage}.get(config.stage, ContentStage)(config, components)
+    if config.stage == "video":
+        from .video import VideoStage
+
+        return VideoStage(config, components)
+    return (MotionStage if config.stage == "motion" else ContentStage)(config, components)

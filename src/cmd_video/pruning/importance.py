@@ -1,0 +1,199 @@
+"""How much each block of a denoiser matters: leave out one at a time, and see what becomes of known clips.
+
+    batches = [NoisyBatch(call=lambda model: model(noisy, t, text).sample, target=noise, frames=2)]
+    rows = measure_importance(unet, batches)
+    selection = select_by_importance(unet, *importance_and_cost(rows), budget=0.6)
+
+VDMini (arXiv 2411.18375, figure 1) reads a block's importance off the quality of clips made without it, and finds that
+shallow blocks carry what frames look like and deep ones how they change. Both can be seen here on one's own model.
+
+B batch, C channels, F frames, H, W.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from .blocks import fits, is_unet, list_blocks, without_blocks
+
+TIMED_CALLS = 3
+
+
+@dataclass
+class NoisyBatch:
+    """Clips at a fixed noise level, with everything a denoiser is told.
+
+    Attributes:
+        call: runs a denoiser on them and returns its prediction.
+        target: what the prediction should be.
+        frames: dimension of the prediction that counts frames; None for single frames.
+    """
+
+    call: Callable[[Any], torch.Tensor]
+    target: torch.Tensor
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class BlockImportance:
+    """What a model loses without some blocks, and what it saves. Shares are of the whole model, in 0..1.
+
+    Attributes:
+        block: name; blocks that leave only together are joined by "+".
+        loss: increase of the denoising loss, divided by the whole model's.
+        content: mean square of the change of the prediction that all frames of a clip share, divided by the target's.
+        motion: mean square of what of the change differs from frame to frame, divided by the target's; 0 for single
+            frames.
+        parameters: share saved.
+        flops: share saved.
+        seconds: share saved, measured.
+    """
+
+    block: str
+    loss: float
+    content: float
+    motion: float
+    parameters: float
+    flops: float
+    seconds: float
+
+
+def removable_units(model: Any) -> list[tuple[str, ...]]:
+    """What can leave a model by itself, as names of `list_blocks`.
+
+    For a UNet layers in pairs, with their skip connection, then the middle, then the innermost stages with it; for
+    everything else single blocks.
+    """
+    if not is_unet(model):
+        return [(name,) for name in list_blocks(model) if fits(model, (name,))]
+    depth = len(model.down_blocks)
+    candidates: list[tuple[str, ...]] = [
+        (f"down_blocks.{number}.layers.{layer}", f"up_blocks.{depth - 1 - number}.layers.{layer}")
+        for number in range(depth)
+        for layer in range(len(model.down_blocks[number].resnets))
+    ]
+    candidates += [("mid_block",), (f"down_blocks.{depth - 1}", "mid_block", "up_blocks.0")]
+    return [unit for unit in candidates if fits(model, unit)]
+
+
+@torch.no_grad()
+def measure_importance(
+    model: Any,
+    batches: Sequence[NoisyBatch],
+    units: Sequence[tuple[str, ...]] | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> list[BlockImportance]:
+    """Leave out one unit at a time.
+
+    Args:
+        model: the denoiser, in evaluation mode.
+        batches: clips at fixed timesteps, the same for every unit.
+        units: what to try; default all `removable_units`.
+        progress: called with every model without a unit, for further measurements or a progress bar.
+
+    Returns:
+        a row for each unit, in the order in which they run.
+    """
+    chosen = list(units) if units is not None else removable_units(model)
+    whole = [batch.call(model).float() for batch in batches]
+    base_loss = _mean_square(p - b.target.float() for p, b in zip(whole, batches, strict=True))
+    scale = _mean_square(batch.target.float() for batch in batches)
+    parameters, flops = _count_parameters(model), _count_flops(model, batches[0])
+    rows = []
+    for unit in chosen:
+        view = without_blocks(model, unit)
+        predictions = [batch.call(view).float() for batch in batches]
+        loss = _mean_square(p - b.target.float() for p, b in zip(predictions, batches, strict=True))
+        changes = [p - before for p, before in zip(predictions, whole, strict=True)]
+        still = [_mean_over_frames(change, batch.frames) for change, batch in zip(changes, batches, strict=True)]
+        rows.append(
+            BlockImportance(
+                block="+".join(unit),
+                loss=(loss - base_loss) / base_loss,
+                content=_mean_square(still) / scale,
+                motion=_mean_square(c - s for c, s in zip(changes, still, strict=True)) / scale,
+                parameters=1 - _count_parameters(view) / parameters,
+                flops=1 - _count_flops(view, batches[0]) / flops,
+                seconds=1 - _relative_seconds(view, model, batches[0]),
+            )
+        )
+        if progress is not None:
+            progress(view)
+    return rows
+
+
+def importance_and_cost(
+    rows: Sequence[BlockImportance],
+    cost: Literal["parameters", "flops", "seconds"] = "flops",
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What `select_by_importance` takes: increase of the loss, and share of a cost, by block."""
+    return {row.block: row.loss for row in rows}, {row.block: getattr(row, cost) for row in rows}
+
+
+def plot_importance(rows: Sequence[BlockImportance], path: Path) -> None:
+    """A bar of content and one of motion for each block, beside its share of operations.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ValueError("--plot: needs matplotlib: pip install 'cmd-video[plot]'") from error
+    figure = matplotlib.figure.Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(rows))
+    left.barh([place - 0.2 for place in places], [row.content for row in rows], height=0.4, label="content")
+    left.barh([place + 0.2 for place in places], [row.motion for row in rows], height=0.4, label="motion")
+    right.barh(places, [row.flops for row in rows], color="gray")
+    left.set(xlabel="change of the prediction without it", xscale="log", yticks=places)
+    left.set_yticklabels([row.block.replace("+", " +\n") for row in rows], fontsize="small")
+    left.invert_yaxis()
+    left.legend(fontsize="small")
+    right.set(xlabel="share of operations")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _mean_square(tensors: Iterable[torch.Tensor]) -> float:
+    values = [(tensor.double().square().sum().item(), tensor.numel()) for tensor in tensors]
+    return sum(value for value, _ in values) / sum(count for _, count in values)
+
+
+def _mean_over_frames(change: torch.Tensor, frames: int | None) -> torch.Tensor:
+    return change if frames is None else change.mean(dim=frames, keepdim=True).expand_as(change)
+
+
+def _count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _count_flops(model: Any, batch: NoisyBatch) -> int:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # attention written out: counted
+        batch.call(model)
+    return counter.get_total_flops()
+
+
+def _relative_seconds(view: Any, model: Any, batch: NoisyBatch) -> float:
+    """Time of one model over the other's, by turns, so that a busy machine is busy for both."""
+    ratios = []
+    for _ in range(TIMED_CALLS):
+        seconds = []
+        for candidate in (view, model):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            batch.call(candidate)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)

@@ -1,0 +1,96 @@
+"""Importance of blocks: views share weights, useless blocks count as useless, content and motion are told apart."""
+
+import pytest
+import torch
+from torch import nn
+
+from cmd_video.models import CMDMotionTransformer
+from cmd_video.pruning.blocks import without_blocks
+from cmd_video.pruning.importance import (
+    NoisyBatch,
+    importance_and_cost,
+    measure_importance,
+    removable_units,
+)
+from cmd_video.pruning.pruned_models import prune
+from cmd_video.pruning.selection import BlockSelection, select_by_importance
+
+
+def batch_of(example, model):
+    with torch.no_grad():
+        prediction = example.call(model)
+    draw = torch.Generator().manual_seed(3)
+    return NoisyBatch(example.call, prediction + 0.1 * torch.randn(prediction.shape, generator=draw))
+
+
+@pytest.fixture
+def denoiser(denoiser_example, awake):
+    return awake(denoiser_example)
+
+
+def test_a_view_is_the_pruned_model_with_shared_weights(denoiser_example, denoiser):
+    view = without_blocks(denoiser, denoiser_example.removed)
+    selection = BlockSelection(type(denoiser).__name__, denoiser_example.removed, "test")
+    student = prune(denoiser, selection)
+    with torch.no_grad():
+        assert torch.equal(denoiser_example.call(view), denoiser_example.call(student))
+    own = {id(parameter) for parameter in denoiser.parameters()}
+    assert all(id(parameter) in own for parameter in view.parameters())
+    assert len(list(view.parameters())) < len(list(denoiser.parameters()))
+
+
+def test_every_unit_can_leave_and_costs_something(denoiser_example, denoiser):
+    rows = measure_importance(denoiser, [batch_of(denoiser_example, denoiser)])
+    assert len(rows) == len(removable_units(denoiser)) >= 2
+    assert all(0 < row.parameters < 1 and 0 < row.flops < 1 and row.content > 0 for row in rows)
+    assert all(row.motion == 0 for row in rows)  # no dimension of frames was named
+    selection = select_by_importance(denoiser, *importance_and_cost(rows, "parameters"), budget=0.95)
+    prune(denoiser, selection)
+
+
+def test_a_block_that_does_nothing_is_the_first_to_leave():
+    torch.manual_seed(0)
+    model = CMDMotionTransformer(num_layers=4, dim=16, num_heads=2).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model.blocks[2].modulation[1].weight.data.zero_()  # gates at zero: the identity
+    model.blocks[2].modulation[1].bias.data.zero_()
+    inputs = torch.randn(2, 8, 4, 8), torch.tensor([5, 900]), torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        batch = NoisyBatch(lambda one: one(*inputs).sample, model(*inputs).sample + 0.1, frames=2)
+    rows = {row.block: row for row in measure_importance(model, [batch])}
+    assert rows["blocks.2"].loss == pytest.approx(0, abs=1e-6) and rows["blocks.2"].content < 1e-9
+    assert all(rows[name].content + rows[name].motion > 1e-4 for name in ("blocks.0", "blocks.1", "blocks.3"))
+    chosen = select_by_importance(model, *importance_and_cost(list(rows.values())), budget=0.85)
+    assert "blocks.2" in chosen.removed
+
+
+class TwoBranches(nn.Module):
+    """Adds one picture to all frames in its first block, and a trend over time in its second."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([_Add(torch.ones(1, 1, 1)), _Add(torch.linspace(-1, 1, 5).view(5, 1, 1))])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class _Add(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(value)
+
+    def forward(self, x):
+        return x + self.value @ torch.ones(1, 1, x.shape[-1])
+
+
+def test_what_all_frames_share_is_content_and_the_rest_is_motion():
+    model, x = TwoBranches(), torch.zeros(2, 5, 1, 3)
+    with torch.no_grad():
+        batch = NoisyBatch(lambda one: one(x), model(x) + 1, frames=1)
+    content, motion = measure_importance(model, [batch])
+    assert content.content > 0.1 and content.motion == pytest.approx(0, abs=1e-9)
+    assert motion.motion > 0.1 and motion.content == pytest.approx(0, abs=1e-9)
