@@ -116,6 +116,20 @@ def test_min_snr_weighs_one_error_the_same_whatever_is_predicted():
     torch.testing.assert_close(losses[1], losses[2], rtol=1e-3, atol=1e-6)
 
 
+def test_weighting_by_snr_to_the_power_of_one_turns_the_loss_on_the_sample_into_that_on_the_noise():
+    """x_0 - x_0' = -(sigma / alpha) (eps - eps') for the same noisy input, so the squares differ by the SNR."""
+    sample, noise = draw(4, 3, 8, 6)
+    scheduler, timestep = scheduler_of("epsilon"), torch.tensor([50, 137, 500, 900])
+    signal, sigma = (part.float() for part in signal_and_noise(scheduler, timestep))
+    noisy, guess = signal * sample + sigma * noise, noise + 0.1
+    clean = (noisy - sigma * guess) / signal
+    on_noise = diffusion_loss(scheduler, guess, noise, timestep)
+    on_sample = diffusion_loss(scheduler_of("sample"), clean, sample, timestep, snr_power=1.0)
+    torch.testing.assert_close(on_sample, on_noise, rtol=1e-3, atol=1e-6)
+    plain, half = (diffusion_loss(scheduler, guess, noise, timestep, snr_power=power) for power in (0.0, 0.5))
+    torch.testing.assert_close(half / plain, (signal / sigma).flatten(), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_are_left_alone(kind):
     scheduler, (sample, noise), timestep = scheduler_of(kind), draw(4, 3, 8, 6), TIMESTEPS.clone()

@@ -205,7 +205,7 @@ class ObjectiveConfig(Section):
     """distill: losses that win quality back after pruning."""
     min_snr_gamma: float | None = Field(None, gt=0)
     """image, content, motion: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
-    snr_power: float = 0.0
+    snr_power: float = Field(0.0, ge=0)
     """image, content, motion: differs from paper: weight the loss by the signal-to-noise ratio to this power, so that
     no noise level drowns the others; 0 = the plain loss. For a model that predicts the sample, 1 is the loss on the
     noise."""
