@@ -23,11 +23,11 @@ def build_tiny(tiny_config, tmp_path) -> Callable[..., tuple[Any, Any]]:
     def build(name: str, weights: float | None = None, **changes: Any) -> tuple[Any, Any]:
         import torch
 
+        from cmd_video.training.build import build_stage
         from cmd_video.training.components import build_components
         from cmd_video.training.config import TrainConfig
         from cmd_video.training.data import build_dataset
         from cmd_video.training.loop import _captions, _needs_captions
-        from cmd_video.training.stages import build_stage
 
         config = TrainConfig.model_validate(tiny_config(name, tmp_path / "unused", **changes))
         dataset = build_dataset(config.data)

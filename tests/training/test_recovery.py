@@ -7,9 +7,9 @@ import torch
 
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, prune
 from cmd_video.pruning.selection import BlockSelection
+from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, TrainConfig
-from cmd_video.training.stages import build_stage
 
 REMOVED = {
     "unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),

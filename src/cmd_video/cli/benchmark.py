@@ -188,9 +188,9 @@ def _recipe_step(path: Path, size: "Size | None", device: str) -> "TrainingStep"
 
     from cmd_video.benchmark.system import Size
     from cmd_video.benchmark.training_step import TrainingStep
+    from cmd_video.training.build import build_stage
     from cmd_video.training.components import build_components
     from cmd_video.training.config import LatentsData, load_config
-    from cmd_video.training.stages import build_stage
 
     config = load_config(path)
     if size is None:

@@ -168,10 +168,11 @@ def importance(
 
     from cmd_video.evaluation.results import write_result
     from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
+    from cmd_video.training.build import build_stage
     from cmd_video.training.components import build_components
     from cmd_video.training.config import load_config
     from cmd_video.training.data import build_dataset, fixed_batches
-    from cmd_video.training.stages import VALIDATION_TIMESTEPS, DiffusionStage, build_stage
+    from cmd_video.training.stages import VALIDATION_TIMESTEPS, DiffusionStage
 
     if cost not in COSTS:
         raise ValueError(f"--cost: {cost!r} is none of {', '.join(COSTS)}")

@@ -22,6 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
+from .build import build_stage
 from .checkpoint import (
     load_latest,
     pack_optimizer,
@@ -33,7 +34,7 @@ from .components import build_components
 from .config import OptimizerConfig, TrainConfig
 from .data import ClipDataset, StepSampler, build_dataset, fixed_batches, training_batches
 from .logs import RunLog
-from .stages import Stage, build_stage, to_device
+from .stages import Stage, to_device
 
 CAPTIONS_FOR_TOKENIZER = 5_000
 CLIPS_FOR_STATISTICS = 256

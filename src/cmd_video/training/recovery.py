@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmd_video.losses import diffusion_loss, diffusion_target, predicted_sample
+from cmd_video.losses import predicted_sample
 from cmd_video.pruning.blocks import is_unet
 from cmd_video.pruning.pruned_models import PrunedMixin
 from cmd_video.pruning.recovery import (
@@ -65,13 +65,10 @@ class Recovery(DiffusionStage):
         """The task's loss, and how far the student's output is from the teacher's."""
         draws, timestep = self._validation_draws(batch)
         sample, noise, noisy = self._noised(batch, draws, timestep)
-        condition = self._disturb(batch, draws)
-        prediction = self.predict(noisy, timestep.to(noisy.device), condition)
-        taught = self._as_teacher(noisy, timestep.to(noisy.device), condition)
-        scheduler = self.components[self.scheduler]
-        target = diffusion_target(scheduler, sample, noise, timestep.to(noisy.device))
+        timestep = timestep.to(noisy.device)
+        prediction, taught = self.predict(noisy, timestep, batch), self._as_teacher(noisy, timestep, batch)
         return {
-            "loss": diffusion_loss(scheduler, prediction, target, timestep.to(noisy.device)).mean(),
+            "loss": self._task_loss(prediction, sample, noise, timestep).mean(),
             "distance_to_teacher": (prediction - taught).float().square().mean(),
         }
 
@@ -90,19 +87,15 @@ class Recovery(DiffusionStage):
             self._as_teacher(noisy, timestep, condition)
         with tap(self.components[self.denoiser], [pair.student for pair in self.pairs]) as learned:
             prediction = self.predict(noisy, timestep, condition)
-        scheduler = self.components[self.scheduler]
-        target = diffusion_target(scheduler, sample, noise, timestep)
-        loss = diffusion_loss(scheduler, prediction, target, timestep).mean()
+        loss = self._task_loss(prediction, sample, noise, timestep).mean()
         if self.settings.content_weight:
             loss = loss + self.settings.content_weight * content_loss(learned, taught)
         if self.discriminator is not None:
-            fake = self._clean(prediction, noisy, timestep)
-            for parameter in self.discriminator.parameters():
-                parameter.requires_grad_(False)
-            loss = loss + self.settings.adversarial_weight * generator_loss(self._scores(fake, draws, condition))
-            for parameter in self.discriminator.parameters():
-                parameter.requires_grad_(True)
-        return loss[None]
+            self.discriminator.requires_grad_(False)
+            scores = self._scores(self._clean(prediction, noisy, timestep), draws, condition)
+            self.discriminator.requires_grad_(True)
+            loss = loss + self.settings.adversarial_weight * generator_loss(scores)
+        return loss
 
     def _turn_of_the_discriminator(self, batch: Batch) -> bool:
         return int(batch["number"][0]) // self.config.loop.batch_size % 2 == 1
@@ -111,19 +104,20 @@ class Recovery(DiffusionStage):
         self, real: torch.Tensor, fake: torch.Tensor, draws: list[torch.Generator], condition: Batch
     ) -> torch.Tensor:
         """Hinge, and R1 by a finite difference (arXiv 2501.08316, section 3.3): D must be flat around the teacher."""
+        nearby = real + R1_NOISE * self._draw_like(real, draws)
         states = [draw.get_state() for draw in draws]
-        scores = self._scores(real, draws, condition)
-        for draw, state in zip(draws, states, strict=True):
-            draw.set_state(state)  # the same level and noise for both
-        loss = discriminator_loss(scores, self._scores(fake, draws, condition))
-        if self.settings.r1_weight:
+
+        def scores(sample: torch.Tensor) -> torch.Tensor:  # at the same level, with the same noise
             for draw, state in zip(draws, states, strict=True):
                 draw.set_state(state)
-            nearby = real + R1_NOISE * self._draw_like(real, [torch.Generator().manual_seed(draw.initial_seed() + 1)
-                                                              for draw in draws])  # fmt: skip
-            slope = (self._scores(nearby, draws, condition) - scores) / R1_NOISE
+            return self._scores(sample, draws, condition)
+
+        of_real = scores(real)
+        loss = discriminator_loss(of_real, scores(fake))
+        if self.settings.r1_weight:
+            slope = (scores(nearby) - of_real) / R1_NOISE
             loss = loss + 0.5 * self.settings.r1_weight * slope.square().mean()
-        return loss[None]
+        return loss
 
     def _scores(self, sample: torch.Tensor, draws: list[torch.Generator], condition: Batch) -> torch.Tensor:
         """D of samples noised again: (B, heads)."""

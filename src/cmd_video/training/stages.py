@@ -1,6 +1,6 @@
 """What differs between the stages: which weights are trained, the loss of a batch, validation, a picture.
 
-    stage = build_stage(config, components);  loss = stage(batch)
+    stage = MotionStage(config, components);  loss = stage(batch)         # or by `build_stage`
 
 Every random draw is a function of (seed, number of the sample), so that neither resuming nor the number of processes
 changes it. B batch, C channels, F frames, H, W, D motion channels.
@@ -191,13 +191,19 @@ class DiffusionStage(Stage):
     def _loss(
         self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
-        scheduler: DDIMScheduler = self.components[self.scheduler]
         sample, noise, noisy = self._noised(batch, draws, timestep)
         timestep = timestep.to(sample.device)
         prediction = self.predict(noisy, timestep, self._disturb({**batch, **condition}, draws))
+        return self._task_loss(prediction, sample, noise, timestep)
+
+    def _task_loss(
+        self, prediction: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """Denoising loss of each sample (B,), weighted as the objective says."""
+        scheduler: DDIMScheduler = self.components[self.scheduler]
         target = diffusion_target(scheduler, sample, noise, timestep)
-        objective = self.config.objective
-        return diffusion_loss(scheduler, prediction, target, timestep, objective.min_snr_gamma, objective.snr_power)
+        gamma, power = self.config.objective.min_snr_gamma, self.config.objective.snr_power
+        return diffusion_loss(scheduler, prediction, target, timestep, gamma, power)
 
     @torch.no_grad()
     def noisy_batch(self, batch: Batch) -> NoisyBatch:
@@ -375,23 +381,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         key: value.to(device) if isinstance(value, torch.Tensor) and key != "number" else value
         for key, value in batch.items()
     }
-
-
-def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
-    """The stage that `config.stage` names."""
-    if config.stage == "autoencoder":
-        return AutoencoderStage(config, components)
-    if config.stage == "distill":
-        from .recovery import ContentRecovery, MotionRecovery, VideoRecovery  # which build on this module
-
-        kinds = {"unet": ContentRecovery, "motion_transformer": MotionRecovery, "video_unet": VideoRecovery}
-        return next(kind for name, kind in kinds.items() if name in components)(config, components)
-    if config.objective.distillation is not None:
-        from .distillation import ContentDistillation, MotionDistillation
-
-        return (MotionDistillation if config.stage == "motion" else ContentDistillation)(config, components)
-    if config.stage == "video":
-        from .video import VideoStage
-
-        return VideoStage(config, components)
-    return (MotionStage if config.stage == "motion" else ContentStage)(config, components)

@@ -1,6 +1,6 @@
 """Whole clips by one video diffusion model: a teacher for pruning, and what CMD competes with.
 
-stage = build_stage(config, components)                               # with `stage: video` in the configuration
+stage = VideoStage(config, components)
 """
 
 from typing import Any

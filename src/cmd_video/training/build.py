@@ -1,0 +1,39 @@
+"""From a configuration to its stage.
+
+stage = build_stage(config, build_components(config.components));  loss = stage(batch)
+"""
+
+from typing import Any
+
+from .config import TrainConfig
+from .distillation import ContentDistillation, MotionDistillation
+from .recovery import ContentRecovery, MotionRecovery, VideoRecovery
+from .stages import AutoencoderStage, ContentStage, MotionStage, Stage
+from .video import VideoStage
+
+STAGES: dict[str, Any] = {
+    "autoencoder": AutoencoderStage,
+    "image": ContentStage,
+    "content": ContentStage,
+    "motion": MotionStage,
+    "video": VideoStage,
+}
+DISTILLATIONS: dict[str, Any] = {"content": ContentDistillation, "motion": MotionDistillation}
+RECOVERIES: dict[str, Any] = {
+    "unet": ContentRecovery,
+    "motion_transformer": MotionRecovery,
+    "video_unet": VideoRecovery,
+}
+
+
+def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
+    """The stage that `config.stage` names, over components built before.
+
+    Raises:
+        ValueError: a component does not fit the stage.
+    """
+    if config.stage == "distill":
+        return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
+    if config.objective.distillation is not None:
+        return DISTILLATIONS[config.stage](config, components)
+    return STAGES[config.stage](config, components)
