@@ -20,7 +20,9 @@ def command(
     component: Annotated[
         str | None, typer.Option(help="Which part of a pipeline; default: its unet or transformer.")
     ] = None,
-    rule: Annotated[str | None, typer.Option(help="vdmini: for UNets of at least 3 stages.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="vdmini, for UNets of at least 3 stages; middle, for transformers.")
+    ] = None,
     selection: Annotated[Path | None, typer.Option(help="JSON file that names the blocks to leave out.")] = None,
     budget: Annotated[float | None, typer.Option(help="Share of the cost that may stay; needs --importance.")] = None,
     importance: Annotated[
