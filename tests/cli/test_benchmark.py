@@ -104,6 +104,8 @@ def test_a_recipe_is_counted_at_its_own_size(tiny_config, tmp_path, capsys):
         (["--peers", "--preset", "fast"], "error: --preset: of CMD only"),
         (["default", "--motion-size", "S"], "error: --motion-size: of cmd-sd15 and cmd-sd21 only"),
         (["--training", "--batch", "2"], "error: --batch: of training steps it is always 1"),
+        (["--training", "--resolution", "64x64", "--resolution", "32x32"], "error: --resolution: one only"),
+        (["missing.yaml", "--dtype", "float16"], "error: --dtype: a recipe trains in its own precision"),
         (["default", "--compile"], "error: --compile: needs a system to time"),
         (["default", "--runs", "3"], "error: --runs: nothing is timed on the device meta"),
         (["default", "--resolution", "66x64"], "error: height: 66 is not a positive multiple of"),

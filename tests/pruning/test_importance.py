@@ -1,7 +1,10 @@
 """Importance of blocks: views share weights, useless blocks count as useless, content and motion are told apart."""
 
+import re
+
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from cmd_video.models import CMDMotionTransformer
@@ -63,6 +66,34 @@ def test_a_block_that_does_nothing_is_the_first_to_leave():
     assert all(rows[name].content + rows[name].motion > 1e-4 for name in ("blocks.0", "blocks.1", "blocks.3"))
     chosen = select_by_importance(model, *importance_and_cost(list(rows.values())), budget=0.85)
     assert "blocks.2" in chosen.removed
+
+
+@pytest.mark.parametrize("budget", [0.9, 0.7, 0.6])
+def test_units_that_overlap_are_not_counted_twice(budget):
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16, 16), layers_per_block=2, norm_num_groups=4, cross_attention_dim=16,
+        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    total = sum(parameter.numel() for parameter in unet.parameters())
+
+    def share(names):
+        return sum(parameter.numel() for parameter in without_blocks(unet, names).parameters()) / total
+
+    names = ["+".join(unit) for unit in removable_units(unet)]
+    cost = {name: 1 - share(name.split("+")) for name in names}
+    importance = {name: float(number) for number, name in enumerate(reversed(names))}
+    chosen = select_by_importance(unet, importance, cost, budget)
+    assert share(chosen.removed) <= budget + 1e-6
+    stays = float(re.search(r"[\d.]+ of the cost stays", chosen.reason)[0].split()[0])
+    assert share(chosen.removed) == pytest.approx(stays, abs=2e-3)
+
+
+def test_importance_of_another_model_is_refused():
+    model = CMDMotionTransformer(num_layers=3, dim=16, num_heads=2)
+    with pytest.raises(ValueError, match="importance: CMDMotionTransformer has no block 'layers.1'"):
+        select_by_importance(model, {"layers.1": 1.0}, {"layers.1": 0.3}, 0.8)
 
 
 class TwoBranches(nn.Module):

@@ -184,8 +184,12 @@ def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path
 @pytest.mark.parametrize(
     ("stage", "objective", "message"),
     [
-        ("image", distilled("guidance"), "belongs to content and motion, not 'image'"),
-        ("motion", {**distilled("guidance"), "train_text_encoder": True}, "excludes train_text_encoder"),
+        ("image", distilled("guidance"), "it belongs to content, motion, not to the stage 'image'"),
+        (
+            "motion",
+            {**distilled("guidance"), "train_text_encoder": True},
+            "train_text_encoder: has no meaning in a distillation",
+        ),
         ("motion", {"distillation": {"method": "magic"}}, "'guidance' or 'consistency'"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 64}}, "64 is no divisor of 1000"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 1}}, "1 is no divisor of 1000 that is"),

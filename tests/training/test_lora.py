@@ -67,5 +67,7 @@ def test_a_resumed_lora_run_is_the_uninterrupted_one(lora_config, run_train, dif
 
 
 def test_lora_belongs_to_stages_with_a_unet(tiny_config, tmp_path):
-    with pytest.raises(ValueError, match="objective.lora_rank: the stage 'motion' has no UNet"):
+    with pytest.raises(
+        ValueError, match="objective.lora_rank: it belongs to image, content, not to the stage 'motion'"
+    ):
         TrainConfig.model_validate(tiny_config("motion", tmp_path, objective={"lora_rank": 4}))

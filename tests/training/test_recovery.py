@@ -135,12 +135,15 @@ def test_a_run_keeps_the_student_and_resumes_bit_for_bit(name, distill_config, t
     assert [key for key in different if key.startswith(("model/", "ema/", "optimizer/", "pipeline/"))] == []
 
 
-def test_losses_of_a_student_fall(distill_config, tmp_path, run_train, read_log):
-    config = distill_config("motion_transformer", tmp_path / "run")
-    config["loop"] = {**config["loop"], "steps": 40, "validate_every": 20, "checkpoint_every": 40}
-    run_train(config)
-    first, *_, last = read_log(tmp_path / "run", "validation")
-    assert last["distance_to_teacher"] < first["distance_to_teacher"]
+def test_the_distance_of_features_keeps_a_student_near_its_teacher(distill_config, tmp_path, run_train, read_log):
+    distances = []
+    for weight in (0.0, 50.0):
+        run = tmp_path / f"weight {weight}"
+        config = distill_config("motion_transformer", run, content_weight=weight, adversarial_weight=0.0)
+        config["loop"] = {**config["loop"], "steps": 40, "validate_every": 40, "checkpoint_every": 40}
+        run_train(config)
+        distances.append(read_log(run, "validation")[-1]["distance_to_teacher"])
+    assert distances[1] < 0.9 * distances[0]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,33 @@ def test_a_teacher_that_does_not_fit(change, message, pruned, parts, distill_con
     config = TrainConfig.model_validate(config)
     with pytest.raises(ValueError, match=message):
         build_stage(config, build_components(config.components, ["a"]))
+
+
+def test_a_teacher_of_the_same_configuration_fits_however_it_was_made(parts, distill_config, tmp_path):
+    config = distill_config("unet", tmp_path)
+    part = parts["unet"]
+    config["components"]["teacher"] = {"class": part["class"], "config": {**part["config"], "layers_per_block": 2}}
+    config = TrainConfig.model_validate(config)
+    build_stage(config, build_components(config.components, ["a"]))
+
+
+def test_what_would_do_nothing_is_refused(distill_config, tiny_config, tmp_path):
+    for stage, field, value in (
+        ("autoencoder", "snr_power", 0.3),
+        ("content", "anchor_weight", 1.0),
+        ("content", "recovery", {"content_weight": 0.2}),
+        ("image", "content_frame_noise", 0.1),
+    ):
+        with pytest.raises(ValueError, match=f"objective.{field}: it belongs to"):
+            TrainConfig.model_validate(tiny_config(stage, tmp_path, **{f"objective__{field}": value}))
+    config = distill_config("unet", tmp_path)
+    with pytest.raises(ValueError, match="objective.train_text_encoder: it belongs to image, content, motion, video"):
+        TrainConfig.model_validate({**config, "objective": {"train_text_encoder": True}})
+    with pytest.raises(ValueError, match="components.teacher: it belongs to distill"):
+        TrainConfig.model_validate({**config, "stage": "content"})
+    latents = {"kind": "latents", "path": "-"}
+    with pytest.raises(ValueError, match="data.kind: the stage 'distill' trains on clips here"):
+        TrainConfig.model_validate({**distill_config("video_unet", tmp_path), "data": latents})
 
 
 def test_what_is_distilled_must_be_clear(parts, distill_config, tmp_path):

@@ -49,6 +49,7 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
     if content.reuse_interval > 1 and not pipe.num_classes:
         check_reusable(pipe.unet)
     inputs = _Inputs.of(pipe, size)
+    pipe.set_progress_bar_config(disable=True)  # it would be timed
     words = f"{content.num_inference_steps}+{motion.num_inference_steps} steps"
     if content.guidance_scale > 1 or motion.guidance_scale > 1:
         words += f", guidance {content.guidance_scale:g} / {motion.guidance_scale:g}"

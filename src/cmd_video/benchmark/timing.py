@@ -57,7 +57,7 @@ def time_system(system: System, device: str, runs: int) -> dict[str, Any]:
         process) and `joules` of one go where the device has a counter.
     """
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     parts: dict[str, float] = {}
     denoiser = 0.0
     for part in system.parts:
@@ -101,20 +101,22 @@ def check_device(device: str) -> None:
 def peak_memory(device: str) -> int:
     """Most bytes held so far: allocated on a GPU, resident on a CPU."""
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def describe_device(device: str) -> str:
     """The name of a device, with the number of threads on a CPU."""
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
+    elif device.startswith("mps"):
+        torch.mps.synchronize()
 
 
 def _joules(device: str) -> float | None:
@@ -125,7 +127,7 @@ def _joules(device: str) -> float | None:
         import pynvml
 
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.device(device).index or 0)
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
     except Exception:  # no binding, or a device without a counter
         return None

@@ -49,7 +49,9 @@ VERBS: dict[str, Verb] = {
     "export": Verb("cmd_video.cli.export", "command", "Turn a training run into a folder for from_pretrained."),
     "prune": Verb("cmd_video.cli.prune", "command", "Leave blocks out of a model."),
     "benchmark": Verb("cmd_video.cli.benchmark", "command", "Count and time a model, a recipe or its peers."),
-    "evaluate": Verb("cmd_video.cli.evaluate", "app", "Measure a model: adherence, reconstruction."),
+    "evaluate": Verb(
+        "cmd_video.cli.evaluate", "app", "Measure a model: adherence, reconstruction, importance of blocks."
+    ),
 }
 
 

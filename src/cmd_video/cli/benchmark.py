@@ -59,8 +59,6 @@ def command(
     from cmd_video.benchmark.peers import PEERS
     from cmd_video.benchmark.timing import check_device
 
-    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    find_dtype(dtype)
     names = list(systems or []) + (
         [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")] + [*PEERS] if peers else []
     )
@@ -68,6 +66,10 @@ def command(
     recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
     names = [name for name in names if not name.endswith((".yaml", ".yml"))]
     _refuse_idle(names, frames, resolution, peers, plot, preset, motion_size, batch, compiled, runs, device)
+    if dtype is not None and recipes and not names and not training:
+        raise ValueError("--dtype: a recipe trains in its own precision, and is counted in float32")
+    dtype = dtype or ("float32" if device == "cpu" or not (names or training) else "bfloat16")
+    find_dtype(dtype)
     check_device(device)
     sizes = _sizes(resolution or (["256x256", "512x512", "512x1024"] if peers else []), frames or [16])
     report = _Report(json, plot, device, dtype)
@@ -94,6 +96,7 @@ def _refuse_idle(
         (motion_size is not None and not any(name.partition(":")[0] in CMD_NAMES for name in names),
          "--motion-size: of cmd-sd15 and cmd-sd21 only"),
         (batch > 1 and not names, "--batch: of training steps it is always 1"),
+        (len(resolution or ()) * len(frames or [0]) > 1 and not names, "--resolution: one only for training steps"),
         (compiled and (device == "meta" or not names), "--compile: needs a system to time, and --device cpu or cuda"),
         (runs is not None and device == "meta", "--runs: nothing is timed on the device meta"),
     )  # fmt: skip

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .importance import command as importance
+
 if TYPE_CHECKING:
     from cmd_video.training.config import LatentsData, VideoData
 
@@ -12,7 +14,6 @@ app = typer.Typer(help="Measure a model: adherence, reconstruction, importance o
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder or hub id; default: the model that ships with the package.")
 ]
-COSTS = ("parameters", "flops", "seconds")
 Output = Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")]
 
 
@@ -148,62 +149,4 @@ def reconstruction(
     print(output)
 
 
-@app.command()
-def importance(
-    config: Annotated[
-        Path, typer.Argument(help="Training configuration of the stage content, image, motion or video.")
-    ],
-    output: Output = Path("importance.json"),
-    cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
-    num_clips: Annotated[int, typer.Option(min=1, help="Held-out clips.")] = 64,
-    plot: Annotated[Path | None, typer.Option(help="PNG: what each block carries, beside what it costs.")] = None,
-) -> None:
-    """How much worse a denoiser becomes without each of its blocks: in content, and in motion.
-
-    Example: cmd-video evaluate importance configs/sprites/motion.yaml -o importance.json
-    """
-    from dataclasses import asdict
-
-    from rich.progress import Progress
-
-    from cmd_video.evaluation.results import write_result
-    from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
-    from cmd_video.training.build import build_stage
-    from cmd_video.training.components import build_components
-    from cmd_video.training.config import load_config
-    from cmd_video.training.data import build_dataset, fixed_batches
-    from cmd_video.training.stages import VALIDATION_TIMESTEPS, DiffusionStage
-
-    if cost not in COSTS:
-        raise ValueError(f"--cost: {cost!r} is none of {', '.join(COSTS)}")
-    settings = load_config(config)
-    stage = build_stage(settings, build_components(settings.components)).eval()
-    if not isinstance(stage, DiffusionStage):
-        raise ValueError(f"{config}: the stage {settings.stage!r} has no denoiser")
-    batches = fixed_batches(build_dataset(settings.validation.data), num_clips, settings.validation.batch_size)
-    model = stage.components[stage.denoiser]
-    units = removable_units(model)
-    if not units:
-        raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
-    with Progress() as progress:
-        task = progress.add_task("blocks", total=len(units))
-        noisy = [stage.noisy_batch(batch) for batch in batches]
-        rows = measure_importance(model, noisy, units, lambda _: progress.advance(task))
-    values = {row.block: {**asdict(row), "importance": row.loss, "cost": getattr(row, cost)} for row in rows}
-    protocol = {
-        "model": type(model).__name__,
-        "stage": settings.stage,
-        "clips": num_clips,
-        "cost": cost,
-        "timesteps": list(VALIDATION_TIMESTEPS),
-        "data": settings.validation.data.model_dump(mode="json"),
-    }
-    write_result(output, "importance", values, protocol)
-    print("block".ljust(52) + "loss   content  motion   parameters  flops  seconds")
-    for row in rows:
-        shares = f"{row.parameters:8.1%} {row.flops:8.1%} {row.seconds:7.1%}"
-        print(f"{row.block:50s} {row.loss:+7.1%} {row.content:8.2%} {row.motion:8.2%} {shares}")
-    print(output)
-    if plot is not None:
-        plot_importance(rows, plot)
-        print(plot)
+app.command("importance")(importance)

@@ -24,7 +24,13 @@ def check_reusable(unet: UNet2DConditionModel) -> None:
     config = unet.config
     unusual = [
         name
-        for name in ("center_input_sample", "time_embedding_act_fn", "encoder_hid_dim_type", "class_embed_type")
+        for name in (
+            "center_input_sample",
+            "time_embedding_act_fn",
+            "encoder_hid_dim_type",
+            "class_embed_type",
+            "num_class_embeds",
+        )
         if config.get(name)
     ]
     blocks = [*config.down_block_types, *config.up_block_types]

@@ -343,6 +343,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             if step.guided:
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + sampling.guidance_scale * (conditional - unconditional)
+            else:
+                prediction = prediction.clone()  # likewise: a multistep solver keeps it
             latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
             if self._callback is not None:
                 changed = self._callback(self, self._step, int(timestep), {"latents": latents})

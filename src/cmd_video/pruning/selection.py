@@ -5,7 +5,7 @@ student = PrunedUNetSpatioTemporalConditionModel.from_teacher(unet, selection)
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,21 +117,33 @@ def select_by_importance(
         budget: share of the cost that may stay, in (0, 1].
 
     Raises:
-        ValueError: the budget is not a share, or it cannot be met.
+        ValueError: the budget is not a share, or it cannot be met, or the model has no such blocks.
     """
     if not 0 < budget <= 1:
         raise ValueError(f"budget: {budget} is not a share in (0, 1]")
-    left, removed = 1.0, list[str]()
+    order: dict[str, Any] = {name: number for number, name in enumerate(list_blocks(model))}
+    unknown = [part for name in importance for part in name.split("+") if part not in order]
+    if unknown:
+        raise ValueError(f"importance: {type(model).__name__} has no block {unknown[0]!r}")
+    left = 1.0
+    gone: dict[tuple[str, ...], float] = {}  # units that left, with their cost
     for name in sorted(importance, key=lambda name: importance[name] / max(cost[name], 1e-12)):
         if left <= budget + 1e-9:
             break
-        parts = [part for part in name.split("+") if part not in removed]
-        if not fits(model, [*removed, *parts]):  # such as the last layer of a stage
-            continue
-        removed += parts
-        left -= cost[name]
+        parts = tuple(name.split("+"))
+        removed = [part for unit in gone for part in unit]
+        if all(_within(part, removed) for part in parts) or not fits(model, {*removed, *parts}):
+            continue  # it has left already, or is such as the last layer of a stage
+        inside = [unit for unit in gone if all(_within(part, parts) for part in unit)]
+        left -= cost[name] - sum(gone.pop(unit) for unit in inside)
+        gone[parts] = cost[name]
+    removed = [part for unit in gone for part in unit]
     if left > budget + 1e-9:
         raise ValueError(f"budget: {budget} cannot be met; with every block that may leave, {left:.3f} would stay")
-    order: dict[str, Any] = {name: number for number, name in enumerate(list_blocks(model))}
     reason = f"least important per cost, {left:.3f} of the cost stays"
-    return BlockSelection(type(model).__name__, tuple(sorted(removed, key=order.__getitem__)), reason)
+    return BlockSelection(type(model).__name__, tuple(sorted(set(removed), key=order.__getitem__)), reason)
+
+
+def _within(part: str, others: Iterable[str]) -> bool:
+    """Whether a block is one of others, or a layer of a stage among them."""
+    return any(part == other or part.startswith(f"{other}.") for other in others)

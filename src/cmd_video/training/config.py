@@ -34,6 +34,21 @@ STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do wi
     "video": ("video_unet", "video_scheduler", "text_encoder"),
     "distill": ("teacher",),
 }
+DIFFUSION_STAGES = ("image", "content", "motion", "video", "distill")
+OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objective means something
+    "reconstruction": ("autoencoder",),
+    "motion_latents_noise": ("autoencoder",),
+    "anchor_weight": ("autoencoder",),
+    "condition_dropout": DIFFUSION_STAGES,
+    "lora_rank": ("image", "content"),
+    "train_text_encoder": ("image", "content", "motion", "video"),
+    "content_frame_noise": ("motion", "distill"),
+    "distillation": ("content", "motion"),
+    "recovery": ("distill",),
+    "min_snr_gamma": DIFFUSION_STAGES,
+    "snr_power": DIFFUSION_STAGES,
+    "logit_normal": DIFFUSION_STAGES,
+}
 DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_unet": "video"}  # whose stage
 
 
@@ -191,26 +206,27 @@ class ObjectiveConfig(Section):
     Without it the weights fall into a poor optimum early in a short training: the blurred mean, which hides what
     objects look like."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
-    """image, content, motion: how often the prompt or label is left out, for guidance."""
+    """diffusion stages: how often the prompt or label is left out, for guidance."""
     lora_rank: int = Field(0, ge=0)
     """image, content: train low-rank adapters of the UNet's attention (LoRA, arXiv 2106.09685) instead of all its
     weights; 0 = all weights, as in the paper. The run holds the adapters as a LoRA file and merged into the UNet."""
     train_text_encoder: bool = False
-    """image, content: train the text encoder along; motion: the motion model's own."""
+    """image, content, video: train the text encoder along; motion: the motion model's own."""
     content_frame_noise: float = Field(0.0, ge=0)
-    """motion: differs from paper: noise added to the true content frame, so that a generated one does not surprise."""
+    """motion, distill: differs from paper: noise added to the true content frame, so that a generated one does not
+    surprise."""
     distillation: DistillationConfig | None = None
     """content, motion: learn from a teacher instead of from data; null = off."""
     recovery: RecoveryConfig = RecoveryConfig()
     """distill: losses that win quality back after pruning."""
     min_snr_gamma: float | None = Field(None, gt=0)
-    """image, content, motion: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
+    """diffusion stages: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
     snr_power: float = Field(0.0, ge=0)
-    """image, content, motion: differs from paper: weight the loss by the signal-to-noise ratio to this power, so that
+    """diffusion stages: differs from paper: weight the loss by the signal-to-noise ratio to this power, so that
     no noise level drowns the others; 0 = the plain loss. For a model that predicts the sample, 1 is the loss on the
     noise."""
-    logit_normal: tuple[float, float] | None = None
-    """image, content, motion: differs from paper: draw t / T as the sigmoid of a normal variable of this mean and
+    logit_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    """diffusion stages: differs from paper: draw t / T as the sigmoid of a normal variable of this mean and
     standard deviation (arXiv 2403.03206, section 3.1); null = uniform."""
 
 
@@ -249,36 +265,38 @@ class TrainConfig(Section):
                     f"components.{name}.class: {component.class_name!r} "
                     f"is none of {', '.join(COMPONENT_CLASSES[name])}"
                 )
-        if self.stage == "autoencoder" and "latents" in (self.data.kind, self.validation.data.kind):
-            raise ValueError("data.kind: the stage 'autoencoder' trains on clips, not on latents")
-        if self.objective.lora_rank and self.stage not in ("image", "content"):
-            raise ValueError(
-                f"objective.lora_rank: the stage {self.stage!r} has no UNet; it belongs to image, content"
-            )
+        kind: str = self.stage
+        if self.stage == "distill":
+            found = [name for name in DENOISERS if name in self.components]
+            if len(found) != 1:
+                raise ValueError(f"components: the stage 'distill' needs one of {', '.join(DENOISERS)}, got {found}")
+            kind = DENOISERS[found[0]]
+        if kind in ("autoencoder", "video") and "latents" in (self.data.kind, self.validation.data.kind):
+            raise ValueError(f"data.kind: the stage {self.stage!r} trains on clips here, not on latents")
+        for field, stages in OBJECTIVE_STAGES.items():
+            default = ObjectiveConfig.model_fields[field].default
+            if self.stage not in stages and getattr(self.objective, field) != default:
+                raise ValueError(
+                    f"objective.{field}: it belongs to {', '.join(stages)}, not to the stage {self.stage!r}"
+                )
+        if "teacher" in self.components and self.stage != "distill":
+            raise ValueError(f"components.teacher: it belongs to distill, not to the stage {self.stage!r}")
         if self.objective.distillation is not None:
-            if self.stage not in ("content", "motion"):
-                raise ValueError(f"objective.distillation: it belongs to content and motion, not {self.stage!r}")
             stretches = self.objective.distillation.num_timesteps
             if 1000 % stretches or stretches < self.validation.num_inference_steps:
                 raise ValueError(
                     f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
                     f"validation.num_inference_steps = {self.validation.num_inference_steps}"
                 )
-            for field in ("train_text_encoder", "min_snr_gamma", "snr_power", "logit_normal"):
+            for field in ("train_text_encoder", "min_snr_gamma", "snr_power"):
                 if getattr(self.objective, field):
                     raise ValueError(f"objective.{field}: has no meaning in a distillation")
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
         if self.objective.train_text_encoder and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")
         precomputed = isinstance(self.data, LatentsData) and isinstance(self.validation.data, LatentsData)
-        needed = STAGE_COMPONENTS[self.stage]
-        if self.stage == "distill":
-            found = [name for name in DENOISERS if name in self.components]
-            if len(found) != 1:
-                raise ValueError(f"components: the stage 'distill' needs one of {', '.join(DENOISERS)}, got {found}")
-            needed += STAGE_COMPONENTS[DENOISERS[found[0]]]
-        for name in needed:
-            if name not in self.components and not (precomputed and name == "autoencoder" and self.stage == "content"):
+        for name in (*STAGE_COMPONENTS[kind], *(STAGE_COMPONENTS["distill"] if self.stage == "distill" else ())):
+            if name not in self.components and not (precomputed and name == "autoencoder" and kind == "content"):
                 raise ValueError(f"components: the stage {self.stage!r} needs {name!r}")
         for pair in (("tokenizer", "text_encoder"), ("motion_tokenizer", "motion_text_encoder")):
             if (pair[0] in self.components) != (pair[1] in self.components):

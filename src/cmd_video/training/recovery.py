@@ -7,6 +7,7 @@ estimates of the clean sample, noised again to a drawn level, through the teache
 B batch; x_0 clean sample, z_t noisy one.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from .config import RecoveryConfig, TrainConfig
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
 from .video import VideoStage
 
-R1_NOISE = 0.01
+R1_NOISE = 0.1
 
 
 class Recovery(DiffusionStage):
@@ -84,7 +85,8 @@ class Recovery(DiffusionStage):
                 real = self._clean(self._as_teacher(noisy, timestep, condition), noisy, timestep)
             return self._discriminator_loss(real, fake, draws, condition)
         with tap(self.frozen["teacher"], [pair.teacher for pair in self.pairs]) as taught:
-            self._as_teacher(noisy, timestep, condition)
+            if self.settings.content_weight:
+                self._as_teacher(noisy, timestep, condition)
         with tap(self.components[self.denoiser], [pair.student for pair in self.pairs]) as learned:
             prediction = self.predict(noisy, timestep, condition)
         loss = self._task_loss(prediction, sample, noise, timestep).mean()
@@ -128,7 +130,9 @@ class Recovery(DiffusionStage):
         with tap(teacher, self.taps, stop=True) as features:
             self._as_teacher(noisy, level, condition)
         frames, tokens = self._layout(sample)
-        return self.discriminator([by_frame(feature, len(sample), frames, tokens) for feature in features], level)
+        with torch.autocast(sample.device.type, enabled=False):  # R1 divides small differences of scores
+            layers = [by_frame(feature.float(), len(sample), frames, tokens) for feature in features]
+            return self.discriminator(layers, level)
 
     def _layout(self, sample: torch.Tensor) -> tuple[int, int | None]:
         """Frames in the features, and tokens of the sample if there are others."""
@@ -173,17 +177,21 @@ def _check_teacher(student: Any, teacher: Any) -> None:
     expected = type(student).teacher_class() if isinstance(student, PrunedMixin) else type(student)
     if type(teacher) is not expected:
         raise ValueError(f"components.teacher: a {type(teacher).__name__}, the student needs a {expected.__name__}")
-    mine, its = dict(student.config), dict(teacher.config)
-    for name in (name for name in its if not name.startswith("_")):
-        if mine.get(name) != its[name]:
-            raise ValueError(f"components.teacher.{name}: {its[name]}, the student has {mine.get(name)}")
+    for name in inspect.signature(expected.__init__).parameters:
+        mine, its = (_plain(model.config.get(name)) for model in (student, teacher))
+        if mine != its:
+            raise ValueError(f"components.teacher.{name}: {its}, the student has {mine}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # as it is after a file
 
 
 def _level(scheduler: Any, draw: torch.Generator, settings: RecoveryConfig) -> torch.Tensor:
     """The timestep (1,) whose noise-to-signal ratio is nearest to a log-normal draw (SF-V, section 3.2)."""
     sigma = torch.exp(settings.noise_mean + settings.noise_std * torch.randn(1, generator=draw))
-    ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
-    return (ratios - sigma).abs().argmin(keepdim=True).cpu()
+    alpha_bar = scheduler.alphas_cumprod.cpu()
+    return (((1 - alpha_bar) / alpha_bar).sqrt() - sigma).abs().argmin(keepdim=True)
 
 
 def _width(teacher: Any, name: str) -> int:

@@ -1,0 +1,41 @@
+"""What the default autoencoder alone allows: adherence of its reconstructions of the scenes that are asked for.
+
+python benchmarks/autoencoder_adherence.py -o benchmarks/results/sprites-adherence-autoencoder.json
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from cmd_video.data.sprites import render
+from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
+from cmd_video.evaluation.results import digest, write_result
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.image_space import decode_video, encode_video
+from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--num-scenes", type=int, default=200)
+    arguments = parser.parse_args()
+    pipe = CMDPipeline.from_pretrained()
+    scenes = choose_scenes(arguments.num_scenes)
+
+    def reconstruct(prompts: list[str], indices: list[int]) -> torch.Tensor:
+        videos = torch.stack([render(scenes[index], 16, 64, 64) for index in indices])
+        content_frame, motion_latents = pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
+        return decode_video(pipe.vae, pipe.autoencoder.decode(content_frame, motion_latents).sample)
+
+    values = evaluate_adherence(reconstruct, arguments.num_scenes, batch_size=20)
+    protocol = {"clips": arguments.num_scenes, "model": "default", "model_sha256": digest(DEFAULT_MODEL)}
+    write_result(arguments.output, "adherence of reconstructions", values, protocol)
+    for name, score in values["accuracy"].items():
+        print(f"{name:8s} {score['rate']:6.1%}")
+
+
+if __name__ == "__main__":
+    main()

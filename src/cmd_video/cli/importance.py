@@ -1,0 +1,108 @@
+"""`cmd-video evaluate importance CONFIG`: what each block of a denoiser carries, and what it costs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cmd_video.pruning.importance import BlockImportance
+    from cmd_video.training.config import TrainConfig
+    from cmd_video.training.stages import DiffusionStage
+
+LEARNED = ("unet", "motion_transformer", "video_unet", "text_encoder", "motion_text_encoder", "autoencoder")
+COSTS = ("parameters", "flops", "seconds")
+
+
+def command(
+    config: Annotated[
+        Path, typer.Argument(help="Training configuration of the stage content, image, motion or video.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("importance.json"),
+    cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
+    num_clips: Annotated[int, typer.Option(min=1, help="Held-out clips.")] = 64,
+    plot: Annotated[Path | None, typer.Option(help="PNG: what each block carries, beside what it costs.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of the configuration: section.field=value.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """How much worse a denoiser becomes without each of its blocks: in content, and in motion.
+
+    The denoiser must have a `path` in the configuration: a fresh one knows nothing.
+
+    Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
+    """
+    from dataclasses import asdict
+
+    from rich.progress import Progress
+
+    from cmd_video.evaluation.results import write_result
+    from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
+    from cmd_video.training.config import load_config
+    from cmd_video.training.stages import VALIDATION_TIMESTEPS
+
+    if cost not in COSTS:
+        raise ValueError(f"--cost: {cost!r} is none of {', '.join(COSTS)}")
+    settings = load_config(config, overrides)
+    stage = _open_stage(config, settings, device)
+    batches = _validation_batches(settings, num_clips, device)
+    model = stage.components[stage.denoiser]
+    units = removable_units(model)
+    if not units:
+        raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
+    with Progress() as progress:
+        task = progress.add_task("blocks", total=len(units))
+        noisy = [stage.noisy_batch(batch) for batch in batches]
+        rows = measure_importance(model, noisy, units, lambda _: progress.advance(task))
+    values = {row.block: {**asdict(row), "importance": row.loss, "cost": getattr(row, cost)} for row in rows}
+    protocol = {
+        "model": type(model).__name__,
+        "path": settings.components[stage.denoiser].path,
+        "stage": settings.stage,
+        "clips": sum(len(batch["number"]) for batch in batches),
+        "cost": cost,
+        "timesteps": list(VALIDATION_TIMESTEPS),
+        "data": settings.validation.data.model_dump(mode="json"),
+    }
+    write_result(output, "importance", values, protocol)
+    _print(rows)
+    print(output)
+    if plot is not None:
+        plot_importance(rows, plot)
+        print(plot)
+
+
+def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "DiffusionStage":
+    """The stage of a configuration whose models are all trained, in evaluation mode."""
+    import torch
+
+    from cmd_video.training.build import build_stage
+    from cmd_video.training.components import build_components
+    from cmd_video.training.stages import DiffusionStage
+
+    fresh = [name for name, part in settings.components.items() if part.path is None and name in LEARNED]
+    if fresh:
+        raise ValueError(f"components.{fresh[0]}: has fresh weights, which carry nothing; give it a `path`")
+    stage = build_stage(settings, build_components(settings.components)).eval().to(device)
+    if not isinstance(stage, DiffusionStage):
+        raise ValueError(f"{path}: the stage {settings.stage!r} has no denoiser")
+    stage.place(torch.device(device))
+    return stage
+
+
+def _validation_batches(settings: "TrainConfig", num_clips: int, device: str) -> list[dict[str, Any]]:
+    import torch
+
+    from cmd_video.training.data import build_dataset, fixed_batches
+    from cmd_video.training.stages import to_device
+
+    batches = fixed_batches(build_dataset(settings.validation.data), num_clips, settings.validation.batch_size)
+    return [to_device(batch, torch.device(device)) for batch in batches]
+
+
+def _print(rows: "list[BlockImportance]") -> None:
+    print("block".ljust(52) + "loss   content  motion   parameters  flops  seconds")
+    for row in rows:
+        shares = f"{row.parameters:8.1%} {row.flops:8.1%} {row.seconds:7.1%}"
+        print(f"{row.block:50s} {row.loss:+7.1%} {row.content:8.2%} {row.motion:8.2%} {shares}")
