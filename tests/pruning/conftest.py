@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+from cmd_video.pruning.selection import BlockSelection
 
 UNET_LAYERS = (
     "down_blocks.0.layers.1", "down_blocks.1.layers.1", "down_blocks.3", "mid_block", "up_blocks.0",
@@ -161,6 +162,12 @@ def awake() -> Callable[[Example], torch.nn.Module]:
         return model
 
     return build
+
+
+@pytest.fixture
+def selection() -> Callable[..., BlockSelection]:
+    """`selection(teacher, ["mid_block"])`."""
+    return lambda teacher, removed: BlockSelection(type(teacher).__name__, tuple(removed), "test")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cmd_video.pruning.importance import (
     removable_units,
 )
 from cmd_video.pruning.pruned_models import prune
-from cmd_video.pruning.selection import BlockSelection, select_by_importance
+from cmd_video.pruning.selection import select_by_importance
 
 
 def batch_of(example, model):
@@ -31,10 +31,9 @@ def denoiser(denoiser_example, awake):
     return awake(denoiser_example)
 
 
-def test_a_view_is_the_pruned_model_with_shared_weights(denoiser_example, denoiser):
+def test_a_view_is_the_pruned_model_with_shared_weights(denoiser_example, denoiser, selection):
     view = without_blocks(denoiser, denoiser_example.removed)
-    selection = BlockSelection(type(denoiser).__name__, denoiser_example.removed, "test")
-    student = prune(denoiser, selection)
+    student = prune(denoiser, selection(denoiser, denoiser_example.removed))
     with torch.no_grad():
         assert torch.equal(denoiser_example.call(view), denoiser_example.call(student))
     own = {id(parameter) for parameter in denoiser.parameters()}

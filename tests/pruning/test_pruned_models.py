@@ -17,18 +17,14 @@ from cmd_video.pruning.pruned_models import PRUNED_CLASSES, PrunedUNet2DConditio
 from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
 
 
-def selection(teacher, removed):
-    return BlockSelection(type(teacher).__name__, tuple(removed), "test")
-
-
-def test_nothing_removed_is_the_teacher_bit_for_bit(example, teacher):
+def test_nothing_removed_is_the_teacher_bit_for_bit(example, teacher, selection):
     student = prune(teacher, selection(teacher, ()))
     assert student.state_dict().keys() == teacher.state_dict().keys()
     with torch.no_grad():
         assert torch.equal(example.call(student), example.call(teacher))
 
 
-def test_saved_and_reloaded_it_is_the_same_model(example, teacher, tmp_path):
+def test_saved_and_reloaded_it_is_the_same_model(example, teacher, tmp_path, selection):
     student = prune(teacher, selection(teacher, example.removed))
     assert num_parameters([student]) < num_parameters([teacher])
     student.save_pretrained(tmp_path)
@@ -43,7 +39,7 @@ def test_saved_and_reloaded_it_is_the_same_model(example, teacher, tmp_path):
         assert ours.isfinite().all() and not torch.equal(ours, example.call(teacher))
 
 
-def test_weights_are_copies_of_the_teachers(example, teacher):
+def test_weights_are_copies_of_the_teachers(example, teacher, selection):
     student = prune(teacher, selection(teacher, example.removed))
     originals = {(tensor.shape, tensor.double().sum().item()) for tensor in teacher.state_dict().values()}
     for name, tensor in student.state_dict().items():
@@ -55,14 +51,14 @@ def test_weights_are_copies_of_the_teachers(example, teacher):
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
-def test_a_student_learns(example, teacher):
+def test_a_student_learns(example, teacher, selection):
     student = prune(teacher.train(), selection(teacher, example.removed))
     assert student.training
     example.call(student).square().mean().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
 
 
-def test_a_removed_transformer_block_is_a_skipped_one():
+def test_a_removed_transformer_block_is_a_skipped_one(selection):
     """The closed form: a model without block 1 is the whole model in which block 1 does nothing."""
     from cmd_video.models import CMDMotionTransformer
 

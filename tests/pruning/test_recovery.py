@@ -15,11 +15,6 @@ from cmd_video.pruning.recovery import (
     spread,
     tap,
 )
-from cmd_video.pruning.selection import BlockSelection
-
-
-def select(teacher, removed):
-    return BlockSelection(type(teacher).__name__, tuple(removed), "test")
 
 
 def features(student, teacher, call):
@@ -36,21 +31,21 @@ def denoiser(denoiser_example, awake):
     return awake(denoiser_example)
 
 
-def test_features_of_a_pruned_model_match_its_teachers(denoiser_example, denoiser):
+def test_features_of_a_pruned_model_match_its_teachers(denoiser_example, denoiser, selection):
     learned, taught = features(
-        prune(denoiser, select(denoiser, denoiser_example.removed)), denoiser, denoiser_example.call
+        prune(denoiser, selection(denoiser, denoiser_example.removed)), denoiser, denoiser_example.call
     )
     assert len(learned) >= 2 and content_loss(learned, taught) > 0
 
 
-def test_features_of_an_unpruned_model_are_its_teachers(denoiser_example, denoiser):
-    learned, taught = features(prune(denoiser, select(denoiser, ())), denoiser, denoiser_example.call)
+def test_features_of_an_unpruned_model_are_its_teachers(denoiser_example, denoiser, selection):
+    learned, taught = features(prune(denoiser, selection(denoiser, ())), denoiser, denoiser_example.call)
     assert content_loss(learned, taught) == 0
 
 
-def test_a_block_stands_for_those_left_out_after_it(transformer_example, awake):
+def test_a_block_stands_for_those_left_out_after_it(transformer_example, awake, selection):
     teacher, removed = awake(transformer_example), transformer_example.removed
-    pairs = shared_stages(prune(teacher, select(teacher, removed)), teacher, most=99)
+    pairs = shared_stages(prune(teacher, selection(teacher, removed)), teacher, most=99)
     for name in removed:
         parent, number = name.rsplit(".", 1)
         first = all(f"{parent}.{before}" in removed for before in range(int(number)))

@@ -67,16 +67,14 @@ def command(
     pipe = load_pipeline(model, device, preset, find_dtype(dtype))
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
+    source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
+    source |= {"class_label": class_label, "sampler": type(pipe.content_scheduler).__name__}
     shown = []
-    source = {
-        "class_label": class_label, "image": image and str(image), "model": model or "default", "fps": fps,
-        "preset": preset, "sampler": type(pipe.content_scheduler).__name__, "dtype": dtype,
-    }  # fmt: skip
     for number in range(count):
-        prompt = texts[number // num_videos]
-        frames, truncated = _generate(pipe, prompt, class_label, picture, seed + number, settings)
+        prompt, own_seed = texts[number // num_videos], seed + number
+        frames, truncated = _generate(pipe, prompt, class_label, picture, own_seed, settings)
         label = prompt or ("image" if class_label is None else f"class {class_label}")
-        record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
+        record = {"prompt": prompt, "truncated": truncated, "seed": own_seed, **source, **settings}
         _write(frames, [output] if single else _files(output, number, label), record, fps, scale)
         shown.append((label, frames))
     if contact_sheet:
