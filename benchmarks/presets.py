@@ -15,15 +15,13 @@ import torch
 
 from cmd_video.data.sprites import render
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
-from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
-from cmd_video.evaluation.pixel_features import content_features, motion_features
+from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
 
 BATCH = 10
-FEATURES = {"content": content_features, "motion": motion_features}
 
 
 def make_clips(pipe: CMDPipeline, prompts: list[str], seeds: list[int]) -> tuple[torch.Tensor, float]:
@@ -32,17 +30,6 @@ def make_clips(pipe: CMDPipeline, prompts: list[str], seeds: list[int]) -> tuple
     start = time.perf_counter()
     frames: Any = pipe(prompts, generator=sources, output_type="pt").frames
     return frames.transpose(1, 2) * 2 - 1, time.perf_counter() - start
-
-
-def distances(clips: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """Fréchet distance of each kind of feature."""
-    result = {}
-    for name, extract in FEATURES.items():
-        both = FeatureStatistics(), FeatureStatistics()
-        for statistics, videos in zip(both, (clips, truth), strict=True):
-            statistics.update(extract(videos))
-        result[name] = frechet_distance(*both)
-    return result
 
 
 @torch.inference_mode()
@@ -71,7 +58,7 @@ def main() -> None:
         print(f"{start + len(batch)} of {len(indices)}", flush=True)
     truth = torch.stack([render(scene, 16, 64, 64) for scene in scenes.values()])
     others = torch.stack([render(scene, 16, 64, 64) for scene in choose_scenes(arguments.num_scenes, seed=1).values()])
-    values: dict[str, Any] = {"another set of true clips": {"frechet": distances(others, truth)}}
+    values: dict[str, Any] = {"another set of true clips": {"frechet": pixel_distances([others], [truth])}}
     for preset, parts in clips.items():
         made = torch.cat(parts)
         order = iter(parts)
@@ -80,7 +67,7 @@ def main() -> None:
             "seconds_per_clip": seconds[preset] / len(made),
             "times_as_fast_as_quality": seconds["quality"] / seconds[preset],
             "adherence": adherence["accuracy"],
-            "frechet": distances(made, truth),
+            "frechet": pixel_distances([made], [truth]),
         }
         rates = ", ".join(f"{name} {score['rate']:.1%}" for name, score in adherence["accuracy"].items())
         print(f"{preset:8s} {values[preset]['times_as_fast_as_quality']:.1f} times as fast   {rates}")

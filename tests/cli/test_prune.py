@@ -56,7 +56,7 @@ def test_a_budget(run, motion_model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rule", "vdmini"], "rule: 'vdmini' is for UNets of at least 3 stages"),
+        (["--rule", "vdmini"], "rule: 'vdmini' is for UNets and decoders of at least 3 stages"),
         (["--rule", "random"], "rule: 'random' is none of vdmini"),
         ([], "--rule, --selection, --budget: give one of them"),
         (["--rule", "vdmini", "--budget", "0.5"], "--rule, --selection, --budget: give one of them"),
@@ -92,8 +92,11 @@ def test_more_mistakes(run, motion_model, tiny_pipeline, tmp_path):
     assert code == 2 and "exists; choose a new folder" in error
 
 
-@pytest.mark.parametrize(("stage", "name"), [("content", "unet"), ("motion", "motion_transformer")])
-def test_measured_importance_prunes(run, stage, name, tiny_config, tiny_pipeline, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "name", "measure"),
+    [("content", "unet", "loss"), ("content", "unet", "frechet"), ("motion", "motion_transformer", "frechet")],
+)
+def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny_pipeline, tmp_path):
     config = tiny_config(stage, tmp_path / "run")
     kind, larger = {
         "unet": (UNet2DConditionModel, {"layers_per_block": 2}),
@@ -107,12 +110,20 @@ def test_measured_importance_prunes(run, stage, name, tiny_config, tiny_pipeline
     config["components"][name] = {"path": str(tmp_path / "model")}
     recipe, measured, picture = tmp_path / "recipe.yaml", tmp_path / "importance.json", tmp_path / "plot.png"
     recipe.write_text(json.dumps(config))  # JSON is YAML
-    options = ("--cost", "parameters", "--num-clips", 2, "--plot", picture)
+    options = ("--cost", "parameters", "--num-clips", 4, "--plot", picture, "--measure", measure)
     code, out, error = run("evaluate", "importance", recipe, "-o", measured, *options)
     assert code == 0, error
     rows = json.loads(measured.read_text())["values"]
     assert len(rows) >= 2 and all(block in out for block in rows) and picture.stat().st_size > 1000
     assert all(row["content"] > 0 and (row["motion"] > 0) == (stage == "motion") for row in rows.values())
+    if measure == "frechet":
+        whole = json.loads(measured.read_text())["protocol"]["frechet_of_the_whole_model"]
+        assert set(whole) == {"content", "motion"} if stage == "motion" else {"content"}
+        for row in rows.values():
+            growth = [row["frechet"][kind] / whole[kind] - 1 for kind in whole]
+            assert row["importance"] == pytest.approx(sum(growth) / len(growth)) and row["importance"] != row["loss"]
+    else:
+        assert all(row["importance"] == row["loss"] for row in rows.values())
     least = min(row["cost"] for row in rows.values())
     budget = ("--budget", 1 - least, "--importance", measured)
     code, out, error = run("prune", tmp_path / "model", *budget, "-o", tmp_path / "small")

@@ -5,7 +5,7 @@ import torch
 
 from cmd_video.data.sprites import SpritesDataset
 from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
-from cmd_video.evaluation.pixel_features import content_features, motion_features
+from cmd_video.evaluation.pixel_features import content_features, motion_features, pixel_distances
 
 
 def statistics(*batches):
@@ -77,3 +77,19 @@ def test_each_kind_of_feature_sees_its_own():
     assert distance(motion_features, clips, backwards) > 0.1
     assert motion_features(still).abs().max() == 0
     assert content_features(clips).shape == (160, 192) and motion_features(clips).shape == (40, 192)
+
+
+def test_pixel_distances_see_order_only_as_motion():
+    clips = SpritesDataset(24, 32, 32, 8)
+    videos = torch.stack([clips[index]["video"] for index in range(24)])
+    backwards = videos.flip(2)
+    found = pixel_distances(backwards.split(5), [videos])
+    assert found["content"] == pytest.approx(0, abs=1e-4) and found["motion"] > 0.01
+    assert pixel_distances([videos], [videos]) == pytest.approx({"content": 0, "motion": 0}, abs=1e-4)
+
+
+def test_pictures_have_no_motion_to_compare():
+    pictures = torch.rand(12, 3, 1, 16, 16) * 2 - 1
+    assert set(pixel_distances([pictures], [pictures / 2])) == {"content"}
+    with pytest.raises(ValueError, match="video: one frame has no motion"):
+        motion_features(pictures)

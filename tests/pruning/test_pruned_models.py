@@ -197,7 +197,7 @@ def test_wrong_models_are_refused(tmp_path):
         prune(unet, BlockSelection("WanTransformer3DModel", (), ""))
     with pytest.raises(ValueError, match="teacher: expected a UNet2DConditionModel, got a Linear"):
         PrunedUNet2DConditionModel.from_teacher(nn.Linear(1, 1), BlockSelection("UNet2DConditionModel", (), ""))
-    with pytest.raises(ValueError, match="rule: 'vdmini' is for UNets of at least 3 stages"):
+    with pytest.raises(ValueError, match="rule: 'vdmini' is for UNets and decoders of at least 3 stages"):
         select_by_rule(unet)
     with pytest.raises(ValueError, match="rule: 'middle' is for transformers of at least 3 blocks, not for UNet2D"):
         select_by_rule(unet, "middle")

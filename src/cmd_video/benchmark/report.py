@@ -104,14 +104,19 @@ def plot_costs(rows: Sequence[Row], path: Path) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = [row for row in rows if row["name"] == name]
-        for axes, across, fixed in ((left, _pixels, _frames), (right, _frames, _pixels)):
-            usual = max({fixed(row) for row in mine}, key=[fixed(row) for row in mine].count)
+        for axes, across, fixed, choose in ((left, _pixels, _frames, min), (right, _frames, _pixels, max)):
+            usual = choose(fixed(row) for row in mine)
             points = sorted({(across(row), row["end_to_end_flops"] / 1e12) for row in mine if fixed(row) == usual})
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
-    left.set(xlabel="pixels of a frame", ylabel="TFLOP end to end", xscale="log", yscale="log")
-    right.set(xlabel="frames", xscale="log")
+    left.set(xlabel="resolution, at the fewest frames", ylabel="TFLOP end to end", xscale="log", yscale="log")
+    right.set(xlabel="frames, at the largest resolution", xscale="log")
+    sizes = {_pixels(row): f"{row['height']}x{row['width']}" for row in rows}
+    left.set_xticks(list(sizes), labels=list(sizes.values()))
+    first = sorted({_frames(row) for row in rows if row["name"] == rows[0]["name"]})
+    right.set_xticks(first, labels=[str(number) for number in first])
     for axes in (left, right):
-        axes.grid(alpha=0.3, which="both")
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
     right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cmd_video.pruning.importance import BlockImportance
     from cmd_video.training.config import TrainConfig
     from cmd_video.training.stages import DiffusionStage
 
 LEARNED = ("unet", "motion_transformer", "video_unet", "text_encoder", "motion_text_encoder", "autoencoder")
 COSTS = ("parameters", "flops", "seconds")
+MEASURES = ("loss", "frechet")
 
 
 def command(
@@ -20,7 +20,10 @@ def command(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("importance.json"),
     cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
-    num_clips: Annotated[int, typer.Option(min=1, help="Held-out clips.")] = 64,
+    measure: Annotated[
+        str, typer.Option(help="What counts as importance: loss, or frechet, for which clips are generated.")
+    ] = "loss",
+    num_clips: Annotated[int, typer.Option(min=2, help="Held-out clips.")] = 64,
     plot: Annotated[Path | None, typer.Option(help="PNG: what each block carries, beside what it costs.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the configuration: section.field=value.")
@@ -29,7 +32,9 @@ def command(
 ) -> None:
     """How much worse a denoiser becomes without each of its blocks: in content, and in motion.
 
-    The denoiser must have a `path` in the configuration: a fresh one knows nothing.
+    The denoiser must have a `path` in the configuration: a fresh one knows nothing. With `--measure frechet`, as
+    VDMini measures, clips are generated without each block, with the recipe's steps and guidance of `validation`, and
+    their distance to the true ones is in averaged pixels, which suits small synthetic clips.
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
@@ -42,8 +47,9 @@ def command(
     from cmd_video.training.config import load_config
     from cmd_video.training.stages import VALIDATION_TIMESTEPS
 
-    if cost not in COSTS:
-        raise ValueError(f"--cost: {cost!r} is none of {', '.join(COSTS)}")
+    for name, value, allowed in (("--cost", cost, COSTS), ("--measure", measure, MEASURES)):
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
     settings = load_config(config, overrides)
     stage = _open_stage(config, settings, device)
     batches = _validation_batches(settings, num_clips, device)
@@ -51,22 +57,34 @@ def command(
     units = removable_units(model)
     if not units:
         raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
+    distances: list[dict[str, float]] = []
     with Progress() as progress:
         task = progress.add_task("blocks", total=len(units))
-        noisy = [stage.noisy_batch(batch) for batch in batches]
-        rows = measure_importance(model, noisy, units, lambda _: progress.advance(task))
+
+        def advance(view: Any) -> None:
+            if measure == "frechet":
+                distances.append(_distances(stage, view, batches))
+            progress.advance(task)
+
+        whole = _distances(stage, model, batches) if measure == "frechet" else {}
+        rows = measure_importance(model, [stage.noisy_batch(batch) for batch in batches], units, advance)
     values = {row.block: {**asdict(row), "importance": row.loss, "cost": getattr(row, cost)} for row in rows}
+    for row, found in zip(rows, distances, strict=False):
+        growth = [found[kind] / whole[kind] - 1 for kind in whole]
+        values[row.block].update(importance=sum(growth) / len(growth), frechet=found)
     protocol = {
         "model": type(model).__name__,
         "path": settings.components[stage.denoiser].path,
         "stage": settings.stage,
         "clips": sum(len(batch["number"]) for batch in batches),
         "cost": cost,
+        "measure": measure,
+        "frechet_of_the_whole_model": whole,
         "timesteps": list(VALIDATION_TIMESTEPS),
         "data": settings.validation.data.model_dump(mode="json"),
     }
     write_result(output, "importance", values, protocol)
-    _print(rows)
+    _print(values)
     print(output)
     if plot is not None:
         plot_importance(rows, plot)
@@ -101,8 +119,21 @@ def _validation_batches(settings: "TrainConfig", num_clips: int, device: str) ->
     return [to_device(batch, torch.device(device)) for batch in batches]
 
 
-def _print(rows: "list[BlockImportance]") -> None:
-    print("block".ljust(52) + "loss   content  motion   parameters  flops  seconds")
-    for row in rows:
-        shares = f"{row.parameters:8.1%} {row.flops:8.1%} {row.seconds:7.1%}"
-        print(f"{row.block:50s} {row.loss:+7.1%} {row.content:8.2%} {row.motion:8.2%} {shares}")
+def _distances(stage: "DiffusionStage", model: Any, batches: list[dict[str, Any]]) -> dict[str, float]:
+    """Fréchet distances of the clips that a denoiser makes from the true ones of the same conditions."""
+    import torch
+
+    from cmd_video.evaluation.pixel_features import pixel_distances
+    from cmd_video.training.stages import draw_samples
+
+    with torch.no_grad(), stage.using(model):
+        made = [stage.pixels(batch, draw_samples(stage, batch)) for batch in batches]
+        return pixel_distances(made, [stage.pixels(batch, stage.sample(batch)) for batch in batches])
+
+
+def _print(values: dict[str, dict[str, Any]]) -> None:
+    print("block".ljust(52) + "importance  loss   content  motion   parameters  flops  seconds")
+    for block, row in values.items():
+        shares = f"{row['parameters']:8.1%} {row['flops']:8.1%} {row['seconds']:7.1%}"
+        kept = f"{row['importance']:+7.1%} {row['loss']:+9.1%} {row['content']:8.2%} {row['motion']:8.2%}"
+        print(f"{block:54s} {kept} {shares}")

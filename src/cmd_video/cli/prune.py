@@ -21,7 +21,7 @@ def command(
         str | None, typer.Option(help="Which part of a pipeline; default: its unet or transformer.")
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(help="vdmini, for UNets of at least 3 stages; middle, for transformers.")
+        str | None, typer.Option(help="vdmini, for UNets and decoders of at least 3 stages; middle, for transformers.")
     ] = None,
     selection: Annotated[Path | None, typer.Option(help="JSON file that names the blocks to leave out.")] = None,
     budget: Annotated[float | None, typer.Option(help="Share of the cost that may stay; needs --importance.")] = None,

@@ -152,8 +152,8 @@ _BY_MOTION = {
 }
 
 
-def sample_scene(index: int, seed: int = 0, split: Split = "train") -> SpriteScene:
-    """Scene number `index`, the same on every machine: motions uniform, a quarter of the scenes with two objects."""
+def sample_scene(index: int, seed: int = 0, split: Split = "train", pairs: float = 0.25) -> SpriteScene:
+    """Scene number `index`, the same on every machine: motions uniform, a share `pairs` of scenes with two objects."""
     rng = np.random.default_rng([index, seed, 0 if split == "train" else 1])
     motion = MOTIONS[rng.integers(len(MOTIONS))]
     candidates = _BY_MOTION[split][motion]
@@ -163,7 +163,7 @@ def sample_scene(index: int, seed: int = 0, split: Split = "train") -> SpriteSce
     first = candidates[rng.integers(len(candidates))]
     others = [combo for combo in candidates if combo[1] != first[1]]
     chosen = [first]
-    if others and rng.random() < 0.25:
+    if others and rng.random() < pairs:
         chosen.append(others[rng.integers(len(others))])
 
     extent = {"bounce": rng.uniform(0.25, 0.33), "orbit": rng.uniform(0.24, 0.28)}.get(motion, rng.uniform(0.38, 0.48))
@@ -355,6 +355,7 @@ class SpritesDataset(Dataset):
         seed: which world of scenes.
         split: "train" or "held_out" (combinations that training never sees).
         start: number of the first scene.
+        pairs: share of scenes with two objects, in [0, 1].
     """
 
     class_names = MOTIONS
@@ -368,16 +369,17 @@ class SpritesDataset(Dataset):
         seed: int = 0,
         split: Split = "train",
         start: int = 0,
+        pairs: float = 0.25,
     ) -> None:
         self.length, self.height, self.width, self.num_frames = length, height, width, num_frames
-        self.seed, self.split, self.start = seed, split, start
+        self.seed, self.split, self.start, self.pairs = seed, split, start, pairs
 
     def __len__(self) -> int:
         return self.length
 
     def scene(self, index: int) -> SpriteScene:
         """Ground truth of item `index`."""
-        return sample_scene(self.start + index % self.length, self.seed, self.split)
+        return sample_scene(self.start + index % self.length, self.seed, self.split, self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str | int]:
         scene = self.scene(index)

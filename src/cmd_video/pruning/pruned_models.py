@@ -5,8 +5,8 @@ student.save_pretrained(folder);  PrunedUNet2DConditionModel.from_pretrained(fol
 """
 
 import inspect
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import diffusers
 import torch
@@ -15,26 +15,42 @@ from diffusers import ConfigMixin, ModelMixin
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
 from .blocks import parameter_names, remove_blocks
+from .channels import cut, kept_channels, narrow
 from .selection import BlockSelection
 
 Pruned = TypeVar("Pruned", bound="PrunedMixin")
 
 
 class PrunedMixin(ModelMixin, ConfigMixin):
-    """Before a diffusers model class: adds `removed_blocks` to its constructor and its configuration."""
+    """Before a diffusers model class: adds `removed_blocks` to its constructor and its configuration.
+
+    Classes with `narrows` also get `widths`, shares of the channels of their decoder's stages.
+    """
+
+    narrows: ClassVar[bool] = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         teacher = cls.teacher_class()
 
-        def __init__(self: Any, *, removed_blocks: Sequence[str] = (), **config: Any) -> None:
+        def __init__(
+            self: Any, *, removed_blocks: Sequence[str] = (), widths: Mapping[str, float] | None = None, **config: Any
+        ) -> None:
             teacher.__init__(self, **config)
             self.register_to_config(removed_blocks=list(removed_blocks))
             remove_blocks(self, removed_blocks)
+            if cls.narrows:
+                self.register_to_config(widths=dict(widths or {}))
+                narrow(self, widths or {})
+            elif widths:
+                raise ValueError(f"selection: widths: {teacher.__name__} keeps its channels; decoders can lose some")
 
         original = inspect.signature(teacher.__init__)
-        extra = inspect.Parameter("removed_blocks", inspect.Parameter.KEYWORD_ONLY, default=())
-        __init__.__signature__ = original.replace(parameters=[*original.parameters.values(), extra])  # type: ignore[attr-defined]
+        extra = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in (("removed_blocks", ()), *([("widths", None)] if cls.narrows else []))
+        ]
+        __init__.__signature__ = original.replace(parameters=[*original.parameters.values(), *extra])  # type: ignore[attr-defined]
         cls.__init__ = __init__  # type: ignore[method-assign]
 
     @classmethod
@@ -61,16 +77,20 @@ class PrunedMixin(ModelMixin, ConfigMixin):
         known = inspect.signature(expected.__init__).parameters
         config = {name: value for name, value in teacher.config.items() if name in known}
         with torch.device("meta"):
-            names = parameter_names(expected(**config), selection.removed)
-            student = cls(removed_blocks=selection.removed, **config)
-        tensors = dict([*teacher.named_parameters(), *teacher.named_buffers()])
-        for new, old in names.items():
-            parent, _, leaf = new.rpartition(".")
-            module, tensor = student.get_submodule(parent) if parent else student, tensors[old]
+            shapes = expected(**config)
+            names = parameter_names(shapes, selection.removed)
+            student = cls(removed_blocks=selection.removed, widths=selection.widths, **config)
+        before = dict([*teacher.named_parameters(), *teacher.named_buffers()])
+        tensors = {new: before[old] for new, old in names.items()}
+        kept = kept_channels(shapes, selection.widths, tensors) if selection.widths else {}
+        for name, tensor in tensors.items():
+            parent, _, leaf = name.rpartition(".")
+            module = student.get_submodule(parent) if parent else student
+            copy = cut(tensor.detach(), kept.get(name, {})).clone()
             if isinstance(tensor, torch.nn.Parameter):
-                module._parameters[leaf] = torch.nn.Parameter(tensor.detach().clone(), tensor.requires_grad)
+                module._parameters[leaf] = torch.nn.Parameter(copy, tensor.requires_grad)
             else:
-                module._buffers[leaf] = tensor.detach().clone()
+                module._buffers[leaf] = copy
         return student.train(teacher.training)
 
 
@@ -111,11 +131,15 @@ class PrunedCMDAutoencoder(PrunedMixin, CMDAutoencoder):
 
 
 class PrunedAutoencoderKL(PrunedMixin, diffusers.AutoencoderKL):
-    """Image autoencoders: the decoder's middle and residual blocks."""
+    """Image autoencoders: the decoder's middle, residual blocks and channels."""
+
+    narrows = True
 
 
 class PrunedAutoencoderKLTemporalDecoder(PrunedMixin, diffusers.AutoencoderKLTemporalDecoder):
     """Stable Video Diffusion's autoencoder."""
+
+    narrows = True
 
 
 PRUNED_CLASSES: dict[str, type[PrunedMixin]] = {

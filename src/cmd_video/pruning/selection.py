@@ -6,11 +6,12 @@ student = PrunedUNetSpatioTemporalConditionModel.from_teacher(unet, selection)
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .blocks import TRANSFORMER_LISTS, fits, is_unet, list_blocks
+from .channels import stage_names
 
 RULES = ("vdmini", "middle")
 MIDDLE_SHARE = 0.2
@@ -24,11 +25,13 @@ class BlockSelection:
         model_class: the class that the names belong to.
         removed: names of blocks, see `list_blocks`.
         reason: the rule, or how it was measured.
+        widths: for decoders, stage -> share of its channels that stays, see `channels.kept_channels`.
     """
 
     model_class: str
     removed: tuple[str, ...]
     reason: str
+    widths: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The selection as text."""
@@ -43,9 +46,13 @@ class BlockSelection:
         """
         try:
             values = json.loads(text)
-            return cls(str(values["model_class"]), tuple(map(str, values["removed"])), str(values.get("reason", "")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"selection: not of the form {{model_class, removed, reason}}: {error}") from error
+            widths = {str(stage): float(share) for stage, share in values.get("widths", {}).items()}
+            removed, reason = tuple(map(str, values["removed"])), str(values.get("reason", ""))
+            return cls(str(values["model_class"]), removed, reason, widths)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"selection: not of the form {{model_class, removed, reason, widths}}: {error}"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> "BlockSelection":
@@ -59,7 +66,10 @@ def select_by_rule(model: Any, rule: str = "vdmini") -> BlockSelection:
     "vdmini", for UNets (arXiv 2411.18375, figure 2): shallow blocks carry content, deep ones motion. The second layer
     of every down and up stage leaves, except in the second last down stage and the up stage that mirrors it, which
     carry motion; the innermost down stage, the middle and the innermost up stage leave altogether. On Stable Video
-    Diffusion this takes 38% of the parameters, on VideoCrafter2 42%, which is what the paper says.
+    Diffusion this takes 38% of the parameters, on VideoCrafter2 42%, which is what the paper says. Of an autoencoder's
+    decoder the middle leaves, the last stage's layers but the first, and channels: the paper does not say how many
+    where; with 15/16 of them kept, 1/2 in the second last stage and 1/4 in the last, Stable Video Diffusion's decoder
+    has the published number of parameters.
 
     "middle", for transformers: a fifth of the blocks, every other one around the middle of their sequence, which makes
     HunyuanVideo 1.25 times as fast, as the paper's is; which blocks the paper takes there is not published, and others
@@ -70,16 +80,31 @@ def select_by_rule(model: Any, rule: str = "vdmini") -> BlockSelection:
     """
     if rule not in RULES:
         raise ValueError(f"rule: {rule!r} is none of {', '.join(RULES)}")
-    removed = _middle_blocks(model) if rule == "middle" else _vdmini_blocks(model)
+    widths: dict[str, float] = {}
+    if rule == "middle":
+        removed = _middle_blocks(model)
+    elif hasattr(getattr(model, "decoder", None), "up_blocks"):
+        removed, widths = _vdmini_decoder(model)
+    else:
+        removed = _vdmini_blocks(model)
     order = list_blocks(model)
     reason = {"vdmini": "VDMini's rule", "middle": "every other block around the middle, a fifth of all"}[rule]
-    return BlockSelection(type(model).__name__, tuple(sorted(removed, key=order.index)), reason)
+    return BlockSelection(type(model).__name__, tuple(sorted(removed, key=order.index)), reason, widths)
+
+
+def _vdmini_decoder(model: Any) -> tuple[list[str], dict[str, float]]:
+    _, *stages = stage_names(model)
+    if len(stages) < 3:
+        raise ValueError(f"rule: 'vdmini' is for decoders of at least 3 stages, this one has {len(stages)}")
+    removed = ["decoder.mid_block", *(name for name in list_blocks(model) if name.startswith(f"{stages[-1]}."))]
+    return removed, {**dict.fromkeys(stages[:-2], 0.9375), stages[-2]: 0.5, stages[-1]: 0.25}
 
 
 def _vdmini_blocks(model: Any) -> list[str]:
     if not is_unet(model) or len(model.down_blocks) < 3:
         raise ValueError(
-            f"rule: 'vdmini' is for UNets of at least 3 stages, not for {type(model).__name__}; select by importance"
+            f"rule: 'vdmini' is for UNets and decoders of at least 3 stages, not for {type(model).__name__}; "
+            "select by importance"
         )
     depth = len(model.down_blocks)
     removed = []

@@ -91,6 +91,8 @@ class SpritesData(Section):
     split: Literal["train", "held_out"] = "train"
     start: int = Field(0, ge=0)
     """Number of the first scene."""
+    pairs: float = Field(0.25, ge=0, le=1)
+    """Share of scenes with two objects."""
 
 
 class VideoData(Section):

@@ -6,6 +6,8 @@ Every random draw is a function of (seed, number of the sample), so that neither
 changes it. B batch, C channels, F frames, H, W, D motion channels.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,10 @@ class DiffusionStage(Stage):
         """The denoiser's output."""
         raise TypeError(f"{type(self).__name__} has no denoiser")
 
+    def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
+        """A clean sample as clips (B, 3, F, H, W) in about [-1, 1]; F = 1 for pictures."""
+        raise TypeError(f"{type(self).__name__} has no pixels")
+
     def forward(self, batch: Batch) -> torch.Tensor:
         draws = generators(self.config.seed, batch["number"])
         steps = self.components[self.scheduler].config.num_train_timesteps
@@ -205,6 +211,15 @@ class DiffusionStage(Stage):
         gamma, power = self.config.objective.min_snr_gamma, self.config.objective.snr_power
         return diffusion_loss(scheduler, prediction, target, timestep, gamma, power)
 
+    @contextmanager
+    def using(self, model: Any) -> Iterator[None]:
+        """Another denoiser in place of the stage's own."""
+        own, self.components[self.denoiser] = self.components[self.denoiser], model
+        try:
+            yield
+        finally:
+            self.components[self.denoiser] = own
+
     @torch.no_grad()
     def noisy_batch(self, batch: Batch) -> NoisyBatch:
         """A validation batch as something to put to several denoisers: fixed timesteps, noise and conditions."""
@@ -213,11 +228,8 @@ class DiffusionStage(Stage):
         target = diffusion_target(self.components[self.scheduler], sample, noise, timestep)
 
         def call(model: Any) -> torch.Tensor:
-            own, self.components[self.denoiser] = self.components[self.denoiser], model
-            try:
+            with self.using(model):
                 return self.predict(noisy, timestep, batch)
-            finally:
-                self.components[self.denoiser] = own
 
         return NoisyBatch(
             call, target, frames=2 if sample.ndim == 5 or self.denoiser == "motion_transformer" else None
@@ -294,13 +306,11 @@ class ContentStage(DiffusionStage):
         hidden_states, _ = self._text(condition["prompt"])
         return model(noisy, timestep, hidden_states).sample
 
-    def sample_grid(self, batch: Batch) -> torch.Tensor:
-        content_frames = self.generate(batch)
-        return tile([decode_video(self.components.get("vae"), content_frames[:, :, None])])
+    def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
+        return decode_video(self.components.get("vae"), sample[:, :, None])
 
-    def generate(self, batch: Batch) -> torch.Tensor:
-        """Content frames for the batch's conditions, by DDIM with guidance: (B, C, H, W)."""
-        return draw_samples(self, batch, self.sample(batch).shape)
+    def sample_grid(self, batch: Batch) -> torch.Tensor:
+        return tile([self.pixels(batch, draw_samples(self, batch))])
 
 
 class MotionStage(DiffusionStage):
@@ -337,18 +347,18 @@ class MotionStage(DiffusionStage):
             content_frame = content_frame + level * torch.stack(noise).to(content_frame)
         return {**condition, "content_frame": content_frame}
 
+    def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
+        return self._decode(batch["content_frame"], self.components["autoencoder"].denormalize_latents(sample))
+
     def sample_grid(self, batch: Batch) -> torch.Tensor:
-        motion_latents = draw_samples(self, batch, self.sample(batch).shape)
-        autoencoder = self.components["autoencoder"]
-        generated = self._decode(batch["content_frame"], autoencoder.denormalize_latents(motion_latents))
-        true = self._decode(batch["content_frame"], autoencoder.denormalize_latents(batch["motion_latents"]))
+        true, generated = (self.pixels(batch, sample) for sample in (self.sample(batch), draw_samples(self, batch)))
         still = decode_video(self.components.get("vae"), batch["content_frame"][:, :, None])
         return tile([still, evenly(true), evenly(generated)])
 
 
-def draw_samples(stage: DiffusionStage, batch: Batch, shape: torch.Size) -> torch.Tensor:
-    """Sample from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
-    validation = stage.config.validation
+def draw_samples(stage: DiffusionStage, batch: Batch) -> torch.Tensor:
+    """Sample x_0 from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
+    validation, shape = stage.config.validation, stage.sample(batch).shape
     scheduler = stage.sampler()
     scheduler.set_timesteps(validation.num_inference_steps)
     draws = generators(stage.config.seed + 2, batch["number"])

@@ -29,6 +29,8 @@ class VideoStage(DiffusionStage):
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         return self.components["video_unet"](noisy, timestep, self._text(condition["prompt"])[0]).sample
 
+    def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
+        return decode_video(self.components.get("vae"), sample)
+
     def sample_grid(self, batch: Batch) -> torch.Tensor:
-        clip = draw_samples(self, batch, self.sample(batch).shape)
-        return tile([evenly(batch["video"]), evenly(decode_video(self.components.get("vae"), clip))])
+        return tile([evenly(batch["video"]), evenly(self.pixels(batch, draw_samples(self, batch)))])
