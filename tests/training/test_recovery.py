@@ -11,17 +11,19 @@ from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, TrainConfig
 
-REMOVED = {
+REMOVED = {  # component, and which class of it
     "unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
     "motion_transformer": ("blocks.1",),
-    "video_unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
+    "video_model": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
+    "video_model/animatediff": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
+    "video_model/wan": ("blocks.1",),
 }
-CHANGES = {"unet": {"layers_per_block": 2}, "motion_transformer": {"num_layers": 3}, "video_unet": {}}
+CHANGES = {"unet": {"layers_per_block": 2}, "motion_transformer": {"num_layers": 3}}
 TEXT = ("tokenizer", "text_encoder")
 PARTS = {
     "unet": ("vae", "autoencoder", "content_scheduler", *TEXT),
     "motion_transformer": ("vae", "autoencoder", "motion_scheduler", "motion_tokenizer", "motion_text_encoder"),
-    "video_unet": ("vae", "video_scheduler", *TEXT),
+    "video_model": ("vae", "video_scheduler", *TEXT),
 }
 VIDEO_UNET = {
     "class": "UNet3DConditionModel",
@@ -32,13 +34,34 @@ VIDEO_UNET = {
         "cross_attention_dim": 16, "attention_head_dim": 4, "norm_num_groups": 8,
     },
 }  # fmt: skip
+ANIMATEDIFF = {
+    "class": "UNetMotionModel",
+    "config": {
+        **VIDEO_UNET["config"], "down_block_types": ["CrossAttnDownBlockMotion", "DownBlockMotion"],
+        "up_block_types": ["UpBlockMotion", "CrossAttnUpBlockMotion"], "motion_max_seq_length": 8,
+        "num_attention_heads": 2, "motion_num_attention_heads": 2,
+    },
+}  # fmt: skip
+del ANIMATEDIFF["config"]["attention_head_dim"]
+WAN = {
+    "class": "WanTransformer3DModel",
+    "config": {
+        "patch_size": [1, 2, 2], "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 12,
+        "out_channels": 12, "text_dim": 16, "freq_dim": 8, "ffn_dim": 32, "num_layers": 3, "rope_max_seq_len": 32,
+    },
+}  # fmt: skip
+
+
+def component_of(name):
+    return name.partition("/")[0]
 
 
 @pytest.fixture(scope="module")
 def parts(tiny_config):
     """Every component of the tiny configurations, and a video model's."""
     known = {**tiny_config("content", "-")["components"], **tiny_config("motion", "-")["components"]}
-    return {**known, "video_unet": VIDEO_UNET, "video_scheduler": known["content_scheduler"]}
+    videos = {"video_model": VIDEO_UNET, "video_model/animatediff": ANIMATEDIFF, "video_model/wan": WAN}
+    return {**known, **videos, "video_scheduler": known["content_scheduler"]}
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +69,14 @@ def pruned(tmp_path_factory, parts):
     """Name of a denoiser -> folders of a tiny teacher with awake weights and its student."""
     made = {}
     for name in REMOVED:
-        part = {**parts[name], "config": {**parts[name]["config"], **CHANGES[name]}}
-        teacher = build_components({name: ComponentConfig.model_validate(part)})[name]
+        part = {**parts[name], "config": {**parts[name]["config"], **CHANGES.get(name, {})}}
+        component = component_of(name)
+        teacher = build_components({component: ComponentConfig.model_validate(part)})[component]
         torch.manual_seed(1)
         for parameter in teacher.parameters():
             if not parameter.detach().any():
                 torch.nn.init.normal_(parameter, std=0.1)
-        folder = tmp_path_factory.mktemp(name)
+        folder = tmp_path_factory.mktemp(name.replace("/", "-"))
         teacher.save_pretrained(folder / "teacher")
         for number, removed in enumerate((REMOVED[name], ())):
             selection = BlockSelection(type(teacher).__name__, removed, "test")
@@ -66,8 +90,12 @@ def distill_config(pruned, parts, tiny_config):
     """`distill_config("unet", output, student="whole", content_weight=0.0)`: a configuration as a dict."""
 
     def make(name, output, student="student", **recovery):
-        chosen = {part: parts[part] for part in PARTS[name]}
-        chosen |= {name: {"path": str(pruned[name] / student)}, "teacher": {"path": str(pruned[name] / "teacher")}}
+        component = component_of(name)
+        chosen = {part: parts[part] for part in PARTS[component]}
+        chosen |= {
+            component: {"path": str(pruned[name] / student)},
+            "teacher": {"path": str(pruned[name] / "teacher")},
+        }
         objective = {"recovery": recovery}
         return {**tiny_config("content", output), "stage": "distill", "components": chosen, "objective": objective}
 
@@ -123,7 +151,7 @@ def test_a_whole_student_has_nothing_to_recover(name, tiny_stage):
 def test_a_run_keeps_the_student_and_resumes_bit_for_bit(name, distill_config, tmp_path, run_train, differences):
     config = distill_config(name, tmp_path / "whole")
     folder = run_train(config)
-    saved = json.loads((folder / name / "config.json").read_text())
+    saved = json.loads((folder / component_of(name) / "config.json").read_text())
     assert saved["_class_name"] in {cls.__name__ for cls in PRUNED_CLASSES.values()}
     assert saved["removed_blocks"] == list(REMOVED[name])
     assert not (folder / "teacher").exists() and not (folder / "discriminator").exists()
@@ -190,11 +218,11 @@ def test_what_would_do_nothing_is_refused(distill_config, tiny_config, tmp_path)
         TrainConfig.model_validate({**config, "stage": "content"})
     latents = {"kind": "latents", "path": "-"}
     with pytest.raises(ValueError, match="data.kind: the stage 'distill' trains on clips here"):
-        TrainConfig.model_validate({**distill_config("video_unet", tmp_path), "data": latents})
+        TrainConfig.model_validate({**distill_config("video_model", tmp_path), "data": latents})
 
 
 def test_what_is_distilled_must_be_clear(parts, distill_config, tmp_path):
     config = distill_config("unet", tmp_path)
     config["components"]["motion_transformer"] = parts["motion_transformer"]
-    with pytest.raises(ValueError, match="the stage 'distill' needs one of unet, motion_transformer, video_unet"):
+    with pytest.raises(ValueError, match="the stage 'distill' needs one of unet, motion_transformer, video_model"):
         TrainConfig.model_validate(config)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from cmd_video.training.config import TrainConfig
     from cmd_video.training.stages import DiffusionStage
 
-LEARNED = ("unet", "motion_transformer", "video_unet", "text_encoder", "motion_text_encoder", "autoencoder")
+LEARNED = ("unet", "motion_transformer", "video_model", "text_encoder", "motion_text_encoder", "autoencoder")
 COSTS = ("parameters", "flops", "seconds")
 MEASURES = ("loss", "frechet")
 

@@ -142,7 +142,8 @@ def by_frame(feature: torch.Tensor, batch: int, frames: int, tokens: int | None 
     if feature.ndim == 4:
         return feature.unflatten(0, (batch, frames))
     clip = feature[:, :tokens].unflatten(1, (frames, -1))  # (B, F, S / F, C)
-    return clip.transpose(2, 3)[:, :, :, None]  # (B, F, C, 1, S / F)
+    # contiguous: the backward pass of torch 2.13 crashes on a CPU in a convolution of the strides of a transposition
+    return clip.transpose(2, 3).contiguous()[:, :, :, None]  # (B, F, C, 1, S / F)
 
 
 def content_loss(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:

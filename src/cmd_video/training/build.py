@@ -22,7 +22,7 @@ DISTILLATIONS: dict[str, Any] = {"content": ContentDistillation, "motion": Motio
 RECOVERIES: dict[str, Any] = {
     "unet": ContentRecovery,
     "motion_transformer": MotionRecovery,
-    "video_unet": VideoRecovery,
+    "video_model": VideoRecovery,
 }
 
 

@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+VIDEO_MODELS = ("UNet3DConditionModel", "UNetMotionModel", "WanTransformer3DModel")
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "vae": ("AutoencoderKL", "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
     "autoencoder": ("CMDAutoencoder",),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
-    "video_unet": ("UNet3DConditionModel", "PrunedUNet3DConditionModel"),
-    "teacher": ("UNet2DConditionModel", "CMDMotionTransformer", "UNet3DConditionModel"),
+    "video_model": tuple(f"{prefix}{name}" for name in VIDEO_MODELS for prefix in ("", "Pruned")),
+    "teacher": ("UNet2DConditionModel", "CMDMotionTransformer", *VIDEO_MODELS),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer",),
     "motion_text_encoder": ("CLIPTextModel",),
@@ -31,7 +32,7 @@ STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do wi
     "image": ("unet", "content_scheduler"),
     "content": ("unet", "content_scheduler", "autoencoder"),
     "motion": ("motion_transformer", "motion_scheduler", "autoencoder"),
-    "video": ("video_unet", "video_scheduler", "text_encoder"),
+    "video": ("video_model", "video_scheduler", "text_encoder"),
     "distill": ("teacher",),
 }
 DIFFUSION_STAGES = ("image", "content", "motion", "video", "distill")
@@ -49,7 +50,7 @@ OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objecti
     "snr_power": DIFFUSION_STAGES,
     "logit_normal": DIFFUSION_STAGES,
 }
-DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_unet": "video"}  # whose stage
+DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_model": "video"}  # whose stage
 
 
 class Section(BaseModel):

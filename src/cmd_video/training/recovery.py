@@ -142,17 +142,14 @@ class Recovery(DiffusionStage):
             patch = config_of(self.frozen["teacher"]).patch_size
             frames = sample.shape[2] // patch
             return frames, frames * (sample.shape[3] // patch)
-        return sample.shape[2], None
+        patch = config_of(self.frozen["teacher"]).get("patch_size") or (1, 1, 1)
+        return sample.shape[2] // patch[0], None
 
     def _as_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         """`predict` by the teacher; its weights are fixed, but gradients may pass to the input."""
-        student = self.components[self.denoiser]
-        self.components[self.denoiser] = self.frozen["teacher"]
-        try:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and noisy.requires_grad):
-                return self.predict(noisy, timestep, condition)
-        finally:
-            self.components[self.denoiser] = student
+        gradients = torch.set_grad_enabled(torch.is_grad_enabled() and noisy.requires_grad)
+        with self.using(self.frozen["teacher"]), gradients:
+            return self.predict(noisy, timestep, condition)
 
     def _clean(self, prediction: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return predicted_sample(self.components[self.scheduler], prediction, noisy, timestep)

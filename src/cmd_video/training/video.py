@@ -6,6 +6,7 @@ stage = VideoStage(config, components)
 from typing import Any
 
 import torch
+from diffusers import UNetMotionModel
 
 from cmd_video.pipelines.image_space import decode_video
 
@@ -15,19 +16,27 @@ from .stages import Batch, DiffusionStage, draw_samples
 
 
 class VideoStage(DiffusionStage):
-    """Trains a video diffusion model on whole clips: what VDMini prunes, and CMD's competition."""
+    """Trains a video diffusion model on whole clips: what VDMini prunes, and CMD's competition.
 
-    denoiser, scheduler = "video_unet", "video_scheduler"
+    The model is a UNet (`UNet3DConditionModel`, `UNetMotionModel`) or a transformer (`WanTransformer3DModel`), told of
+    noise by the scheduler's timesteps.
+    """
+
+    denoiser, scheduler = "video_model", "video_scheduler"
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         text = ("text_encoder",) if config.objective.train_text_encoder else ()
-        super().__init__(config, components, trained=("video_unet", *text))
+        super().__init__(config, components, trained=("video_model", *text))
 
     def sample(self, batch: Batch) -> torch.Tensor:
         return self._clip_latents(batch)  # (B, C, F, H, W)
 
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        return self.components["video_unet"](noisy, timestep, self._text(condition["prompt"])[0]).sample
+        model = self.components["video_model"]
+        text, _ = self._text(condition["prompt"])
+        if isinstance(model, UNetMotionModel):  # a copy of the text for each frame
+            text = text.repeat_interleave(noisy.shape[2], dim=0)
+        return model(noisy, timestep, text).sample
 
     def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
         return decode_video(self.components.get("vae"), sample)
