@@ -49,9 +49,8 @@ VERBS: dict[str, Verb] = {
     "export": Verb("cmd_video.cli.export", "command", "Turn a training run into a folder for from_pretrained."),
     "prune": Verb("cmd_video.cli.prune", "command", "Leave blocks out of a model."),
     "benchmark": Verb("cmd_video.cli.benchmark", "command", "Count and time a model, a recipe or its peers."),
-    "evaluate": Verb(
-        "cmd_video.cli.evaluate", "app", "Measure a model: adherence, reconstruction, importance of blocks."
-    ),
+    "evaluate": Verb("cmd_video.cli.evaluate", "app", "Measure: FVD and its relatives, adherence, reconstruction."),
+    "weights": Verb("cmd_video.cli.weights", "app", "Files that metrics need: list, get, verify."),
 }
 
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .distribution import calc, compare, reference
 from .importance import command as importance
 
 if TYPE_CHECKING:
     from cmd_video.training.config import LatentsData, VideoData
 
-app = typer.Typer(help="Measure a model: adherence, reconstruction, importance of blocks.")
+app = typer.Typer(help="Measure: distances between sets of clips, adherence, reconstruction, importance of blocks.")
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder or hub id; default: the model that ships with the package.")
 ]
@@ -150,3 +151,6 @@ def reconstruction(
 
 
 app.command("importance")(importance)
+app.command("reference")(reference)
+app.command("calc")(calc)
+app.command("compare")(compare)

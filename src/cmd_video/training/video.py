@@ -34,7 +34,7 @@ class VideoStage(DiffusionStage):
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         model = self.components["video_model"]
         text, _ = self._text(condition["prompt"])
-        if isinstance(model, UNetMotionModel):  # a copy of the text for each frame
+        if isinstance(model, UNetMotionModel) and text is not None:  # a copy of the text for each frame
             text = text.repeat_interleave(noisy.shape[2], dim=0)
         return model(noisy, timestep, text).sample
 

@@ -1,0 +1,53 @@
+"""`cmd-video weights list|get|verify`: files of weights that metrics need, with their digests."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Files that metrics need: list, get, verify.")
+WeightsDir = Annotated[
+    Path | None, typer.Option(help="Folder of weights; default: CMD_VIDEO_WEIGHTS or ~/.cache/cmd-video.")
+]
+Name = Annotated[str, typer.Argument(help="One of `cmd-video weights list`.")]
+
+
+@app.command("list")
+def list_files(weights_dir: WeightsDir = None) -> None:
+    """Every file, whether it is there, where it comes from, and its digest.
+
+    Example: cmd-video weights list
+    """
+    from cmd_video.evaluation.weights import WEIGHT_FILES, find_weights, weights_folder
+
+    print(f"folder: {weights_folder(weights_dir)}")
+    for name, known in WEIGHT_FILES.items():
+        try:
+            found = str(find_weights(name, weights_dir))
+        except ValueError as error:
+            found = "not there" if "weights: no " in str(error) else "damaged"
+        print(f"{name:16s} {known.file}  {known.size / 1e6:.1f} MB  {found}")
+        print(f"{'':16s} {known.source}, {known.url or 'no address'}")
+        print(f"{'':16s} sha256 {known.sha256}")
+
+
+@app.command()
+def get(name: Name, weights_dir: WeightsDir = None) -> None:
+    """Fetch a file and compare its digest.
+
+    Example: cmd-video weights get i3d-torchscript
+    """
+    from cmd_video.evaluation.weights import get_weights
+
+    print(get_weights(name, weights_dir))
+
+
+@app.command()
+def verify(name: Name, weights_dir: WeightsDir = None) -> None:
+    """Find a file and compare its digest.
+
+    Example: cmd-video weights verify i3d --weights-dir weights/
+    """
+    from cmd_video.evaluation.weights import find_weights
+
+    print(f"{find_weights(name, weights_dir)}: as published")

@@ -1,0 +1,84 @@
+"""Whether two results say the same thing about two models, and if not, which part of the protocol differs.
+
+found = compare(read_result(a), read_result(b));  found.comparable, found.different
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUBJECT = ("model", "model_sha256", "source", "pixels_sha256", "unreadable", "sampling", "turbo_sha256")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two results.
+
+    Attributes:
+        different: fields of the protocol that decide what a number means -> their two values.
+        versions: packages -> their two versions; these seldom matter.
+    """
+
+    different: dict[str, tuple[Any, Any]]
+    versions: dict[str, tuple[Any, Any]]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether nothing differs but what was measured, and perhaps versions."""
+        return not self.different
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A file of `write_result`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        record = json.loads(path.read_text())
+        if not {"name", "protocol", "values"} <= set(record):
+            raise ValueError("it lacks name, protocol or values")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: no result file: {error}") from error
+    return record
+
+
+def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
+    """Compare the protocols of two results.
+
+    What was measured may differ: the model, how it was sampled, the made clips and where they lay. Everything else
+    must be equal: the metric, real clips by the digest of their pixels, numbers of clips and frames, sizes, resizing,
+    extractor, seeds.
+    """
+    fields = [{"metric": record["name"], **_flat(record["protocol"])} for record in (first, second)]
+    names = sorted(set(fields[0]) | set(fields[1]))
+    different = {
+        name: (fields[0].get(name), fields[1].get(name))
+        for name in names
+        if fields[0].get(name) != fields[1].get(name) and not _is_subject(name)
+    }
+    packages = [record.get("versions", {}) for record in (first, second)]
+    versions = {
+        name: (packages[0].get(name), packages[1].get(name))
+        for name in sorted(set(packages[0]) | set(packages[1]))
+        if packages[0].get(name) != packages[1].get(name)
+    }
+    return Comparison(different, versions)
+
+
+def _is_subject(name: str) -> bool:
+    parts = name.split(".")
+    if parts[0] == "real":  # the yardstick: only its place may differ
+        return parts[-1] == "source"
+    return any(part in SUBJECT for part in parts)
+
+
+def _flat(protocol: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in protocol.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

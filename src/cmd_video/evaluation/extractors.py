@@ -1,0 +1,153 @@
+"""What features are compared in: named extractors, each with its own resizing and the digest of its weights.
+
+    extractor = build_extractor("i3d", weights_dir)
+    features = extractor(frames)               # uint8 (B, F, H, W, 3) -> (B, d) per clip or (B * F, d) per frame
+
+B batch, F frames, H, W.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from .networks import I3D, SqueezeNet
+from .pixel_features import content_features, motion_features
+from .weights import WEIGHT_FILES, find_weights
+
+RESIZE = "bilinear, align_corners=False, no antialias"  # StyleGAN-V's
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Features of clips or of single frames.
+
+    Attributes:
+        name: as it was asked for.
+        per: "clip" or "frame", what a feature belongs to.
+        min_frames: shortest clip it takes.
+        resize: how frames come to the network's size, in words.
+        sha256: digest of the weights; None where there are none.
+        run: uint8 (B, F, H, W, 3) -> (B, d) or (B * F, d).
+    """
+
+    name: str
+    per: Literal["clip", "frame"]
+    min_frames: int
+    resize: str
+    sha256: str | None
+    run: Callable[[torch.Tensor], torch.Tensor]
+
+    @torch.no_grad()
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Features in float32 on the CPU.
+
+        Raises:
+            ValueError: not uint8 (B, F, H, W, 3), or too few frames.
+        """
+        if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
+            raise ValueError(f"frames: expected uint8 (B, F, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
+        if frames.shape[1] < self.min_frames:
+            raise ValueError(f"frames: {self.name} needs {self.min_frames} or more, got {frames.shape[1]}")
+        return self.run(frames).float().cpu()
+
+
+EXTRACTORS = ("i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "pixels", "pixel-motion")
+
+
+def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
+    """An extractor by name; `videomae:PATH` and `vjepa2:PATH` load a folder or hub id through transformers.
+
+    Raises:
+        ValueError: there is no such extractor, or its weights are not there; the message says where to get them.
+    """
+    kind, _, path = name.partition(":")
+    if kind not in EXTRACTORS or (path and kind not in ("videomae", "vjepa2")):
+        raise ValueError(f"extractor: {name!r} is none of {', '.join(EXTRACTORS)}")
+    if kind == "pixels":
+        return Extractor(name, "frame", 1, "mean over an 8x8 grid", None, lambda x: content_features(_to_video(x)))
+    if kind == "pixel-motion":
+        return Extractor(name, "clip", 2, "mean over an 8x8 grid", None, lambda x: motion_features(_to_video(x)))
+    if kind in ("videomae", "vjepa2"):
+        if not path:
+            raise ValueError(f"extractor: {kind} needs a folder or hub id, such as {kind}:path/to/model")
+        return _from_transformers(name, kind, path, device)
+    weights = find_weights(kind, weights_dir)
+    digest = WEIGHT_FILES[kind].sha256
+    if kind == "i3d-torchscript":
+        script = torch.jit.load(weights, map_location=device).eval()  # its digest has been compared
+        options = {"rescale": True, "resize": True, "return_features": True}
+        return Extractor(name, "clip", 10, RESIZE, digest, lambda x: script(_to_video(x, False).to(device), **options))
+    state = torch.load(weights, map_location=device, weights_only=True)
+    if kind == "i3d":
+        i3d = load_exactly(I3D(), state).to(device)
+        return Extractor(name, "clip", 10, RESIZE, digest, lambda x: i3d(_resize(_to_video(x).to(device), 224)))
+    squeezenet = load_exactly(SqueezeNet(), {key.replace("/", "."): value for key, value in state.items()}).to(device)
+
+    def frame_features(frames: torch.Tensor) -> torch.Tensor:
+        pictures = frames.flatten(0, 1).permute(0, 3, 1, 2).float().to(device)  # (B * F, 3, H, W) in [0, 255]
+        pictures = F.interpolate(pictures, (227, 227), mode="bilinear", align_corners=False)
+        return torch.cat([squeezenet(part) for part in pictures.split(64)])
+
+    return Extractor(name, "frame", 1, RESIZE, digest, frame_features)
+
+
+def load_exactly(model: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Load weights whose names and shapes must be the model's own; returns it in evaluation mode.
+
+    Raises:
+        ValueError: they are of another network.
+    """
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
+    try:
+        model.load_state_dict({**counters, **state})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"weights: they do not fit {type(model).__name__}: {reason}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _from_transformers(name: str, kind: str, path: str, device: str) -> Extractor:
+    """Mean of the last tokens of a video transformer, normalised as its processor says."""
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(path).to(device).eval()
+    except OSError as error:
+        raise ValueError(f"extractor: {kind} at {path}: {str(error).splitlines()[0]}") from error
+    size = getattr(model.config, "image_size", None) or model.config.crop_size
+    frames_wanted = getattr(model.config, "num_frames", None) or model.config.frames_per_clip
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    fixed = kind == "videomae"  # its position table has one length
+
+    def clip_features(frames: torch.Tensor) -> torch.Tensor:
+        video = (_resize(frames.permute(0, 4, 1, 2, 3).float(), size) / 255 - mean) / std  # (B, 3, F, size, size)
+        if fixed and video.shape[2] != frames_wanted:
+            numbers = torch.linspace(0, video.shape[2] - 1, frames_wanted).round().long()
+            video = video[:, :, numbers]
+        out = model(video.transpose(1, 2).to(device))
+        return out.last_hidden_state.mean(dim=1)
+
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return Extractor(name, "clip", 2, f"{RESIZE}, to {size}", digest.hexdigest(), clip_features)
+
+
+def _to_video(frames: torch.Tensor, scaled: bool = True) -> torch.Tensor:
+    """uint8 (B, F, H, W, 3) -> float (B, 3, F, H, W) in [-1, 1], or in [0, 255]."""
+    video = frames.permute(0, 4, 1, 2, 3).float()
+    return video / 127.5 - 1 if scaled else video
+
+
+def _resize(video: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, C, F, H, W) -> (B, C, F, size, size), each frame by itself."""
+    frames = video.transpose(1, 2)  # (B, F, C, H, W)
+    small = F.interpolate(frames.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
+    return small.unflatten(0, frames.shape[:2]).transpose(1, 2)

@@ -1,0 +1,146 @@
+"""Networks whose features are compared, with the parameter names of their published weights.
+
+    logits = I3D()(video)                # (B, 3, F, H, W) in [-1, 1] -> (B, 400): what FVD is measured on
+    features = SqueezeNet()(pictures)    # (N, 3, H, W) in [0, 255] -> (N, 512)
+
+B batch, F frames, H, W, N pictures.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# channels of the branches: 1x1x1; 1x1x1 -> 3x3x3; 1x1x1 -> 3x3x3; pool -> 1x1x1 (arXiv 1409.4842, table 1)
+INCEPTIONS: dict[str, tuple[int, ...]] = {
+    "3b": (64, 96, 128, 16, 32, 32),
+    "3c": (128, 128, 192, 32, 96, 64),
+    "4b": (192, 96, 208, 16, 48, 64),
+    "4c": (160, 112, 224, 24, 64, 64),
+    "4d": (128, 128, 256, 24, 64, 64),
+    "4e": (112, 144, 288, 32, 64, 64),
+    "4f": (256, 160, 320, 32, 128, 128),
+    "5b": (256, 160, 320, 32, 128, 128),
+    "5c": (384, 192, 384, 48, 128, 128),
+}
+
+
+def _pad_same(x: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+    """Zeros around (B, C, F, H, W) so that sizes are divided by the stride, rounded up; the odd one goes behind."""
+    pads: list[int] = []
+    for size, width, step in zip(x.shape[2:], kernel, stride, strict=True):
+        total = max((-(-size // step) - 1) * step + width - size, 0)
+        pads = [total // 2, total - total // 2, *pads]  # `pad` wants the last dimension first
+    return F.pad(x, pads)
+
+
+class _Unit3D(nn.Module):
+    """Convolution, batch norm, ReLU: (B, C, F, H, W) -> (B, C', F / s, H / s, W / s)."""
+
+    def __init__(self, channels: int, out: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(channels, out, kernel, stride, bias=False)
+        self.bn = nn.BatchNorm3d(out, eps=0.001, momentum=0.01)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.bn(self.conv3d(_pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))))
+
+
+class _MaxPool3d(nn.Module):
+    def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool3d(_pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
+
+
+class _Inception(nn.Module):
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.b0 = _Unit3D(channels, widths[0])
+        self.b1a, self.b1b = _Unit3D(channels, widths[1]), _Unit3D(widths[1], widths[2], 3)
+        self.b2a, self.b2b = _Unit3D(channels, widths[3]), _Unit3D(widths[3], widths[4], 3)
+        self.b3a, self.b3b = _MaxPool3d((3, 3, 3), (1, 1, 1)), _Unit3D(channels, widths[5])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branches = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))]
+        return torch.cat(branches, dim=1)
+
+
+class _Logits(nn.Module):
+    """Linear layer as a convolution with bias, named as in the published weights."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(channels, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv3d(x)
+
+
+class I3D(nn.Sequential):
+    """Inception-v1 inflated to three dimensions, for the 400 classes of Kinetics (arXiv 1705.07750)."""
+
+    def __init__(self) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            Conv3d_1a_7x7=_Unit3D(3, 64, 7, 2),
+            MaxPool3d_2a_3x3=_MaxPool3d((1, 3, 3), (1, 2, 2)),
+            Conv3d_2b_1x1=_Unit3D(64, 64),
+            Conv3d_2c_3x3=_Unit3D(64, 192, 3),
+            MaxPool3d_3a_3x3=_MaxPool3d((1, 3, 3), (1, 2, 2)),
+        )
+        channels = 192
+        for name, widths in INCEPTIONS.items():
+            if name == "4b":
+                layers["MaxPool3d_4a_3x3"] = _MaxPool3d((3, 3, 3), (2, 2, 2))
+            if name == "5b":
+                layers["MaxPool3d_5a_2x2"] = _MaxPool3d((2, 2, 2), (2, 2, 2))
+            layers[f"Mixed_{name}"] = _Inception(channels, widths)
+            channels = widths[0] + widths[2] + widths[4] + widths[5]
+        layers["avg_pool"] = nn.AvgPool3d((2, 7, 7), stride=1)
+        layers["logits"] = _Logits(channels, 400)
+        super().__init__(layers)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Logits, a mean over time: (B, 3, F, 224, 224) in [-1, 1], F >= 9 -> (B, 400)."""
+        return super().forward(video).mean(dim=(2, 3, 4))
+
+
+class _Fire(nn.Module):
+    def __init__(self, channels: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.conv1x1_1 = nn.Conv2d(channels, squeezed, 1)
+        self.conv1x1_2 = nn.Conv2d(squeezed, expanded, 1)
+        self.conv3x3_2 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv1x1_1(x))
+        return F.relu(torch.cat([self.conv1x1_2(x), self.conv3x3_2(x)], dim=1))
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.0 (arXiv 1602.07360), ImageNet weights, names of its first release."""
+
+    MEAN = (104.0, 117.0, 123.0)  # of blue, green and red
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 96, 7, stride=2)
+        channels, sizes = 96, {2: (16, 64), 4: (32, 128), 6: (48, 192), 8: (64, 256)}
+        for number in range(2, 10):
+            squeezed, expanded = sizes[number - number % 2]
+            self.add_module(f"fire{number}", _Fire(channels, squeezed, expanded))
+            channels = 2 * expanded
+        self.conv10 = nn.Conv2d(channels, 1000, 1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Mean of the last features: RGB (N, 3, H, W) in [0, 255], H and W at least 32 -> (N, 512)."""
+        x = pictures.flip(1) - torch.tensor(self.MEAN, device=pictures.device).view(3, 1, 1)
+        x = F.relu(self.conv1(x))
+        for number in range(2, 10):
+            if number in (2, 5, 9):  # behind conv1, fire4 and fire8
+                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+            x = self.get_submodule(f"fire{number}")(x)
+        return x.mean(dim=(2, 3))

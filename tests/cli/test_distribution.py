@@ -1,0 +1,91 @@
+"""`cmd-video evaluate reference|calc|compare` and `weights`: files, models, configurations, one-line errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def folders(tmp_path, run):
+    for name, seed in (("real", 0), ("made", 1)):
+        code, _, error = run(
+            "data", "make", "-o", tmp_path / name, "--num-clips", 12, "--seed", seed, "--height", 32, "--width", 32
+        )
+        assert code == 0, error
+    return tmp_path / "real", tmp_path / "made"
+
+
+def calc(run, made, reference, output, *options):
+    return run("evaluate", "calc", made, "--reference", reference, "-o", output, "--extractor", "pixels", *options)
+
+
+def test_from_folders_to_comparable_results(run, folders, tmp_path):
+    real, made = folders
+    options = ("--extractor", "pixels", "--size", "16x16", "--frames", 8)
+    code, out, error = run("evaluate", "reference", real, "-o", tmp_path / "reference", *options)
+    assert code == 0 and "48 features of 12 clips" in out, error
+    results = []
+    for number, (clips, known) in enumerate(((made, tmp_path / "reference"), (real, real))):
+        output = tmp_path / f"{number}.json"
+        code, out, error = calc(run, clips, known, output, "--size", "16x16", "--frames", 8)
+        assert code == 0 and "frechet" in out and "too large" in error
+        results.append(json.loads(output.read_text()))
+    different, same = (result["values"]["frechet"] for result in results)
+    assert different["value"] > 0.1 and same["value"] == pytest.approx(0, abs=1e-3)
+    assert different["real_against_real"] == same["real_against_real"] > 0 and different["standard_error"] > 0
+    protocol = results[0]["protocol"]["made"]
+    assert {"clips": 12, "frames": 8, "stride": 1, "size": [16, 16], "codecs": ["mp4"]}.items() <= protocol.items()
+    assert not list(tmp_path.glob("*.parts"))
+    code, out, _ = run("evaluate", "compare", tmp_path / "0.json", tmp_path / "1.json")
+    assert code == 0 and "comparable" in out
+    calc(run, made, real, tmp_path / "2.json", "--size", "16x16", "--frames", 8, "--stride", 2)
+    code, out, _ = run("evaluate", "compare", tmp_path / "0.json", tmp_path / "2.json")
+    assert code == 1 and "made.stride: 1 and 2" in out
+
+
+def test_models_and_configurations(run, tiny_pipeline, tiny_config, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    config = tiny_config("motion", tmp_path / "run")
+    config["validation"] = {**config["validation"], "data": {**config["validation"]["data"], "length": 10}}
+    recipe.write_text(json.dumps(config))
+    code, out, error = calc(
+        run, tiny_pipeline, recipe, tmp_path / "model.json", "--frames", 4, "--num-clips", 10, "--steps", 2
+    )
+    assert code == 0, error
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert record["protocol"]["made"]["sampling"]["content"]["num_inference_steps"] == 2
+    assert record["protocol"]["made"]["clips"] == record["protocol"]["real"]["clips"] == 10
+
+
+def test_mistakes(run, folders, tiny_pipeline, tmp_path):
+    real, made = folders
+    np.savez(tmp_path / "clips.npz", videos=np.zeros((4, 8, 16, 16, 3), dtype=np.uint8))
+    (tmp_path / "text.json").write_text("{}")
+    for arguments, message in (
+        ((made, tmp_path / "nothing"), "no such file or folder"),
+        ((made, tmp_path / "text.json"), "text: no table of features"),
+        ((made, real, "--extractor", "vgg"), "extractor: 'vgg' is none of i3d"),
+        ((made, real, "--extractor", "i3d", "--weights-dir", tmp_path), "weights: no i3d_rgb_imagenet.pt in"),
+        ((made, real, "--steps", 3), "--steps:"),
+        ((made, real, "--size", "big"), "--size: 'big', expected such as 256x256"),
+        ((tmp_path / "clips.npz", real, "--frames", 16), "arrays are taken as they are"),
+        ((tiny_pipeline, real, "--size", "16x16", "--frames", 4), "decides them itself"),
+        ((tmp_path / "clips.npz", tmp_path / "clips.npz", "--frames", 8, "--neighbours", 99), "with 99 neighbours"),
+    ):
+        code, _, error = calc(run, arguments[0], arguments[1], tmp_path / "out.json", *arguments[2:])
+        assert code == 2 and message in error and len(error.strip().splitlines()) == 1, (arguments, error)
+        assert not (tmp_path / "out.json").exists()
+    code, _, error = run("evaluate", "compare", tmp_path / "text.json", tmp_path / "text.json")
+    assert code == 2 and "no result file" in error
+
+
+def test_weights(run, tmp_path):
+    code, out, _ = run("weights", "list", "--weights-dir", tmp_path)
+    assert code == 0 and "i3d_torchscript.pt" in out and "not there" in out and "bec6519f" in out
+    code, _, error = run("weights", "verify", "i3d", "--weights-dir", tmp_path)
+    assert code == 2 and "weights: no i3d_rgb_imagenet.pt" in error
+    code, _, error = run("weights", "get", "squeezenet", "--weights-dir", tmp_path)
+    assert code == 2 and "no address" in error
+    code, _, error = run("weights", "get", "alexnet", "--weights-dir", tmp_path)
+    assert code == 2 and "'alexnet' is none of" in error

@@ -1,0 +1,95 @@
+"""Distances between tables of features: by definition, against closed forms, and what they must not see."""
+
+import math
+
+import pytest
+import torch
+
+from cmd_video.evaluation.distribution import coverage, frechet_estimate, kernel_distance, nearest
+from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
+
+
+def table(count, numbers, seed=0, shift=0.0):
+    return torch.randn(count, numbers, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def test_frechet_against_scipy():
+    linalg = pytest.importorskip("scipy.linalg")
+    first, second = table(60, 5), table(70, 5, 1, 0.5) @ torch.diag(torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0]))
+    covariances = [torch.cov(part.double().T).numpy() for part in (first, second)]
+    gap = (first.double().mean(0) - second.double().mean(0)).square().sum().item()
+    root = linalg.sqrtm(covariances[0] @ covariances[1]).real
+    expected = gap + covariances[0].trace() + covariances[1].trace() - 2 * root.trace()
+    assert frechet_estimate(first, second).value == pytest.approx(expected, rel=1e-8)
+
+
+def test_frechet_estimate_is_the_distance_of_the_whole_tables():
+    first, second = table(50, 4), table(40, 4, 1)
+    whole = [FeatureStatistics(), FeatureStatistics()]
+    for statistics, part in zip(whole, (first, second), strict=True):
+        statistics.update(part)
+    assert frechet_estimate(first, second).value == pytest.approx(frechet_distance(*whole), rel=1e-9)
+    assert math.isnan(frechet_estimate(first[:10], second).error)
+
+
+def test_the_standard_error_is_the_spread_over_draws():
+    draws = [frechet_estimate(table(400, 3, 2 * n, 0.5), table(400, 3, 2 * n + 1)) for n in range(30)]
+    spread = torch.tensor([draw.value for draw in draws]).std().item()
+    mean_error = sum(draw.error for draw in draws) / len(draws)
+    assert 0.6 * spread < mean_error < 1.7 * spread
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+def test_kernel_distance_is_its_definition(degree):
+    a, b = table(6, 4).double(), table(6, 4, 1).double()
+
+    def k(x, y):
+        return (x @ y / 4 + 1) ** degree
+
+    within = sum(k(t[i], t[j]) for t in (a, b) for i in range(6) for j in range(6) if i != j) / 30
+    expected = within - 2 * sum(k(x, y) for x in a for y in b) / 36
+    assert kernel_distance(a, b, degree, subsets=3).value == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_kernel_distance_is_unbiased():
+    """Zero on average for equal distributions however few the features are, where Fréchet's distance is not."""
+    values = [kernel_distance(table(20, 4, 2 * n), table(20, 4, 2 * n + 1), subsets=1).value for n in range(200)]
+    mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / 200**0.5
+    assert abs(mean) < 3 * error
+    assert kernel_distance(table(200, 4), table(200, 4, 1, 1.0)).value > 0.5
+
+
+def test_order_does_not_matter_and_neither_do_batches():
+    first, second = table(100, 4), table(100, 4, 1, 0.3)
+    shuffled = first[torch.randperm(100, generator=torch.Generator().manual_seed(1))]
+    assert frechet_estimate(shuffled, second).value == pytest.approx(frechet_estimate(first, second).value, rel=1e-9)
+    full = {"subsets": 2, "size": 100}
+    assert kernel_distance(shuffled, second, **full).value == pytest.approx(
+        kernel_distance(first, second, **full).value, rel=1e-6
+    )
+    assert coverage(shuffled, second) == pytest.approx(coverage(first, second))
+
+
+def test_coverage_of_a_drawn_example():
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+    made = torch.tensor([[0.5], [1.5], [1.6]])  # near the left half of the real ones only
+    found = coverage(real, made, neighbours=1)
+    assert found["precision"] == 1 and found["coverage"] == pytest.approx(3 / 6)
+    assert found["recall"] == pytest.approx(2 / 6)  # balls of 1, 0.1 and 0.1 hold 1 and 0 ... of the real ones
+    assert coverage(real, made + 100, neighbours=1) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+    same = coverage(real, real.clone(), neighbours=1)
+    assert same["precision"] == same["recall"] == same["coverage"] == 1
+
+
+def test_nearest_finds_copies():
+    known = table(40, 6)
+    made = torch.cat([known[[7, 3]], table(1, 6, 9, 5.0)])
+    indices, distances = nearest(made, known)
+    assert indices[:2].tolist() == [7, 3] and distances[:2] == pytest.approx(0, abs=1e-6) and distances[2] > 3
+
+
+def test_too_few():
+    with pytest.raises(ValueError, match="a kernel distance needs 2 or more of each kind, got 1 and 5"):
+        kernel_distance(table(1, 3), table(5, 3))
+    with pytest.raises(ValueError, match="coverage with 5 neighbours needs more of each kind, got 5 and 9"):
+        coverage(table(5, 3), table(9, 3))

@@ -1,0 +1,94 @@
+"""Networks: shapes of their layers, names and number of their weights as published, padding as in TensorFlow."""
+
+import pytest
+import torch
+from torch import nn
+
+from cmd_video.evaluation.extractors import build_extractor, load_exactly
+from cmd_video.evaluation.networks import I3D, INCEPTIONS, SqueezeNet, _pad_same
+from cmd_video.evaluation.weights import WEIGHT_FILES
+
+
+@pytest.fixture(scope="module")
+def i3d():
+    torch.manual_seed(0)
+    return I3D().eval()
+
+
+def test_i3d_has_the_shapes_of_the_paper(i3d):
+    """Figure 3 of arXiv 1705.07750, for 16 frames."""
+    expected = {
+        "Conv3d_1a_7x7": (64, 8, 112, 112),
+        "MaxPool3d_2a_3x3": (64, 8, 56, 56),
+        "Conv3d_2c_3x3": (192, 8, 56, 56),
+        "MaxPool3d_3a_3x3": (192, 8, 28, 28),
+        "Mixed_3c": (480, 8, 28, 28),
+        "MaxPool3d_4a_3x3": (480, 4, 14, 14),
+        "Mixed_4f": (832, 4, 14, 14),
+        "MaxPool3d_5a_2x2": (832, 2, 7, 7),
+        "Mixed_5c": (1024, 2, 7, 7),
+        "avg_pool": (1024, 1, 1, 1),
+        "logits": (400, 1, 1, 1),
+    }
+    found = {}
+    handles = [
+        layer.register_forward_hook(lambda _, __, out, name=name: found.__setitem__(name, tuple(out.shape[1:])))
+        for name, layer in i3d.named_children()
+    ]
+    with torch.no_grad(), torch.device("meta"):
+        assert I3D().eval()(torch.empty(2, 3, 16, 224, 224)).shape == (2, 400)
+    with torch.no_grad():
+        assert i3d(torch.zeros(1, 3, 16, 224, 224)).shape == (1, 400)
+    for handle in handles:
+        handle.remove()
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_i3d_has_the_published_weights(i3d):
+    names = set(i3d.state_dict())
+    branches = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
+    units = ["Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3"]
+    units += [f"Mixed_{block}.{branch}" for block in INCEPTIONS for branch in branches]
+    leaves = ("conv3d.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
+    expected = {f"{unit}.{leaf}" for unit in units for leaf in leaves} | {"logits.conv3d.weight", "logits.conv3d.bias"}
+    assert names == expected
+    numbers = sum(value.numel() for value in i3d.state_dict().values() if value.is_floating_point())
+    assert 0 < WEIGHT_FILES["i3d"].size - 4 * numbers < 100_000  # the published file holds little beside them
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (9, 7, 2), (5, 2, 2), (6, 3, 1)])
+def test_padding_is_tensorflows(size, kernel, stride):
+    x = torch.arange(1.0, size + 1).view(1, 1, 1, 1, size)
+    padded = _pad_same(x, (1, 1, kernel), (1, 1, stride))[0, 0, 0, 0]
+    outputs = -(-size // stride)
+    assert len(padded.unfold(0, kernel, stride)) == outputs
+    before, after = int((padded[: size // 2] == 0).sum()), int((padded[size // 2 :] == 0).sum())
+    assert before in (after, after - 1)  # as many on both sides, the odd one behind
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="weights: they do not fit I3D"):
+        load_exactly(I3D(), nn.Linear(1, 1).state_dict())
+
+
+def test_squeezenet_sees_pictures_in_blue_green_red():
+    torch.manual_seed(0)
+    model = SqueezeNet().eval()
+    pictures = torch.rand(2, 3, 64, 48) * 255
+    mean = torch.tensor(SqueezeNet.MEAN).flip(0).view(3, 1, 1).expand(1, 3, 64, 48)
+    with torch.no_grad():
+        assert model(pictures).shape == (2, 512)
+        biases_only = model(mean)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight[...] = 0
+        assert torch.allclose(model(pictures)[:1], model(pictures)[1:])
+    assert biases_only.isfinite().all()
+
+
+def test_published_squeezenet(shared_weights):
+    extractor = build_extractor("squeezenet", shared_weights)
+    frames = torch.randint(0, 256, (2, 3, 40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = extractor(frames)
+    assert features.shape == (6, 512) and features.dtype == torch.float32 and features.std() > 0.01
+    assert torch.allclose(extractor(frames[1:]), features[3:], atol=1e-4)
