@@ -89,3 +89,40 @@ def test_weights(run, tmp_path):
     assert code == 2 and "no address" in error
     code, _, error = run("weights", "get", "alexnet", "--weights-dir", tmp_path)
     assert code == 2 and "'alexnet' is none of" in error
+
+
+def test_pairs(run, folders, tmp_path):
+    real, made = folders
+    options = ("--size", "24x24", "--frames", 8, "-o", tmp_path / "paired.json")
+    code, out, error = run("evaluate", "paired", real, real, *options)
+    assert code == 0 and "psnr" in out, error
+    values = json.loads((tmp_path / "paired.json").read_text())["values"]
+    assert values["psnr"]["value"] == 60 and values["ssim"]["value"] == pytest.approx(1)
+    (made / sorted(path.name for path in made.glob("*.mp4"))[0]).write_bytes(b"damaged")
+    code, out, error = run("evaluate", "paired", made, real, *options)
+    assert code == 0 and "1 pairs left out" in error
+    record = json.loads((tmp_path / "paired.json").read_text())
+    assert record["protocol"]["clips"] == 11 and record["values"]["psnr"]["value"] < 30
+    sorted(made.glob("*.mp4"))[0].unlink()
+    code, _, error = run("evaluate", "paired", made, real, *options)
+    assert code == 2 and "they must be pairs" in error
+    code, _, error = run("evaluate", "paired", real, real, *options, "--lpips", "alex", "--weights-dir", tmp_path)
+    assert code == 2 and "weights: no alexnet" in error
+
+
+def test_a_report_has_a_table_for_what_is_comparable(run, folders, tmp_path):
+    real, made = folders
+    for name, clips, options in (("a", made, ()), ("b", real, ()), ("c", made, ("--stride", 2))):
+        assert calc(run, clips, real, tmp_path / f"{name}.json", "--frames", 8, *options)[0] == 0
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    shown = ("--samples", real, "--samples", made, "--num-samples", 2, "--difference")
+    code, out, error = run("evaluate", "report", *files, "-o", tmp_path / "report", *shown)
+    assert code == 0, error
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert text.count("| | frechet |") == 2  # a and b in one table, c in another
+    assert "Not comparable with a and b: made.stride, real.stride" in text or "made.stride" in text
+    values = json.loads(files[0].read_text())["values"]
+    assert f"{values['frechet']['value']:.4g}" in text and "real against real" in text and "pixels_sha256" in text
+    assert len(list((tmp_path / "report").glob("samples-*.png"))) == 3
+    code, _, error = run("evaluate", "report", *files, "-o", tmp_path / "other", "--difference")
+    assert code == 2 and "--difference: needs --samples twice" in error and not (tmp_path / "other").exists()

@@ -40,6 +40,7 @@ def test_batches_do_not_matter(clips, tmp_path):
     one = extract(clips, PIXELS, tmp_path / "a", batch_size=1)
     many = extract(clips, PIXELS, tmp_path / "b", batch_size=64)
     assert torch.allclose(one.features, many.features, atol=1e-6) and one.protocol == many.protocol
+    assert torch.equal(one.dynamic, many.dynamic) and one.dynamic.shape == (10,)
     assert one.features.shape == (40, 192) and not (tmp_path / "a").exists()
 
 
@@ -138,6 +139,8 @@ def test_measures_tell_noise_blur_and_order(tmp_path):
     assert distance(noise, "pixels") > 1.05 * frames and distance(dark, "pixels") > 2 * frames
     assert distance(shuffled, "pixels") < 1.2 * frames and distance(shuffled, "pixel-motion") > 1.3 * motion
     assert distance(frozen, "pixel-motion") > 1.3 * motion
+    flowing = distance(others, "flow")
+    assert distance(shuffled, "flow") > 2 * flowing and distance(dark, "flow") < 1.5 * flowing
 
 
 def test_results_of_one_protocol_compare(clips, tmp_path):
@@ -145,6 +148,7 @@ def test_results_of_one_protocol_compare(clips, tmp_path):
     values = measure(table, table, neighbours=3)
     assert values["frechet"]["value"] == pytest.approx(0, abs=1e-3) and values["precision"]["value"] == 1
     assert values["frechet"]["real_against_real"] > 0
+    assert values["dynamic_degree"]["value"] == values["dynamic_degree"]["real_against_real"] > 0
 
     def record(place="x", **changes):
         made = {**table.protocol, "source": "a", "pixels_sha256": "1", "sampling": {"steps": 50}, **changes}

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .clipsim import command as clipsim
 from .distribution import calc, compare, reference
 from .importance import command as importance
+from .paired import command as paired
+from .report import command as report
 
 if TYPE_CHECKING:
     from cmd_video.training.config import LatentsData, VideoData
@@ -154,3 +157,6 @@ app.command("importance")(importance)
 app.command("reference")(reference)
 app.command("calc")(calc)
 app.command("compare")(compare)
+app.command("paired")(paired)
+app.command("clipsim")(clipsim)
+app.command("report")(report)

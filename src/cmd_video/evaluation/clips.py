@@ -40,7 +40,7 @@ class FolderClips:
     """Video files and folders of pictures below a path, or what a manifest lists, in the order of their names.
 
     Args:
-        path: as for `data check`.
+        path: as for `data check`, or the clips themselves.
         num_frames: F.
         size: height and width; None = as they are.
         stride: take every stride-th frame.
@@ -53,14 +53,14 @@ class FolderClips:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[Path],
         num_frames: int = 16,
         size: tuple[int, int] | None = None,
         stride: int = 1,
         fps: float | None = None,
         num_clips: int | None = None,
     ) -> None:
-        self.paths = find_clips(path)[:num_clips]
+        self.paths = (find_clips(path) if isinstance(path, str | Path) else list(path))[:num_clips]
         self._options: dict[str, Any] = {"stride": stride, "place": 0.5}
         if size is not None:
             self._options["transform"] = partial(resize_and_crop_frame, size=size)

@@ -13,7 +13,7 @@ SAME = ("extractor", "extractor_sha256", "extractor_resize", "numbers", "frames"
 
 
 def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Fréchet distance, kernel distances of degree 3 and 2, precision, recall, density and coverage.
+    """Fréchet and kernel distances, precision, recall, density, coverage, and how much the clips move.
 
     Args:
         real: the yardstick.
@@ -23,7 +23,8 @@ def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5, seed: i
 
     Returns:
         name -> `value`, `standard_error` (None where it is not estimated) and `real_against_real`: the same number
-        between the even and the odd real features, which are half as many, so its Fréchet distance is biased upwards.
+        between the even and the odd real features, which are half as many, so its Fréchet distance is biased upwards;
+        of `dynamic_degree`, that of the real clips. A distance can be small although nothing moves; this shows it.
 
     Raises:
         ValueError: the tables hold different features, or too few.
@@ -48,6 +49,9 @@ def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5, seed: i
     floors = coverage(*halves, neighbours) if min(map(len, halves)) > neighbours else {}
     for name, value in coverage(real.features, made.features, neighbours).items():
         values[name] = _row(Estimate(value, math.nan), floors.get(name))
+    if len(made.dynamic) and len(real.dynamic):
+        error = float(made.dynamic.std()) / math.sqrt(len(made.dynamic)) if len(made.dynamic) > 1 else math.nan
+        values["dynamic_degree"] = _row(Estimate(float(made.dynamic.mean()), error), float(real.dynamic.mean()))
     return values
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from .flow import flow_features
 from .networks import I3D, SqueezeNet
 from .pixel_features import content_features, motion_features
 from .weights import WEIGHT_FILES, find_weights
@@ -56,7 +57,7 @@ class Extractor:
         return self.run(frames).float().cpu()
 
 
-EXTRACTORS = ("i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "pixels", "pixel-motion")
+EXTRACTORS = ("i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "flow", "pixels", "pixel-motion")
 
 
 def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
@@ -72,6 +73,8 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(name, "frame", 1, "mean over an 8x8 grid", None, lambda x: content_features(_to_video(x)))
     if kind == "pixel-motion":
         return Extractor(name, "clip", 2, "mean over an 8x8 grid", None, lambda x: motion_features(_to_video(x)))
+    if kind == "flow":
+        return Extractor(name, "clip", 3, "none", None, lambda x: torch.stack([flow_features(clip) for clip in x]))
     if kind in ("videomae", "vjepa2"):
         if not path:
             raise ValueError(f"extractor: {kind} needs a folder or hub id, such as {kind}:path/to/model")

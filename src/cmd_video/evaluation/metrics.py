@@ -1,15 +1,21 @@
 """Paired metrics of reconstructed clips.
 
 values = reconstruction_metrics(autoencoder, vae, videos)        # videos: batches (B, 3, F, H, W) in [-1, 1]
+values = paired_metrics(prediction, target)["psnr"]              # (B,)
 """
 
 from collections.abc import Iterable
 
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, encode_video
+
+from .lpips import LPIPS
 
 
 def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -18,6 +24,46 @@ def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     frames = [video.transpose(1, 2).flatten(0, 1).float() for video in (prediction, target)]
     values = structural_similarity_index_measure(*frames, data_range=(-1.0, 1.0), reduction="none")
     return values.view(batch, -1).mean(dim=1)
+
+
+def flicker(video: torch.Tensor) -> torch.Tensor:
+    """Mean absolute change from one frame to the next: (B, 3, F, H, W) in [-1, 1], F >= 2 -> (B,)."""
+    return video.float().diff(dim=2).abs().flatten(1).mean(dim=1)
+
+
+@torch.no_grad()
+def paired_metrics(
+    prediction: torch.Tensor, target: torch.Tensor, lpips: LPIPS | None = None
+) -> dict[str, torch.Tensor]:
+    """Metrics of clips against the clips they should be.
+
+    Args:
+        prediction: (B, 3, F, H, W) in [-1, 1].
+        target: the same shape.
+        lpips: for the distance in features.
+
+    Returns:
+        (B,) each: `psnr` (dB, at most 60), `ssim`, `ms_ssim` (only where H and W are above 160, for which its five
+        scales are made), `lpips` (only if given), and with two or more frames `flicker_ratio`: the mean change between
+        frames over the target's, 1 where equal. `flow.warping_error` tells flicker from motion.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if prediction.shape != target.shape or prediction.ndim != 5:
+        raise ValueError(f"clips: expected two (B, 3, F, H, W), got {tuple(prediction.shape)}, {tuple(target.shape)}")
+    prediction = prediction.float().clamp(-1, 1)
+    squared = (prediction - target).square().flatten(1).mean(dim=1)
+    values = {"psnr": 10 * torch.log10(4 / squared.clamp(min=4e-6)), "ssim": ssim(prediction, target)}
+    frames = [video.transpose(1, 2).flatten(0, 1) for video in (prediction, target)]  # (B * F, 3, H, W)
+    if min(prediction.shape[-2:]) > 160:
+        by_frame = multiscale_structural_similarity_index_measure(*frames, data_range=(-1.0, 1.0), reduction="none")
+        values["ms_ssim"] = by_frame.view(len(prediction), -1).mean(dim=1)
+    if lpips is not None:
+        values["lpips"] = lpips(*frames).view(len(prediction), -1).mean(dim=1)
+    if prediction.shape[2] > 1:
+        values["flicker_ratio"] = flicker(prediction) / flicker(target).clamp(min=1e-6)
+    return values
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from cmd_video.data.clip import ClipError
 
 from .clips import ClipSource
 from .extractors import Extractor
+from .flow import dynamic_degree, optical_flow
 
 CHUNK = 64  # clips
 
@@ -35,17 +36,19 @@ class FeatureTable:
 
     Attributes:
         features: float32 (N, d), in the order of the clips.
+        dynamic: float32 (clips,), the dynamic degree of each; none for single frames.
         protocol: source, extractor and digests, JSON-able.
     """
 
     features: torch.Tensor
+    dynamic: torch.Tensor
     protocol: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Write `path`.safetensors and `path`.json, each by rename, the JSON last."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        save_file({"features": self.features.contiguous()}, temporary)
+        save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
         os.replace(temporary, path.with_name(f"{path.name}.safetensors"))
         temporary.write_text(json.dumps(self.protocol, indent=1))
         os.replace(temporary, path.with_name(f"{path.name}.json"))
@@ -60,12 +63,13 @@ class FeatureTable:
         base = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
         try:
             protocol = json.loads(base.with_name(f"{base.name}.json").read_text())
-            features = load_file(base.with_name(f"{base.name}.safetensors"))["features"]
+            tensors = load_file(base.with_name(f"{base.name}.safetensors"))
+            features, dynamic = tensors["features"], tensors["dynamic"]
             if not isinstance(protocol, dict) or len(features) != protocol["features"]:
                 raise ValueError("the number of features differs from the protocol's")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{base}: no table of features: {error}") from error
-        return cls(features, protocol)
+        return cls(features, dynamic, protocol)
 
 
 def extract(
@@ -123,7 +127,7 @@ def _claim(work: Path, recipe: dict[str, Any]) -> None:
 
 
 def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: int, path: Path) -> None:
-    features, problems, digest = [], {}, hashlib.sha256()
+    features, dynamic, problems, digest = [], [], {}, hashlib.sha256()
     for start in range(numbers.start, numbers.stop, batch_size):
         batch = range(start, min(start + batch_size, numbers.stop))
         readable = []
@@ -132,6 +136,8 @@ def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: 
                 problems[number] = str(clip)
             else:
                 readable.append(clip)
+                if len(clip) > 1:
+                    dynamic.append(dynamic_degree(optical_flow(clip)))
                 digest.update(f"{tuple(clip.shape)}".encode())
                 digest.update(clip.contiguous().numpy().tobytes())
         shapes = {tuple(clip.shape) for clip in readable}
@@ -139,7 +145,7 @@ def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: 
         if len(groups) > 1:  # of several sizes, in their own order: one at a time
             groups = [[clip] for clip in readable]
         features += [extractor(torch.stack(group)) for group in groups]
-    tensors = {"features": torch.cat(features)} if features else {}
+    tensors = {"features": torch.cat(features), "dynamic": torch.tensor(dynamic)} if features else {}
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     save_file(tensors, temporary, {"problems": json.dumps(problems), "sha256": digest.hexdigest()})
     os.replace(temporary, path)
@@ -148,16 +154,18 @@ def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: 
 def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) -> FeatureTable:
     from safetensors import safe_open
 
-    parts, problems, digest = [], [], hashlib.sha256()
+    parts: dict[str, list[torch.Tensor]] = {"features": [], "dynamic": []}
+    problems, digest = [], hashlib.sha256()
     for number in range(count):
         with safe_open(work / f"chunk-{number:06d}.safetensors", "pt") as file:
             metadata = file.metadata()
-            parts += [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118  # no mapping
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                parts[name].append(file.get_tensor(name))
         problems += list(json.loads(metadata["problems"]).values())
         digest.update(bytes.fromhex(metadata["sha256"]))
-    if not parts:
+    if not parts["features"]:
         raise ValueError(f"clips: none of {len(clips)} can be read; the first: {problems[0] if problems else 'none'}")
-    features = torch.cat(parts)
+    features, dynamic = (torch.cat(part) for part in parts.values())
     protocol = {
         "clips": len(clips) - len(problems),
         "unreadable": problems,
@@ -171,4 +179,4 @@ def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) ->
         "features": len(features),
         "numbers": features.shape[1],
     }
-    return FeatureTable(features, protocol)
+    return FeatureTable(features, dynamic, protocol)

@@ -29,6 +29,10 @@ class WeightFile:
     size: int
 
 
+_LPIPS = (
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/"
+    "082bb24f84c091ea94de2867d34c4544f68e0963/lpips/weights/v0.1"
+)
 WEIGHT_FILES: dict[str, WeightFile] = {
     "i3d-torchscript": WeightFile(
         "i3d_torchscript.pt",
@@ -50,6 +54,34 @@ WEIGHT_FILES: dict[str, WeightFile] = {
         "songhan/SqueezeNet-Deep-Compression, decoded to float16",
         "a7640b2610206b4a54a0604288b43bfbb71d0d511e8f3b3efd1a3a41c7837d54",
         2_514_179,
+    ),
+    "alexnet": WeightFile(
+        "alexnet-owt-7be5be79.pth",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "torchvision: AlexNet, ImageNet, for LPIPS",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        244_408_911,
+    ),
+    "vgg16": WeightFile(
+        "vgg16-397923af.pth",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "torchvision: VGG-16, ImageNet, for LPIPS",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        553_433_881,
+    ),
+    "lpips-alex": WeightFile(
+        "alex_v0.1.pth",
+        f"{_LPIPS}/alex.pth",
+        "richzhang/PerceptualSimilarity: heads of version 0.1",
+        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+        6_009,
+    ),
+    "lpips-vgg": WeightFile(
+        "vgg_v0.1.pth",
+        f"{_LPIPS}/vgg.pth",
+        "richzhang/PerceptualSimilarity: heads of version 0.1",
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        7_289,
     ),
 }
 

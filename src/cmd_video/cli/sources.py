@@ -1,0 +1,113 @@
+"""Clips that a verb of `cmd-video evaluate` is given: files, a configuration's validation data, a model's output."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cmd_video.evaluation.clips import ClipSource
+
+Frames = Annotated[int, typer.Option(min=1, help="Frames of a clip.")]
+Size = Annotated[str | None, typer.Option(help="HxW before the extractor's own resizing; default: as they are.")]
+Stride = Annotated[int, typer.Option(min=1, help="Take every stride-th frame.")]
+Fps = Annotated[float | None, typer.Option(help="Take frames at this rate instead of --stride.")]
+NumClips = Annotated[int | None, typer.Option(min=2, help="Only so many clips.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of a model's pipeline.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Clips at a time.")]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder of the extractors' weights.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
+
+
+def open_source(
+    source: str,
+    frames: int,
+    size: str | None,
+    stride: int,
+    fps: float | None,
+    num_clips: int | None,
+    device: str,
+    steps: int | None,
+    seed: int = 0,
+) -> "ClipSource":
+    """Clips of files, of a configuration's validation data, or of a model that generates them."""
+    from cmd_video.evaluation.clips import open_clips
+
+    path = Path(source)
+    is_model = source == "default" or (path / "model_index.json").is_file()
+    if steps is not None and not is_model:
+        raise ValueError(f"--steps: {source} is no model")
+    if not is_model and path.suffix not in (".yaml", ".yml"):
+        height_width = _parse(size)
+        clips = open_clips(path, frames, height_width, stride=stride, fps=fps, num_clips=num_clips)
+        clips.recipe["source"] = source
+        return clips
+    if size is not None or stride != 1 or fps is not None:
+        raise ValueError(f"--size, --stride, --fps: {source} decides them itself")
+    clips = _generated(source, num_clips or 256, steps, seed, device) if is_model else _dataset(path, num_clips)
+    if clips.recipe["frames"] != frames:
+        raise ValueError(f"--frames: {source} gives {clips.recipe['frames']}, asked for {frames}")
+    return clips
+
+
+def _dataset(path: Path, num_clips: int | None) -> "ClipSource":
+    import torch
+
+    from cmd_video.evaluation.clips import MadeClips
+    from cmd_video.training.config import load_config
+    from cmd_video.training.data import build_dataset
+
+    data = load_config(path).validation.data
+    dataset = build_dataset(data)
+    frames = dataset[0]["video"].shape[1]
+    recipe = {"kind": "dataset", "frames": frames, "data": data.model_dump(mode="json"), "source": str(path)}
+    return MadeClips(
+        lambda numbers: torch.stack([dataset[number]["video"] for number in numbers]),
+        min(num_clips or len(dataset), len(dataset)),
+        recipe,
+    )
+
+
+def _generated(model: str, num_clips: int, steps: int | None, seed: int, device: str) -> "ClipSource":
+    """Clips of a pipeline for the captions of held-out sprites, as the default model is trained on."""
+    from dataclasses import asdict
+
+    import torch
+
+    from cmd_video.data.sprites import sample_scene
+    from cmd_video.evaluation.clips import MadeClips
+    from cmd_video.evaluation.results import digest
+    from cmd_video.pipelines.loading import load_pipeline
+    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
+    from cmd_video.pipelines.sampling import resolve
+
+    pipe = load_pipeline(None if model == "default" else model, device)
+    pipe.set_progress_bar_config(disable=True)
+    content, motion = resolve(pipe.config, steps, None, None, None, None, None)
+
+    def make(numbers: Any) -> torch.Tensor:
+        prompts = [sample_scene(number, seed, "held_out").prompt for number in numbers]
+        draws = [torch.Generator().manual_seed(seed * 1_000_003 + number) for number in numbers]
+        out: Any = pipe(prompts, num_inference_steps=steps, generator=draws, output_type="pt")
+        return out.frames.transpose(1, 2).cpu() * 2 - 1
+
+    recipe = {
+        "kind": "generated",
+        "frames": pipe.autoencoder.config.num_frames,
+        "prompts": "held-out sprites",
+        "seed": seed,
+        "sampling": {"content": asdict(content), "motion": asdict(motion)},
+        "model": model,
+        "model_sha256": digest(DEFAULT_MODEL if model == "default" else Path(model)),
+        "source": model,
+    }
+    return MadeClips(make, num_clips, recipe)
+
+
+def _parse(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, _, width = size.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size: {size!r}, expected such as 256x256")
+    return int(height), int(width)

@@ -1,0 +1,113 @@
+"""How things move in a clip, by optical flow (DIS, arXiv 1603.03590, as in OpenCV).
+
+    flow = optical_flow(frames)                     # uint8 (F, H, W, 3) -> (F - 1, H, W, 2) pixels per frame
+    dynamic_degree(flow)                            # 0 for a still clip, however good its frames
+    warping_error(frames, flow)
+    flow_features(frames)                           # what a distance of motions is measured on
+
+F frames, H, W; flow is (x, y), x to the right and y downwards.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+FASTEST = 0.05  # share of the pixels of a frame that dynamic degree looks at
+GRID, BINS = 4, 8
+OCCLUDED = 0.5  # pixels by which forward and backward flow may disagree, beside 1% of their squared length
+
+
+def optical_flow(frames: torch.Tensor) -> torch.Tensor:
+    """From each frame to the next: uint8 (F, H, W, 3) -> float32 (F - 1, H, W, 2) in pixels.
+
+    Raises:
+        ValueError: OpenCV is not installed, or there are fewer than two frames.
+    """
+    return torch.from_numpy(_flows(_gray(frames)))
+
+
+def dynamic_degree(flow: torch.Tensor) -> float:
+    """Mean length of the fastest twentieth of each frame's flow, in percent of the shorter side per frame.
+
+    As VBench reads it (arXiv 2311.17982, appendix), without its threshold.
+    """
+    lengths = flow.norm(dim=-1).flatten(1)  # (F - 1, H * W)
+    count = max(1, int(lengths.shape[1] * FASTEST))
+    return float(100 * lengths.topk(count, dim=1).values.mean() / min(flow.shape[1:3]))
+
+
+def warping_error(frames: torch.Tensor, flow: torch.Tensor) -> float:
+    """Mean squared difference in [0, 1] of each frame and the next one moved back onto it, where nothing is covered
+    (arXiv 1808.00449, section 4).
+
+    Args:
+        frames: uint8 (F, H, W, 3).
+        flow: from `optical_flow`.
+
+    Returns:
+        NaN if everything is covered.
+    """
+    cv2 = _opencv()
+    backward = _flows(_gray(frames.flip(0)))[::-1]  # of frame t + 1 to frame t
+    height, width = frames.shape[1:3]
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    total, count = 0.0, 0
+    for number, forward in enumerate(flow.numpy()):
+        x, y = columns + forward[..., 0], rows + forward[..., 1]
+        moved = cv2.remap(frames[number + 1].numpy(), x, y, cv2.INTER_LINEAR).astype(np.float32)
+        returned = cv2.remap(backward[number], x, y, cv2.INTER_LINEAR)
+        gap = np.square(forward + returned).sum(-1)
+        limit = 0.01 * (np.square(forward).sum(-1) + np.square(returned).sum(-1)) + OCCLUDED
+        seen = (gap < limit) & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+        error = np.square((moved - frames[number].numpy()) / 255).mean(-1)
+        total, count = total + float(error[seen].sum()), count + int(seen.sum())
+    return total / count if count else float("nan")
+
+
+def flow_features(frames: torch.Tensor) -> torch.Tensor:
+    """Histograms of the directions of velocity and acceleration, weighed by length, on a grid: (256,).
+
+    The idea of FVMD (arXiv 2407.16124), with dense flow in place of tracked points, so its numbers are not FVMD's.
+
+    Args:
+        frames: uint8 (F, H, W, 3), F >= 3.
+    """
+    velocity = optical_flow(frames) / min(frames.shape[1:3]) * 100  # percent of the shorter side per frame
+    acceleration = velocity.diff(dim=0)
+    return torch.cat([_histograms(velocity), _histograms(acceleration)])
+
+
+def _histograms(field: torch.Tensor) -> torch.Tensor:
+    """Mean length by cell and direction: (T, H, W, 2) -> (GRID * GRID * BINS,); a direction is shared by two bins."""
+    lengths = field.norm(dim=-1)  # (T, H, W)
+    place = (torch.atan2(field[..., 1], field[..., 0]) / (2 * torch.pi) * BINS) % BINS
+    low = place.floor()
+    share = place - low
+    bins = torch.zeros(*lengths.shape, BINS)
+    bins.scatter_add_(-1, (low.long() % BINS)[..., None], (lengths * (1 - share))[..., None])
+    bins.scatter_add_(-1, ((low.long() + 1) % BINS)[..., None], (lengths * share)[..., None])
+    cells = torch.nn.functional.adaptive_avg_pool2d(bins.mean(dim=0).permute(2, 0, 1), GRID)  # (BINS, GRID, GRID)
+    return cells.flatten()
+
+
+def _flows(gray: np.ndarray) -> np.ndarray:
+    cv2 = _opencv()
+    if len(gray) < 2:
+        raise ValueError(f"frames: motion needs 2 or more, got {len(gray)}")
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.stack([method.calc(one, other, None) for one, other in zip(gray, gray[1:], strict=False)])
+
+
+def _gray(frames: torch.Tensor) -> np.ndarray:
+    """Brightness (ITU-R BT.601), uint8 (F, H, W)."""
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    return (frames.float() @ weights).round().to(torch.uint8).numpy()
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError("optical flow needs OpenCV: pip install 'cmd-video[eval]'") from error
+    return cv2

@@ -1,0 +1,66 @@
+"""Optical flow metrics: known motions come back, a still clip has none, and what each must and must not see."""
+
+import numpy as np
+import pytest
+import torch
+
+from cmd_video.data.sprites import SpritesDataset
+from cmd_video.data.transforms import to_uint8
+from cmd_video.evaluation.flow import dynamic_degree, flow_features, optical_flow, warping_error
+
+
+def sliding(dx, dy, frames=6, size=64):
+    """A smooth texture that slides by (dx, dy) pixels a frame: uint8 (F, size, size, 3)."""
+    draw = np.random.default_rng(0)
+    large = torch.from_numpy(draw.random((1, 3, 24, 24), dtype=np.float32))
+    large = torch.nn.functional.interpolate(large, (size + 60, size + 60), mode="bicubic")[0].clamp(0, 1)
+    views = []
+    for number in range(frames):
+        x, y = 30 - dx * number, 30 - dy * number
+        views.append(large[:, y : y + size, x : x + size])
+    return (torch.stack(views) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-1, 0), (0, 3), (1, -2)])
+def test_a_known_slide_comes_back(dx, dy):
+    flow = optical_flow(sliding(dx, dy))
+    assert flow.shape == (5, 64, 64, 2)
+    middle = flow[:, 12:-12, 12:-12].mean(dim=(0, 1, 2))
+    assert middle.tolist() == pytest.approx([dx, dy], abs=0.15)
+    assert dynamic_degree(flow) == pytest.approx(100 * (dx**2 + dy**2) ** 0.5 / 64, rel=0.35)
+
+
+def test_a_still_clip_does_not_move():
+    frames = sliding(0, 0)
+    assert dynamic_degree(optical_flow(frames)) < 0.05 < dynamic_degree(optical_flow(sliding(1, 0)))
+
+
+def test_warping_forgives_motion_and_sees_flicker():
+    frames = sliding(2, 1)
+    steady = warping_error(frames, optical_flow(frames))
+    plain = (frames[1:].float() / 255 - frames[:-1].float() / 255).square().mean().item()
+    assert steady < 0.2 * plain
+    flickering = frames.clone()
+    flickering[1::2] = (flickering[1::2].float() * 0.8).to(torch.uint8)
+    assert warping_error(flickering, optical_flow(flickering)) > 5 * steady
+
+
+def test_directions_fall_into_their_bins():
+    for dx, dy, bin_number in ((2, 0, 0), (0, 2, 2), (-2, 0, 4), (0, -2, 6)):
+        velocity = flow_features(sliding(dx, dy))[:128].view(8, 16)
+        assert int(velocity.sum(dim=1).argmax()) == bin_number
+    assert flow_features(sliding(2, 0))[:128].sum() > 5 * flow_features(sliding(2, 0))[128:].sum()  # no acceleration
+
+
+def test_features_see_order_and_speed():
+    clip = to_uint8(SpritesDataset(4, 64, 64, 8)[2]["video"])
+    features = flow_features(clip)
+    assert features.shape == (256,) and features.isfinite().all()
+    shuffled = clip[torch.randperm(8, generator=torch.Generator().manual_seed(0))]
+    assert (flow_features(shuffled)[128:].sum() > 1.5 * features[128:].sum()).item()
+    assert flow_features(clip[:1].expand(8, -1, -1, -1).contiguous()).abs().max() < 0.01
+
+
+def test_one_frame_has_no_motion():
+    with pytest.raises(ValueError, match="frames: motion needs 2 or more, got 1"):
+        optical_flow(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))

@@ -1,0 +1,99 @@
+"""Metrics of pairs: closed forms, an independent implementation, and LPIPS in the layout of its published weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cmd_video.evaluation.lpips import LPIPS, build_lpips, published_names
+from cmd_video.evaluation.metrics import flicker, paired_metrics
+
+
+def clips(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_psnr_of_a_known_error():
+    target = clips(2, 3, 4, 32, 32) * 0.5
+    values = paired_metrics(target + 0.1, target)
+    assert values["psnr"] == pytest.approx([10 * math.log10(4 / 0.01)] * 2, rel=1e-4)
+    same = paired_metrics(target, target)
+    assert same["psnr"] == pytest.approx([60, 60]) and same["ssim"] == pytest.approx([1, 1])
+    assert same["flicker_ratio"] == pytest.approx([1, 1]) and "ms_ssim" not in same and "lpips" not in same
+
+
+def test_a_batch_is_its_clips_one_by_one():
+    made, true = clips(3, 3, 2, 176, 168), clips(3, 3, 2, 176, 168, seed=1)
+    network = LPIPS("alex").eval()
+    together = paired_metrics(made, true, network)
+    assert set(together) == {"psnr", "ssim", "ms_ssim", "lpips", "flicker_ratio"}
+    for number in range(3):
+        alone = paired_metrics(made[number : number + 1], true[number : number + 1], network)
+        assert {name: float(value[number]) for name, value in together.items()} == pytest.approx(
+            {name: float(value) for name, value in alone.items()}, rel=1e-4, abs=1e-5
+        )
+
+
+def test_flicker_is_the_mean_change_between_frames():
+    video = torch.zeros(1, 3, 3, 8, 8)
+    video[:, :, 1] = 0.3  # up by 0.3 and down again
+    assert flicker(video) == pytest.approx(0.3)
+    noise = 0.2 * clips(1, 3, 8, 16, 16)
+    smooth = torch.linspace(-0.5, 0.5, 8).view(1, 1, 8, 1, 1).expand(1, 3, 8, 16, 16)
+    assert paired_metrics(smooth + noise, smooth)["flicker_ratio"] > 1.2
+
+
+def published(network, model):
+    """Weights as they are published: a classifier that goes on behind the features, and five heads."""
+    backbone = {name: value for name, value in model.state_dict().items() if name.startswith("features.")}
+    backbone |= {"features.99.weight": torch.zeros(1), "classifier.6.bias": torch.zeros(1000)}
+    heads = {f"lin{n}.model.1.weight": torch.rand(1, len(head), 1, 1) for n, head in enumerate(model.heads)}
+    return backbone, heads
+
+
+@pytest.mark.parametrize(("network", "layers"), [("alex", 5), ("vgg", 13)])
+def test_lpips_is_its_definition_on_published_names(network, layers):
+    torch.manual_seed(0)
+    model = LPIPS(network).eval()
+    assert sum(isinstance(layer, nn.Conv2d) for layer in model.features) == layers
+    backbone, heads = published(network, model)
+    model.load_state_dict(published_names(model, backbone, heads))
+    first, second = clips(2, 3, 64, 48), clips(2, 3, 64, 48, seed=1)
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x, y = (((pictures + 1) / 2 - mean) / deviation for pictures in (first, second))
+    expected, head = torch.zeros(2), 0
+    with torch.no_grad():
+        for number, layer in enumerate(model.features):
+            x, y = layer(x), layer(y)
+            if number in model.taps:
+                unit = [f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10) for f in (x, y)]
+                expected += ((unit[0] - unit[1]) ** 2 * heads[f"lin{head}.model.1.weight"]).sum(1).mean((1, 2))
+                head += 1
+        assert head == 5
+        assert torch.allclose(model(first, second), expected, rtol=2e-2)  # its shift and scale are rounded
+        assert torch.equal(model(first, first), torch.zeros(2))
+        assert torch.allclose(model(first, second), model(second, first))
+
+
+def test_published_heads_fit(shared_weights):
+    for network in ("alex", "vgg"):
+        file = next(shared_weights.glob(f"*/{network}_v0.1.pth"))
+        model = LPIPS(network)
+        backbone, _ = published(network, model)
+        state = published_names(model, backbone, torch.load(file, weights_only=True, map_location="cpu"))
+        model.load_state_dict(state)
+        assert all((head >= 0).all() for head in model.heads)
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="lpips: 'squeeze' is none of alex, vgg"):
+        build_lpips("squeeze", tmp_path)
+    with pytest.raises(ValueError, match="weights: no alexnet-owt-7be5be79.pth in"):
+        build_lpips("alex", tmp_path)
+    with pytest.raises(ValueError, match="pictures: expected two"):
+        LPIPS("alex")(clips(1, 3, 16, 64), clips(1, 3, 16, 64))
+    with pytest.raises(ValueError, match="weights: the heads of LPIPS lack 'lin0"):
+        published_names(LPIPS("alex"), {}, {})
+    with pytest.raises(ValueError, match="clips: expected two"):
+        paired_metrics(clips(1, 3, 2, 8, 8), clips(1, 3, 3, 8, 8))
