@@ -10,6 +10,7 @@ from .distribution import calc, compare, reference
 from .importance import command as importance
 from .paired import command as paired
 from .report import command as report
+from .samples import command as generate
 
 if TYPE_CHECKING:
     from cmd_video.training.config import LatentsData, VideoData
@@ -160,3 +161,4 @@ app.command("compare")(compare)
 app.command("paired")(paired)
 app.command("clipsim")(clipsim)
 app.command("report")(report)
+app.command("generate")(generate)

@@ -1,0 +1,130 @@
+"""`cmd-video evaluate generate`: clips of a model for many prompts, as files to be measured here or by VBench."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+FORMATS = ("mp4", "png")
+VBENCH_SCRIPT = """#!/bin/sh
+# Measures the clips of this folder with VBench, which pins old packages: in an environment of its own, on a GPU.
+# usage: sh run_vbench.sh [DIMENSION ...]
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+[ -d "$here/.vbench" ] || python3 -m venv "$here/.vbench"
+"$here/.vbench/bin/pip" install -q vbench
+[ $# -gt 0 ] || set -- subject_consistency background_consistency temporal_flickering motion_smoothness \\
+    dynamic_degree aesthetic_quality imaging_quality object_class multiple_objects human_action color spatial_relationship scene \\
+    temporal_style appearance_style overall_consistency
+for dimension in "$@"; do
+    "$here/.vbench/bin/vbench" evaluate --dimension "$dimension" --videos_path "$here/videos" \\
+        --output_path "$here/results"
+done
+"""
+
+
+def command(
+    prompts_file: Annotated[Path, typer.Argument(help="Text file with a prompt per line.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; clips that are there stay.")],
+    model: Annotated[str | None, typer.Option("--model", help="Folder or hub id; default: the shipped model.")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Clips per prompt, each with its own seed.")] = 1,
+    layout: Annotated[str, typer.Option(help="clips, or vbench: its names, and a script that runs it.")] = "clips",
+    file_format: Annotated[str, typer.Option("--format", help="mp4, or png: folders of frames without loss.")] = "mp4",
+    preset: Annotated[str | None, typer.Option(help="quality, fast or turbo; what follows overrides it.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each of the two models.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the content model.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second of the files.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time; does not change them.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Generate clips for a list of prompts; stopped, the same command goes on.
+
+    Example: cmd-video evaluate generate prompts.txt -o samples --num-samples 4
+    """
+    import torch
+    from rich.progress import Progress
+
+    from cmd_video.pipelines.loading import load_pipeline
+
+    for name, value, allowed in (("--layout", layout, ("clips", "vbench")), ("--format", file_format, FORMATS)):
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    if layout == "vbench" and file_format != "mp4":
+        raise ValueError("--format: VBench reads mp4")
+    prompts = [line.strip() for line in prompts_file.read_text().splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"PROMPTS_FILE: {prompts_file} holds no prompt")
+    rows: list[dict[str, Any]] = [
+        {"path": name, "prompt": prompt, "seed": seed + number * num_samples + sample}
+        for number, prompt in enumerate(prompts)
+        for sample in range(num_samples)
+        for name in [_name(layout, number, sample, prompt, file_format)]
+    ]
+    recipe = {"model": model or "default", "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
+    _claim(output, recipe, rows, layout)
+    pipe = load_pipeline(model, device, preset)
+    pipe.set_progress_bar_config(disable=True)
+    missing = [row for row in rows if not (output / row["path"]).exists()]
+    with Progress() as progress:
+        task = progress.add_task("clips", total=len(rows), completed=len(rows) - len(missing))
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            draws = [torch.Generator().manual_seed(row["seed"]) for row in batch]
+            out: Any = pipe(
+                [row["prompt"] for row in batch], num_inference_steps=steps, guidance_scale=guidance, generator=draws,
+                output_type="np",
+            )  # fmt: skip
+            for row, frames in zip(batch, out.frames, strict=True):
+                _write((frames * 255).round().astype("uint8"), output / row["path"], fps)
+            progress.advance(task, len(batch))
+    print(output / "prompts.jsonl")
+
+
+def _name(layout: str, number: int, sample: int, prompt: str, file_format: str) -> str:
+    """Where a clip lies below the output folder.
+
+    Raises:
+        ValueError: VBench names files by prompts, and this prompt can be no file name.
+    """
+    if layout == "clips":
+        return f"{number:05d}-{sample}" + (".mp4" if file_format == "mp4" else "")
+    name = f"{prompt}-{sample}.mp4"
+    if "/" in name or "\0" in name or prompt.startswith(".") or len(name.encode()) > 255:
+        raise ValueError(f"PROMPTS_FILE: {prompt[:60]!r} can be no file name, as VBench needs it")
+    return f"videos/{name}"
+
+
+def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], layout: str) -> None:
+    """Write the manifest and the recipe; refuse a folder with another one."""
+    path = output / "recipe.json"
+    text = json.dumps(recipe, indent=1)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if path.is_file() and (path.read_text() != text or (output / "prompts.jsonl").read_text() != lines):
+        raise ValueError(f"--output: {output} holds clips of another command; choose a new folder")
+    if not path.is_file() and output.exists() and any(output.iterdir()):
+        raise ValueError(f"--output: {output} is not empty")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "prompts.jsonl").write_text(lines)
+    if layout == "vbench":
+        (output / "videos").mkdir(exist_ok=True)
+        (output / "run_vbench.sh").write_text(VBENCH_SCRIPT)
+    path.write_text(text)
+
+
+def _write(frames: Any, path: Path, fps: int) -> None:
+    """A video file, or a folder of pictures that appears complete."""
+    from PIL import Image
+
+    from cmd_video.data.video_file import write_video
+
+    if path.suffix == ".mp4":
+        write_video(frames, path, fps)
+        return
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(temporary / f"{number:04d}.png")
+    temporary.rename(path)
