@@ -16,8 +16,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ -d "$here/.vbench" ] || python3 -m venv "$here/.vbench"
 "$here/.vbench/bin/pip" install -q vbench
 [ $# -gt 0 ] || set -- subject_consistency background_consistency temporal_flickering motion_smoothness \\
-    dynamic_degree aesthetic_quality imaging_quality object_class multiple_objects human_action color spatial_relationship scene \\
-    temporal_style appearance_style overall_consistency
+    dynamic_degree aesthetic_quality imaging_quality object_class multiple_objects human_action color \\
+    spatial_relationship scene temporal_style appearance_style overall_consistency
 for dimension in "$@"; do
     "$here/.vbench/bin/vbench" evaluate --dimension "$dimension" --videos_path "$here/videos" \\
         --output_path "$here/results"
