@@ -35,7 +35,8 @@ def test_from_folders_to_comparable_results(run, folders, tmp_path):
     assert different["value"] > 0.1 and same["value"] == pytest.approx(0, abs=1e-3)
     assert different["real_against_real"] == same["real_against_real"] > 0 and different["standard_error"] > 0
     protocol = results[0]["protocol"]["made"]
-    assert {"clips": 12, "frames": 8, "stride": 1, "size": [16, 16], "codecs": ["mp4"]}.items() <= protocol.items()
+    expected = {"clips": 12, "frames": 8, "stride": 1, "size": [16, 16], "sizes": ["16x16"], "codecs": ["h264"]}
+    assert expected.items() <= protocol.items()
     assert not list(tmp_path.glob("*.parts"))
     code, out, _ = run("evaluate", "compare", tmp_path / "0.json", tmp_path / "1.json")
     assert code == 0 and "comparable" in out
@@ -69,13 +70,16 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((made, real, "--extractor", "i3d", "--weights-dir", tmp_path), "weights: no i3d_rgb_imagenet.pt in"),
         ((made, real, "--steps", 3), "--steps:"),
         ((made, real, "--size", "big"), "--size: 'big', expected such as 256x256"),
+        ((made, real, "--size", "0x8"), "--size: '0x8', expected such as 256x256"),
+        ((made, real, "--fps", 0), "fps: 0.0, must be more than 0"),
+        ((made, real, "--fps", 4, "--stride", 2), "stride: 2 together with fps"),
         ((tmp_path / "clips.npz", real, "--frames", 16), "arrays are taken as they are"),
         ((tiny_pipeline, real, "--size", "16x16", "--frames", 4), "decides them itself"),
-        ((tmp_path / "clips.npz", tmp_path / "clips.npz", "--frames", 8, "--neighbours", 99), "with 99 neighbours"),
+        ((tmp_path / "clips.npz", tmp_path / "clips.npz", "--frames", 8, "--neighbours", 99), "99 neighbours"),
     ):
         code, _, error = calc(run, arguments[0], arguments[1], tmp_path / "out.json", *arguments[2:])
         assert code == 2 and message in error and len(error.strip().splitlines()) == 1, (arguments, error)
-        assert not (tmp_path / "out.json").exists()
+        assert not list(tmp_path.glob("out.*"))  # neither a result nor parts that would keep the right command out
     code, _, error = run("evaluate", "compare", tmp_path / "text.json", tmp_path / "text.json")
     assert code == 2 and "no result file" in error
 
@@ -87,8 +91,8 @@ def test_weights(run, tmp_path):
     assert code == 2 and "weights: no i3d_rgb_imagenet.pt" in error
     code, _, error = run("weights", "get", "squeezenet", "--weights-dir", tmp_path)
     assert code == 2 and "no address" in error
-    code, _, error = run("weights", "get", "alexnet", "--weights-dir", tmp_path)
-    assert code == 2 and "'alexnet' is none of" in error
+    code, _, error = run("weights", "get", "inception", "--weights-dir", tmp_path)
+    assert code == 2 and "'inception' is none of" in error
 
 
 def test_pairs(run, folders, tmp_path):
@@ -98,12 +102,21 @@ def test_pairs(run, folders, tmp_path):
     assert code == 0 and "psnr" in out, error
     values = json.loads((tmp_path / "paired.json").read_text())["values"]
     assert values["psnr"]["value"] == 60 and values["ssim"]["value"] == pytest.approx(1)
+    same = (tmp_path / "paired.json").read_bytes()
+    run("evaluate", "paired", made, made, *options)
+    (tmp_path / "other.json").write_bytes(same)
+    code, out, _ = run("evaluate", "compare", tmp_path / "paired.json", tmp_path / "other.json")
+    assert code == 1 and "real.pixels_sha256" in out  # other true clips
     (made / sorted(path.name for path in made.glob("*.mp4"))[0]).write_bytes(b"damaged")
     code, out, error = run("evaluate", "paired", made, real, *options)
     assert code == 0 and "1 pairs left out" in error
     record = json.loads((tmp_path / "paired.json").read_text())
     assert record["protocol"]["clips"] == 11 and record["values"]["psnr"]["value"] < 30
-    sorted(made.glob("*.mp4"))[0].unlink()
+    first = sorted(made.glob("*.mp4"))[0]
+    first.rename(first.with_name("another.mp4"))
+    code, _, error = run("evaluate", "paired", made, real, *options)
+    assert code == 2 and "pairs go by name" in error
+    (made / "another.mp4").unlink()
     code, _, error = run("evaluate", "paired", made, real, *options)
     assert code == 2 and "they must be pairs" in error
     code, _, error = run("evaluate", "paired", real, real, *options, "--lpips", "alex", "--weights-dir", tmp_path)

@@ -78,6 +78,7 @@ def test_mistakes(generate, run, tiny_pipeline, tmp_path):
     ):
         code, _, error = generate("out", *options)
         assert code == 2 and message in error and len(error.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists()
     (tmp_path / "prompts.txt").write_text("a cat/dog\n")
     code, _, error = generate("out", "--layout", "vbench")
     assert code == 2 and "'a cat/dog' can be no file name" in error and not (tmp_path / "out" / "videos").exists()

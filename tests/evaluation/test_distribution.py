@@ -32,11 +32,28 @@ def test_frechet_estimate_is_the_distance_of_the_whole_tables():
     assert math.isnan(frechet_estimate(first[:10], second).error)
 
 
-def test_the_standard_error_is_the_spread_over_draws():
-    draws = [frechet_estimate(table(400, 3, 2 * n, 0.5), table(400, 3, 2 * n + 1)) for n in range(30)]
+def values(estimates):
+    return {name: estimate.value for name, estimate in estimates.items()}
+
+
+@pytest.mark.parametrize(
+    "distance", [frechet_estimate, kernel_distance, lambda a, b: coverage(a, b)["density"]], ids=["F", "K", "density"]
+)
+def test_the_standard_error_is_the_spread_over_draws(distance):
+    draws = [distance(table(300, 3, 2 * n, 0.5), table(300, 3, 2 * n + 1)) for n in range(30)]
     spread = torch.tensor([draw.value for draw in draws]).std().item()
     mean_error = sum(draw.error for draw in draws) / len(draws)
-    assert 0.6 * spread < mean_error < 1.7 * spread
+    assert 0.6 * spread < mean_error < 1.8 * spread
+
+
+def test_frames_of_one_clip_leave_together():
+    """Repeating every feature, as frames that hardly change do, must not make the error smaller."""
+    first, second = table(100, 3, 0, 0.5), table(100, 3, 1)
+    repeated = [part.repeat_interleave(4, dim=0) for part in (first, second)]
+    for distance in (frechet_estimate, kernel_distance):
+        single, four = distance(first, second), distance(*repeated, rows=4)
+        assert four.error == pytest.approx(single.error, rel=0.1)
+        assert distance(*repeated).error < 0.7 * single.error or distance is kernel_distance
 
 
 @pytest.mark.parametrize("degree", [2, 3])
@@ -48,12 +65,12 @@ def test_kernel_distance_is_its_definition(degree):
 
     within = sum(k(t[i], t[j]) for t in (a, b) for i in range(6) for j in range(6) if i != j) / 30
     expected = within - 2 * sum(k(x, y) for x in a for y in b) / 36
-    assert kernel_distance(a, b, degree, subsets=3).value == pytest.approx(float(expected), rel=1e-9)
+    assert kernel_distance(a, b, degree).value == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_kernel_distance_is_unbiased():
     """Zero on average for equal distributions however few the features are, where Fréchet's distance is not."""
-    values = [kernel_distance(table(20, 4, 2 * n), table(20, 4, 2 * n + 1), subsets=1).value for n in range(200)]
+    values = [kernel_distance(table(20, 4, 2 * n), table(20, 4, 2 * n + 1)).value for n in range(200)]
     mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / 200**0.5
     assert abs(mean) < 3 * error
     assert kernel_distance(table(200, 4), table(200, 4, 1, 1.0)).value > 0.5
@@ -63,21 +80,23 @@ def test_order_does_not_matter_and_neither_do_batches():
     first, second = table(100, 4), table(100, 4, 1, 0.3)
     shuffled = first[torch.randperm(100, generator=torch.Generator().manual_seed(1))]
     assert frechet_estimate(shuffled, second).value == pytest.approx(frechet_estimate(first, second).value, rel=1e-9)
-    full = {"subsets": 2, "size": 100}
-    assert kernel_distance(shuffled, second, **full).value == pytest.approx(
-        kernel_distance(first, second, **full).value, rel=1e-6
-    )
-    assert coverage(shuffled, second) == pytest.approx(coverage(first, second))
+    assert kernel_distance(shuffled, second).value == pytest.approx(kernel_distance(first, second).value, rel=1e-6)
+    assert values(coverage(shuffled, second)) == pytest.approx(values(coverage(first, second)))
 
 
 def test_coverage_of_a_drawn_example():
     real = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
     made = torch.tensor([[0.5], [1.5], [1.6]])  # near the left half of the real ones only
-    found = coverage(real, made, neighbours=1)
+    found = values(coverage(real, made, neighbours=1))
     assert found["precision"] == 1 and found["coverage"] == pytest.approx(3 / 6)
-    assert found["recall"] == pytest.approx(2 / 6)  # balls of 1, 0.1 and 0.1 hold 1 and 0 ... of the real ones
-    assert coverage(real, made + 100, neighbours=1) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
-    same = coverage(real, real.clone(), neighbours=1)
+    assert found["recall"] == pytest.approx(2 / 6)  # balls of 1, 0.1 and 0.1 around the made ones hold 0 and 1
+    assert values(coverage(real, made + 100, neighbours=1)) == {
+        "precision": 0,
+        "recall": 0,
+        "density": 0,
+        "coverage": 0,
+    }
+    same = values(coverage(real, real.clone(), neighbours=1))
     assert same["precision"] == same["recall"] == same["coverage"] == 1
 
 

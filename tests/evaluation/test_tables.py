@@ -15,11 +15,18 @@ from cmd_video.evaluation.clips import ArrayClips, FolderClips, MadeClips, open_
 from cmd_video.evaluation.compare import compare
 from cmd_video.evaluation.distances import measure
 from cmd_video.evaluation.extractors import Extractor, build_extractor
-from cmd_video.evaluation.tables import FeatureTable, extract
+from cmd_video.evaluation.tables import FeatureTable, discard
+from cmd_video.evaluation.tables import extract as extract_and_keep
 
 
 def pictures(count=10, frames=4, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, frames, 16, 24, 3), dtype=np.uint8)
+
+
+def extract(clips, extractor, work, **options):
+    table = extract_and_keep(clips, extractor, work, **options)
+    discard(work)
+    return table
 
 
 @pytest.fixture
@@ -93,8 +100,53 @@ def test_bad_clips_are_named_and_left_out(tmp_path):
     assert len(table.protocol["unreadable"]) == 1 and "1.mp4" in table.protocol["unreadable"][0]
     for path in (tmp_path / "clips").iterdir():
         path.write_bytes(b"no video")
-    with pytest.raises(ValueError, match="clips: none of 3 can be read; the first: .*0.mp4"):
-        extract(source, PIXELS, tmp_path / "work")
+    broken = FolderClips(tmp_path / "clips", 4, (16, 16))
+    with pytest.raises(ValueError, match="clips: none of 3 can be read; the first: 0.mp4"):
+        extract(broken, PIXELS, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_changed_and_mended_files_are_read_again(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for number, clip in enumerate(pictures(4)):
+        write_video(clip, tmp_path / "clips" / f"{number}.mp4", fps=8)
+    good = (tmp_path / "clips" / "3.mp4").read_bytes()
+    (tmp_path / "clips" / "3.mp4").write_bytes(good[:100])
+
+    def source():
+        return FolderClips(tmp_path / "clips", 4)
+
+    first = extract_and_keep(source(), PIXELS, tmp_path / "work")
+    assert first.protocol["clips"] == 3 and first.protocol["codecs"] == ["h264"] and (tmp_path / "work").exists()
+    stamp = (tmp_path / "work" / "chunk-000000.safetensors").stat().st_mtime_ns
+    again = extract_and_keep(source(), PIXELS, tmp_path / "work")
+    assert torch.equal(again.features, first.features)
+    assert (tmp_path / "work" / "chunk-000000.safetensors").stat().st_mtime_ns == stamp  # whole: not done again
+    (tmp_path / "clips" / "3.mp4").write_bytes(good)
+    with pytest.raises(ValueError, match="holds an interrupted evaluation of something else"):
+        extract_and_keep(source(), PIXELS, tmp_path / "work")
+
+
+def test_a_command_that_fails_at_once_leaves_nothing(clips, tmp_path):
+    long = Extractor("pixels", "frame", 99, PIXELS.resize, None, PIXELS.run)
+    with pytest.raises(ValueError, match="frames: pixels needs 99 or more, got 4"):
+        extract_and_keep(clips, long, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    for options in ({"fps": 0.0}, {"fps": 2.0, "stride": 2}, {"stride": 0}):
+        with pytest.raises(ValueError, match="fps|stride"):
+            FolderClips([tmp_path / "a.mp4"], 4, **options)
+
+
+def test_floors_do_not_split_a_clip(tmp_path):
+    """Frames of one clip on both sides would make the real clips look alike."""
+    still = np.repeat(pictures(40, 1), 4, axis=1)
+    np.savez(tmp_path / "still.npz", videos=still)
+    np.savez(tmp_path / "frames.npz", videos=still[:, :1])
+    floors = []
+    for name in ("still", "frames"):
+        table = extract(ArrayClips(tmp_path / f"{name}.npz"), PIXELS, tmp_path / "work")
+        floors.append(measure(table, table, neighbours=1)["kernel_degree_2"]["real_against_real"])
+    assert floors[0] == pytest.approx(floors[1], rel=0.2)
 
 
 def test_files_round_trip_and_damage_is_noticed(clips, tmp_path):
@@ -103,7 +155,7 @@ def test_files_round_trip_and_damage_is_noticed(clips, tmp_path):
     again = FeatureTable.load(tmp_path / "out" / "reference.json")
     assert torch.equal(again.features, table.features) and again.protocol == json.loads(json.dumps(table.protocol))
     (tmp_path / "out" / "reference.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(ValueError, match="reference: no table of features"):
+    with pytest.raises(ValueError, match="reference: no table of features: .*not the file that its JSON describes"):
         FeatureTable.load(tmp_path / "out" / "reference")
 
 
@@ -177,6 +229,7 @@ def test_tables_of_different_features_do_not_mix(clips, tmp_path):
         (lambda p: np.savez(p, videos=pictures().astype(np.float32)), "expected one array uint8"),
         (lambda p: np.savez(p, a=pictures(), b=pictures()), "expected one array uint8"),
         (lambda p: p.write_bytes(b"PK damaged"), "cannot be read"),
+        (lambda p: (np.savez(p, videos=pictures()), p.write_bytes(p.read_bytes()[:5000])), "cannot be read"),
         (lambda p: np.savez(p, videos=np.array([{}], dtype=object)), "cannot be read: Object arrays"),
     ],
 )

@@ -97,11 +97,25 @@ def test_narrow_models_train(vae):
         ({"decoder.up_blocks.2": 0.0}, "widths: decoder.up_blocks.2 = 0.0 is not a share"),
         ({"decoder.up_blocks.2": 1.5}, "widths: decoder.up_blocks.2 = 1.5 is not a share"),
         ({"decoder.up_blocks.0": 0.5}, "widths: these share their features and need one share"),
+        ({"decoder.up_blocks.2": 0.99}, "widths: decoder.up_blocks.2 = 0.99 takes nothing"),
     ],
 )
 def test_mistakes_are_named(vae, widths, message):
     with pytest.raises(ValueError, match=message):
         prune(vae, selection(vae, widths))
+
+
+def test_decoders_that_cannot_be_cut():
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "block_out_channels": (8, 16, 16), "norm_num_groups": 4}
+    blocks = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D")
+    model = diffusers.AutoencoderKL(**kinds, up_block_types=blocks)
+    with pytest.raises(ValueError, match="widths: decoder.up_blocks.1 has attention"):
+        prune(model, selection(model, {"decoder.up_blocks.2": 0.5}))
+    model = diffusers.AutoencoderKL(**kinds, up_block_types=("UpDecoderBlock2D",) * 3)
+    with pytest.raises(ValueError, match="rule: 'vdmini' does not fit this decoder: .*give a --selection"):
+        select_by_rule(model)
+    with pytest.raises(ValueError, match="widths: 'decoder.mid_block' is none of decoder.up_blocks.0"):
+        prune(model, selection(model, {"decoder.mid_block": 0.5}, ["decoder.mid_block"]))
 
 
 def test_widths_of_other_models_are_refused(denoiser_example, awake):

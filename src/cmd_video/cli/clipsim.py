@@ -1,5 +1,6 @@
 """`cmd-video evaluate clipsim`: how well clips fit their captions."""
 
+import hashlib
 import math
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def command(
     from cmd_video.evaluation.clips import FolderClips
     from cmd_video.evaluation.clipsim import ClipSim
     from cmd_video.evaluation.results import write_result
+    from cmd_video.evaluation.tables import digest_all, digest_of
 
     kind = "captioned_folder" if clips.is_dir() else "manifest"
     records = [record for record in load_manifest(kind, clips).records if record.prompt][:num_clips]
@@ -45,6 +47,7 @@ def command(
     own: list[float] = []
     others: list[float] = []
     unreadable: list[str] = []
+    digests: list[str] = []
     for number in track(range(len(source)), "clips"):
         found = source.read([number])[0]
         if isinstance(found, ClipError):
@@ -52,6 +55,7 @@ def command(
             continue
         pair = [prompts[number], prompts[(number + 1) % len(prompts)]]
         scores = judge(found[None].expand(2, *found.shape), pair)
+        digests.append(digest_of(found))
         own.append(float(scores[0]))
         others.append(float(scores[1]))
     if not own:
@@ -66,10 +70,11 @@ def command(
         "clips": len(own),
         "unreadable": unreadable,
         "captions_cut": judge.num_cut,
-        "clip": clip,
+        "clip_model": clip,
+        "captions_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "clip_sha256": judge.sha256,
         "clip_resize": f"antialiased bicubic to {judge.size}x{judge.size}",
-        "made": {**source.recipe, "source": str(clips)},
+        "made": {**source.recipe, "source": str(clips), "pixels_sha256": digest_all(digests)},
     }
     write_result(output, "clipsim", values, protocol)
     if unreadable:

@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .sources import BatchSize, Device, Fps, Frames, NumClips, Size, Steps, Stride, WeightsDir, open_source
+from .sources import BatchSize, Device, Fps, Frames, NumClips, Size, Steps, Stride, WeightsDir, are_files, open_source
 
 if TYPE_CHECKING:
     from cmd_video.evaluation.clips import ClipSource
+    from cmd_video.evaluation.extractors import Extractor as BuiltExtractor
     from cmd_video.evaluation.tables import FeatureTable
 
 Extractor = Annotated[
     str,
-    typer.Option(help="i3d or i3d-torchscript (FVD), videomae:PATH, vjepa2:PATH, squeezenet, pixels, pixel-motion."),
+    typer.Option(
+        help="i3d or i3d-torchscript (FVD), videomae:PATH, vjepa2:PATH, squeezenet, flow, pixels, pixel-motion."
+    ),
 ]
 
 
@@ -34,16 +37,27 @@ def reference(
 
     Example: cmd-video evaluate reference ucf101/ -o ucf101-i3d --extractor i3d --size 256x256
     """
+    from cmd_video.evaluation.extractors import build_extractor
+    from cmd_video.evaluation.tables import discard, processes
+
+    state, device = processes(device)
+    built = build_extractor(extractor, weights_dir, device)
     clips = open_source(source, frames, size, stride, fps, num_clips, device, None)
-    table = _extract(clips, extractor, output, batch_size, weights_dir, device)
+    work = output.with_name(f"{output.name}.parts")
+    table = _extract(clips, built, work, batch_size)
+    if not state.is_main_process:
+        return
     table.save(output)
+    discard(work)
     _warn(table)
     print(f"{len(table.features)} features of {table.protocol['clips']} clips")
     print(output)
 
 
 def calc(
-    made: Annotated[str, typer.Argument(help="Clips to judge: as for `reference`, or `default`, or a model.")],
+    made: Annotated[
+        str, typer.Argument(help="Clips to judge: as for `reference`, or `default`, or a model's folder.")
+    ],
     real: Annotated[str, typer.Option("--reference", help="What `evaluate reference` wrote, or real clips.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("distance.json"),
     extractor: Extractor = "i3d",
@@ -54,7 +68,7 @@ def calc(
     num_clips: NumClips = None,
     steps: Steps = None,
     neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall and coverage.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of random subsets, and of a model's noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of a model's prompts and noise.")] = 0,
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
@@ -65,22 +79,34 @@ def calc(
 
     Example: cmd-video evaluate calc made/ --reference ucf101-i3d -o fvd.json
     """
-    from cmd_video.evaluation.distances import measure
+    from cmd_video.evaluation.distances import check, measure
+    from cmd_video.evaluation.extractors import build_extractor
     from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.tables import FeatureTable
+    from cmd_video.evaluation.tables import FeatureTable, discard, processes
 
-    options = (frames, size, stride, fps, num_clips, device)
-    if Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors")):
+    state, device = processes(device)
+    built = build_extractor(extractor, weights_dir, device)
+    is_table = Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors"))
+    how: tuple[str | None, int, float | None] = (size, stride, fps)
+    mine = how if are_files(made) or is_table or not are_files(real) else (None, 1, None)  # else for the reference
+    clips = open_source(made, frames, *mine, num_clips, device, steps, seed)
+    works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
+    if is_table:
         known = FeatureTable.load(Path(real))
+        check(known, built, clips, neighbours)
     else:
-        clips = open_source(real, *options, None)
-        known = _extract(clips, extractor, output.with_suffix(".real"), batch_size, weights_dir, device)
-    found = _extract(open_source(made, *options, steps, seed), extractor, output, batch_size, weights_dir, device)
-    values = measure(known, found, neighbours, seed)
+        its = how if are_files(real) or not are_files(made) else (None, 1, None)
+        known = _extract(open_source(real, frames, *its, num_clips, device, None), built, works[0], batch_size)
+    found = _extract(clips, built, works[1], batch_size)
+    if not state.is_main_process:
+        return
+    values = measure(known, found, neighbours)
+    protocol = {"real": known.protocol, "made": found.protocol, "neighbours": neighbours}
+    write_result(output, "distribution", values, protocol)
+    for work in works:
+        discard(work)
     for table in (known, found):
         _warn(table)
-    protocol = {"real": known.protocol, "made": found.protocol, "neighbours": neighbours, "seed": seed}
-    write_result(output, "distribution", values, protocol)
     for name, row in values.items():
         floor = "" if row["real_against_real"] is None else f"   real against real {row['real_against_real']:.4g}"
         error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.2g}"
@@ -111,19 +137,15 @@ def compare(
     raise typer.Exit(1)
 
 
-def _extract(
-    clips: "ClipSource", extractor: str, output: Path, batch_size: int, weights_dir: Path | None, device: str
-) -> "FeatureTable":
+def _extract(clips: "ClipSource", extractor: "BuiltExtractor", work: Path, batch_size: int) -> "FeatureTable":
     from rich.progress import Progress
 
-    from cmd_video.evaluation.extractors import build_extractor
     from cmd_video.evaluation.tables import extract
 
-    built = build_extractor(extractor, weights_dir, device)
     with Progress() as progress:
         task = progress.add_task("clips", total=len(clips))
         return extract(
-            clips, built, output.with_name(f"{output.name}.parts"), batch_size,
+            clips, extractor, work, batch_size,
             lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
 

@@ -81,6 +81,12 @@ def command(
         "measure": measure,
         "frechet_of_the_whole_model": whole,
         "timesteps": list(VALIDATION_TIMESTEPS),
+        "sampling": {
+            "num_inference_steps": settings.validation.num_inference_steps,
+            "guidance_scale": settings.validation.guidance_scale,
+            "sampler": type(stage.sampler()).__name__,
+            "seed": settings.seed,
+        },
         "data": settings.validation.data.model_dump(mode="json"),
     }
     write_result(output, "importance", values, protocol)

@@ -23,7 +23,7 @@ def command(
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
 ) -> None:
-    """PSNR, SSIM, MS-SSIM (above 160 pixels), LPIPS, flicker and warping error.
+    """PSNR, SSIM, MS-SSIM (from 176 pixels on), LPIPS, flicker and warping error.
 
     Example: cmd-video evaluate paired reconstructions/ clips/ --size 64x64 -o paired.json
     """
@@ -32,23 +32,33 @@ def command(
 
     from cmd_video.data.clip import ClipError
     from cmd_video.data.transforms import to_float
+    from cmd_video.evaluation.clips import FolderClips
     from cmd_video.evaluation.flow import optical_flow, warping_error
     from cmd_video.evaluation.lpips import build_lpips
     from cmd_video.evaluation.metrics import paired_metrics
     from cmd_video.evaluation.results import write_result
+    from cmd_video.evaluation.tables import digest_all, digest_of
 
     options = (frames, size, stride, fps, num_clips, device, None)
     sources = open_source(made, *options), open_source(true, *options)
     if len(sources[0]) != len(sources[1]):
         raise ValueError(f"clips: {len(sources[0])} in {made}, {len(sources[1])} in {true}; they must be pairs")
+    names = [[path.stem for path in source.paths] for source in sources if isinstance(source, FolderClips)]
+    if len(names) == 2:
+        apart = next(((one, other) for one, other in zip(*names, strict=True) if one != other), None)
+        if apart is not None:
+            raise ValueError(f"clips: {apart[0]} in {made} stands where {true} has {apart[1]}; pairs go by name")
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
     collected: dict[str, list[float]] = {}
     unreadable: list[str] = []
+    digests: tuple[list[str], list[str]] = ([], [])
     for number in track(range(len(sources[0])), "clips"):
         one, other = (source.read([number])[0] for source in sources)
         if isinstance(one, ClipError) or isinstance(other, ClipError):
             unreadable.append(str(one if isinstance(one, ClipError) else other))
             continue
+        for digest, clip in zip(digests, (one, other), strict=True):
+            digest.append(digest_of(clip))
         prediction, target = (to_float(clip)[None].to(device) for clip in (one, other))
         found = {name: float(value) for name, value in paired_metrics(prediction, target, network).items()}
         if len(one) > 1:
@@ -67,8 +77,8 @@ def command(
         "clips": len(sources[0]) - len(unreadable),
         "unreadable": unreadable,
         "lpips": lpips,
-        "real": sources[1].recipe,
-        "made": sources[0].recipe,
+        "real": {**sources[1].recipe, "pixels_sha256": digest_all(digests[1])},
+        "made": {**sources[0].recipe, "pixels_sha256": digest_all(digests[0])},
     }
     write_result(output, "paired", values, protocol)
     if unreadable:

@@ -47,7 +47,9 @@ def command(
     import torch
     from rich.progress import Progress
 
+    from cmd_video.evaluation.results import digest
     from cmd_video.pipelines.loading import load_pipeline
+    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
 
     for name, value, allowed in (("--layout", layout, ("clips", "vbench")), ("--format", file_format, FORMATS)):
         if value not in allowed:
@@ -63,10 +65,11 @@ def command(
         for sample in range(num_samples)
         for name in [_name(layout, number, sample, prompt, file_format)]
     ]
-    recipe = {"model": model or "default", "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
-    _claim(output, recipe, rows, layout)
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
+    weights = digest(Path(model)) if model and Path(model).is_dir() else model or digest(DEFAULT_MODEL)
+    recipe = {"model": weights, "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
+    _claim(output, recipe, rows, layout)
     missing = [row for row in rows if not (output / row["path"]).exists()]
     with Progress() as progress:
         task = progress.add_task("clips", total=len(rows), completed=len(rows) - len(missing))

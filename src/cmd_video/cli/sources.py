@@ -30,16 +30,19 @@ def open_source(
     steps: int | None,
     seed: int = 0,
 ) -> "ClipSource":
-    """Clips of files, of a configuration's validation data, or of a model that generates them."""
+    """Clips of files, of a configuration's validation data, or of a model that generates them.
+
+    Raises:
+        ValueError: an option means nothing for such a source, or it gives other clips than asked for.
+    """
     from cmd_video.evaluation.clips import open_clips
 
     path = Path(source)
     is_model = source == "default" or (path / "model_index.json").is_file()
     if steps is not None and not is_model:
         raise ValueError(f"--steps: {source} is no model")
-    if not is_model and path.suffix not in (".yaml", ".yml"):
-        height_width = _parse(size)
-        clips = open_clips(path, frames, height_width, stride=stride, fps=fps, num_clips=num_clips)
+    if are_files(source):
+        clips = open_clips(path, frames, _parse(size), stride=stride, fps=fps, num_clips=num_clips)
         clips.recipe["source"] = source
         return clips
     if size is not None or stride != 1 or fps is not None:
@@ -50,15 +53,29 @@ def open_source(
     return clips
 
 
+def are_files(source: str) -> bool:
+    """Whether a source is files, to which size, stride and rate apply."""
+    path = Path(source)
+    return source != "default" and path.suffix not in (".yaml", ".yml") and not (path / "model_index.json").is_file()
+
+
 def _dataset(path: Path, num_clips: int | None) -> "ClipSource":
     import torch
 
-    from cmd_video.evaluation.clips import MadeClips
+    from cmd_video.data.datasets import VideoDataset
+    from cmd_video.evaluation.clips import FolderClips, MadeClips
     from cmd_video.training.config import load_config
     from cmd_video.training.data import build_dataset
 
     data = load_config(path).validation.data
+    if data.kind == "latents":
+        raise ValueError(f"{path}: validation.data: encoded latents are no clips")
     dataset = build_dataset(data)
+    if isinstance(dataset, VideoDataset):  # by itself it would put another clip in a damaged one's place
+        paths = [record.path for record in dataset.records][:num_clips]
+        files = FolderClips(paths, dataset.num_frames, dataset.size, dataset.stride, dataset.fps)
+        files.recipe["source"] = str(path)
+        return files
     frames = dataset[0]["video"].shape[1]
     recipe = {"kind": "dataset", "frames": frames, "data": data.model_dump(mode="json"), "source": str(path)}
     return MadeClips(
@@ -96,7 +113,10 @@ def _generated(model: str, num_clips: int, steps: int | None, seed: int, device:
         "frames": pipe.autoencoder.config.num_frames,
         "prompts": "held-out sprites",
         "seed": seed,
-        "sampling": {"content": asdict(content), "motion": asdict(motion)},
+        "sampling": {
+            "content": {**asdict(content), "sampler": type(pipe.content_scheduler).__name__},
+            "motion": {**asdict(motion), "sampler": type(pipe.motion_scheduler).__name__},
+        },
         "model": model,
         "model_sha256": digest(DEFAULT_MODEL if model == "default" else Path(model)),
         "source": model,
@@ -108,6 +128,6 @@ def _parse(size: str | None) -> tuple[int, int] | None:
     if size is None:
         return None
     height, _, width = size.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ValueError(f"--size: {size!r}, expected such as 256x256")
     return int(height), int(width)

@@ -47,7 +47,7 @@ SIGNATURES = (
 )
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
-__all__ = ["ClipError", "ClipInfo", "probe", "read_clip", "read_frame_folder", "write_video"]
+__all__ = ["ClipError", "ClipInfo", "codec_name", "probe", "read_clip", "read_frame_folder", "write_video"]
 
 
 def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
@@ -91,6 +91,16 @@ def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
             square_pixels=stream.sample_aspect_ratio in (None, 0, 1),
             header_frames=stream.frames,
         )
+
+
+def codec_name(path: str | Path) -> str:
+    """Name of the codec of a video file, such as "h264", without decoding.
+
+    Raises:
+        ClipError: it cannot be opened.
+    """
+    with _opened(Path(path)) as (_, stream):
+        return str(stream.codec_context.name)
 
 
 def read_clip(

@@ -3,9 +3,13 @@
     clips = FolderClips("ucf101/", num_frames=16, size=(256, 256))
     clips.read([0, 1, 2])                         # [uint8 (F, H, W, 3), ..., or the ClipError of one that is damaged]
 
-A source has a length and a `recipe`: everything that decides which pixels it gives, JSON-able.
+A source has a length and a `recipe`: everything that decides which pixels it gives, JSON-able; and an `identity` that
+changes when its files do, so that what was computed from them before is not used again.
 """
 
+import hashlib
+import json
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +19,8 @@ import numpy as np
 import torch
 
 from cmd_video.data.check import find_clips
-from cmd_video.data.clip import ClipError
-from cmd_video.data.decode import read_clip, read_frame_folder
+from cmd_video.data.clip import ClipError, check_span
+from cmd_video.data.decode import codec_name, read_clip, read_frame_folder
 from cmd_video.data.transforms import resize_and_crop_frame, to_uint8
 
 RESIZE = "antialiased bilinear until it covers, then the middle"
@@ -26,13 +30,18 @@ class ClipSource(Protocol):
     """Numbered clips, each the same however and wherever it is asked for."""
 
     recipe: dict[str, Any]
+    identity: str
 
     def __len__(self) -> int:
         """Clips, readable or not."""
         ...
 
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
-        """Each uint8 (F, H, W, 3), all of one shape, or why it cannot be read."""
+        """Each uint8 (F, H, W, 3), or why it cannot be read."""
+        ...
+
+    def codecs(self, numbers: Sequence[int]) -> list[str]:
+        """Names of the codecs that some clips are stored with; none for clips that never were."""
         ...
 
 
@@ -73,8 +82,10 @@ class FolderClips:
             "stride": stride,
             "fps": fps,
             "span": "middle of the clip",
-            "codecs": sorted({file.suffix.lower().lstrip(".") or "pictures" for file in self.paths}),
         }
+        check_span(num_frames, stride, fps, 0, None)
+        facts = [(str(file), *_stamp(file)) for file in self.paths]
+        self.identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,6 +93,16 @@ class FolderClips:
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
         """See `ClipSource`."""
         return [self._read(self.paths[number]) for number in numbers]
+
+    def codecs(self, numbers: Sequence[int]) -> list[str]:
+        """See `ClipSource`."""
+        found = set()
+        for path in (self.paths[number] for number in numbers):
+            try:
+                found.add("pictures" if path.is_dir() else codec_name(path))
+            except ClipError:
+                continue
+        return sorted(found)
 
     def _read(self, path: Path) -> torch.Tensor | ClipError:
         try:
@@ -105,7 +126,7 @@ class ArrayClips:
         try:
             found = np.load(path, allow_pickle=False, mmap_mode="r" if str(path).endswith(".npy") else None)
             arrays = {name: found[name] for name in found} if hasattr(found, "files") else {"array": found}
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
         videos = [array for array in arrays.values() if array.ndim == 5]
         if len(videos) != 1 or videos[0].dtype != np.uint8 or videos[0].shape[-1] != 3:
@@ -113,6 +134,7 @@ class ArrayClips:
             raise ValueError(f"{path}: expected one array uint8 (N, F, H, W, 3), found {shapes}")
         self.videos = videos[0][:num_clips]
         _, frames, height, width, _ = self.videos.shape
+        self.identity = json.dumps(_stamp(Path(path)))
         self.recipe = {"kind": "array", "frames": frames, "size": [height, width], "resize": None}
 
     def __len__(self) -> int:
@@ -121,6 +143,10 @@ class ArrayClips:
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
         """See `ClipSource`."""
         return [torch.from_numpy(np.array(self.videos[number])) for number in numbers]
+
+    def codecs(self, numbers: Sequence[int]) -> list[str]:
+        """See `ClipSource`."""
+        return []
 
 
 class MadeClips:
@@ -133,7 +159,7 @@ class MadeClips:
     """
 
     def __init__(self, make: Callable[[Sequence[int]], torch.Tensor], count: int, recipe: dict[str, Any]) -> None:
-        self._make, self._count, self.recipe = make, count, recipe
+        self._make, self._count, self.recipe, self.identity = make, count, recipe, ""
 
     def __len__(self) -> int:
         return self._count
@@ -141,6 +167,19 @@ class MadeClips:
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
         """See `ClipSource`."""
         return [to_uint8(video) for video in self._make(numbers)]
+
+    def codecs(self, numbers: Sequence[int]) -> list[str]:
+        """See `ClipSource`."""
+        return []
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change; of a folder of its entries together, zeros where there is nothing."""
+    if not path.exists():
+        return 0, 0
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [file.stat() for file in files]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
 def open_clips(path: Path, num_frames: int, size: tuple[int, int] | None, **options: Any) -> ClipSource:

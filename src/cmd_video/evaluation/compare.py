@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUBJECT = ("model", "model_sha256", "source", "pixels_sha256", "unreadable", "sampling", "turbo_sha256")
+SUBJECT = (
+    "model", "model_sha256", "pixels_sha256", "unreadable", "sampling", "turbo_sha256", "preset", "content_sampler",
+    "motion_sampler",
+)  # fmt: skip
+PLACES = ("source", "path", "video_root", "clip_model")  # where things lay; digests say what they were
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text())
-        if not {"name", "protocol", "values"} <= set(record):
+        if not {"name", "protocol", "values"} <= set(record) or not isinstance(record["protocol"], dict):
             raise ValueError("it lacks name, protocol or values")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: no result file: {error}") from error
@@ -69,9 +73,9 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
 
 def _is_subject(name: str) -> bool:
     parts = name.split(".")
-    if parts[0] == "real":  # the yardstick: only its place may differ
-        return parts[-1] == "source"
-    return any(part in SUBJECT for part in parts)
+    if parts[-1] in PLACES:
+        return True
+    return parts[0] != "real" and any(part in SUBJECT for part in parts)
 
 
 def _flat(protocol: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,58 +1,88 @@
 """All distances of one table of features from another, each beside what the real ones give among themselves.
 
+check(real_table, extractor, clips)                       # before hours of work: would they go together?
 values = measure(real_table, made_table);  values["frechet"]["value"]
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from .clips import ClipSource
 from .distribution import Estimate, coverage, frechet_estimate, kernel_distance
+from .extractors import Extractor
 from .tables import FeatureTable
 
-SAME = ("extractor", "extractor_sha256", "extractor_resize", "numbers", "frames")
+SAME = ("extractor", "extractor_sha256", "extractor_resize", "frames")
 
 
-def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5, seed: int = 0) -> dict[str, dict[str, Any]]:
+def check(real: FeatureTable, extractor: Extractor, clips: ClipSource, neighbours: int = 5) -> None:
+    """Whether clips can be compared with a reference.
+
+    Raises:
+        ValueError: another extractor, other numbers of frames, or fewer clips than neighbours.
+    """
+    mine = {
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "extractor_resize": extractor.resize,
+        "frames": clips.recipe.get("frames"),
+    }
+    for field in SAME:
+        if real.protocol.get(field) != mine[field]:
+            raise ValueError(
+                f"{field}: the reference has {real.protocol.get(field)}, the clips to judge have {mine[field]}"
+            )
+    fewest = min(len(real.features), len(clips) * _rows(real))
+    if fewest <= neighbours:
+        raise ValueError(f"--neighbours: {neighbours}, must be less than the {fewest} features of the smaller set")
+
+
+def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5) -> dict[str, dict[str, Any]]:
     """Fréchet and kernel distances, precision, recall, density, coverage, and how much the clips move.
 
     Args:
         real: the yardstick.
         made: what is judged.
         neighbours: of precision, recall, density and coverage.
-        seed: of random subsets.
 
     Returns:
-        name -> `value`, `standard_error` (None where it is not estimated) and `real_against_real`: the same number
-        between the even and the odd real features, which are half as many, so its Fréchet distance is biased upwards;
-        of `dynamic_degree`, that of the real clips. A distance can be small although nothing moves; this shows it.
+        name -> `value`, `standard_error` (None where there are fewer than ten clips) and `real_against_real`: the same
+        number between the even and the odd real clips, half as many; of `dynamic_degree`, that of the real clips.
 
     Raises:
         ValueError: the tables hold different features, or too few.
     """
-    for field in SAME:
+    for field in (*SAME, "numbers"):
         mine, other = (table.protocol.get(field) for table in (real, made))
         if mine != other:
             raise ValueError(f"{field}: the reference has {mine}, the clips to judge have {other}")
-    if min(len(real.features), len(made.features)) < 2:
-        raise ValueError(f"clips: at least 2 of each, got {len(real.features)} and {len(made.features)}")
-    halves = real.features[::2], real.features[1::2]
+    rows = _rows(real)
+    even = torch.arange(len(real.features)) // rows % 2 == 0  # by clip: frames of one clip are alike
+    halves = real.features[even], real.features[~even]
     values: dict[str, dict[str, Any]] = {}
-    distances = {
-        "frechet": frechet_estimate,
-        "kernel_degree_3": lambda a, b: kernel_distance(a, b, 3, seed=seed),
-        "kernel_degree_2": lambda a, b: kernel_distance(a, b, 2, seed=seed),
+    distances: dict[str, Callable[[torch.Tensor, torch.Tensor], Estimate]] = {
+        "frechet": lambda a, b: frechet_estimate(a, b, rows),
+        "kernel_degree_3": lambda a, b: kernel_distance(a, b, 3, rows),
+        "kernel_degree_2": lambda a, b: kernel_distance(a, b, 2, rows),
     }
-    enough = min(len(halves[1]), len(halves[0])) >= 2
     for name, distance in distances.items():
-        floor = distance(*halves).value if enough else None
+        floor = distance(*halves).value if min(map(len, halves)) >= 2 else None
         values[name] = _row(distance(real.features, made.features), floor)
-    floors = coverage(*halves, neighbours) if min(map(len, halves)) > neighbours else {}
-    for name, value in coverage(real.features, made.features, neighbours).items():
-        values[name] = _row(Estimate(value, math.nan), floors.get(name))
+    floors = coverage(*halves, neighbours, rows) if min(map(len, halves)) > neighbours else {}
+    for name, estimate in coverage(real.features, made.features, neighbours, rows).items():
+        values[name] = _row(estimate, floors[name].value if floors else None)
     if len(made.dynamic) and len(real.dynamic):
         error = float(made.dynamic.std()) / math.sqrt(len(made.dynamic)) if len(made.dynamic) > 1 else math.nan
         values["dynamic_degree"] = _row(Estimate(float(made.dynamic.mean()), error), float(real.dynamic.mean()))
     return values
+
+
+def _rows(table: FeatureTable) -> int:
+    """Features of one clip."""
+    return len(table.features) // int(table.protocol["clips"])
 
 
 def _row(estimate: Estimate, floor: float | None) -> dict[str, Any]:

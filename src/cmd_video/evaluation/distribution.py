@@ -1,9 +1,10 @@
 """Distances between two tables of features beyond Fréchet's: kernel distance, precision, recall, coverage.
 
-    kernel_distance(real, made, degree=3).value         # KVD, KID; degree 2: JEDi's
-    coverage(real, made)                                # {"precision": 0.71, "recall": 0.55, "density": ..., ...}
+    frechet_estimate(real, made), kernel_distance(real, made, degree=3)           # value and standard error
+    coverage(real, made)["precision"]
 
-Tables are (N, d) of real and (M, d) of made clips or frames. Everything is computed in float64.
+Tables are (N, d) of real and (M, d) of made clips or frames, `rows` consecutive rows from the same clip, which is left
+out as a whole when a standard error is estimated. Everything is computed in float64.
 """
 
 import math
@@ -18,71 +19,74 @@ CHUNK = 1024  # rows of a distance matrix at a time
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error (NaN where there are too few features to tell)."""
+    """A number and its standard error (NaN where there are too few clips to tell)."""
 
     value: float
     error: float
 
 
-def frechet_estimate(real: torch.Tensor, made: torch.Tensor) -> Estimate:
-    """Fréchet distance, and its standard error by a jackknife that leaves out a tenth of both tables at a time.
-
-    Features are dealt to ten groups in turn, so the error is the same however they came. It does not see the bias that
-    too few features bring.
-    """
+def frechet_estimate(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> Estimate:
+    """Fréchet distance. Its standard error does not see the bias that too few features bring."""
+    parts = [_groups(table, rows) for table in (real, made)]
     value = frechet_distance(*(_statistics([table]) for table in (real, made)))
-    if min(len(real), len(made)) < 2 * GROUPS:
+    if min(map(len, parts)) < GROUPS:
         return Estimate(value, math.nan)
-    groups = [[table[number::GROUPS] for number in range(GROUPS)] for table in (real, made)]
     without = [
-        frechet_distance(*(_statistics([*parts[:number], *parts[number + 1 :]]) for parts in groups))
-        for number in range(GROUPS)
+        frechet_distance(*(_statistics([*side[:out], *side[out + 1 :]]) for side in parts)) for out in range(GROUPS)
     ]
-    return Estimate(value, _jackknife_error(without))
+    return _jackknife(value, without)
 
 
-def kernel_distance(
-    real: torch.Tensor, made: torch.Tensor, degree: int = 3, subsets: int = 100, size: int = 1000, seed: int = 0
-) -> Estimate:
+def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, rows: int = 1) -> Estimate:
     """Unbiased squared maximum mean discrepancy with the kernel (a.b / d + 1)^degree (arXiv 1801.01401, section 3).
+
+    Over whole tables, not over random subsets as KID is often computed, which has the same mean.
 
     Args:
         real: (N, d).
         made: (M, d).
-        degree: of the polynomial: 3 for KID and KVD, 2 for JEDi (arXiv 2410.05203).
-        subsets: how many pairs of random subsets are averaged.
-        size: features in a subset, at most as many as there are.
-        seed: of the subsets.
+        degree: of the polynomial; 3 is that of KID and KVD.
+        rows: of a clip.
 
     Returns:
-        the mean over subsets, and the standard error of that mean. Unbiased, so it can be below zero.
+        the distance, which can be below zero, and its standard error.
 
     Raises:
         ValueError: a table has fewer than two features.
     """
-    size = min(size, len(real), len(made))
-    if size < 2:
+    if min(len(real), len(made)) < 2:
         raise ValueError(f"features: a kernel distance needs 2 or more of each kind, got {len(real)} and {len(made)}")
-    draw = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(subsets):
-        a, b = (table[torch.randperm(len(table), generator=draw)[:size]].double() for table in (real, made))
+    parts = [_groups(table.double(), rows) for table in (real, made)]
+    sizes = [torch.tensor([float(len(part)) for part in side]) for side in parts]
+    sums = {(i, j): _block_sums(parts[i], parts[j], degree) for i, j in ((0, 0), (1, 1), (0, 1))}
+    own = [torch.stack([_own_kernel(part, degree) for part in side]) for side in parts]
+
+    def distance(out: int | None) -> float:
+        keep = [torch.ones(len(side), dtype=torch.bool) for side in parts]
+        if out is not None:
+            for side in keep:
+                side[out] = False
+        counts = [float(size[kept].sum()) for size, kept in zip(sizes, keep, strict=True)]
         within = sum(
-            (kernel.sum() - kernel.diagonal().sum()) / (size * (size - 1))
-            for kernel in (_kernel(a, a, degree), _kernel(b, b, degree))
+            (sums[i, i][keep[i]][:, keep[i]].sum() - own[i][keep[i]].sum()) / (counts[i] * (counts[i] - 1))
+            for i in range(2)
         )
-        values.append(float(within - 2 * _kernel(a, b, degree).mean()))
-    spread = torch.tensor(values, dtype=torch.float64)
-    return Estimate(float(spread.mean()), float(spread.std() / math.sqrt(subsets)) if subsets > 1 else math.nan)
+        between = sums[0, 1][keep[0]][:, keep[1]].sum() / (counts[0] * counts[1])
+        return float(within - 2 * between)
+
+    if min(map(len, parts)) < GROUPS or min(len(real), len(made)) < 2 * GROUPS:
+        return Estimate(distance(None), math.nan)
+    return _jackknife(distance(None), [distance(out) for out in range(GROUPS)])
 
 
-def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5) -> dict[str, float]:
+def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5, rows: int = 1) -> dict[str, Estimate]:
     """Whether made features lie among the real ones, and real ones among the made (balls to the k-th neighbour).
 
     Args:
         real: (N, d), N > neighbours.
         made: (M, d), M > neighbours.
         neighbours: k.
+        rows: of a clip.
 
     Returns:
         `precision` and `recall` (arXiv 1904.06991, section 3), `density` and `coverage` (arXiv 2002.09797, equations
@@ -96,6 +100,18 @@ def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5) -> dic
             f"features: coverage with {neighbours} neighbours needs more of each kind, got {len(real)} and {len(made)}"
         )
     real, made = real.double(), made.double()
+    whole = _coverage(real, made, neighbours)
+    parts = [_groups(table, rows) for table in (real, made)]
+    if min(map(len, parts)) < GROUPS or min(len(real), len(made)) * (GROUPS - 1) <= 2 * neighbours * GROUPS:
+        return {name: Estimate(value, math.nan) for name, value in whole.items()}
+    without = []
+    for out in range(GROUPS):
+        left_real, left_made = (torch.cat([*side[:out], *side[out + 1 :]]) for side in parts)
+        without.append(_coverage(left_real, left_made, neighbours))
+    return {name: _jackknife(value, [part[name] for part in without]) for name, value in whole.items()}
+
+
+def _coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int) -> dict[str, float]:
     real_radius, made_radius = (_radii(table, neighbours) for table in (real, made))
     inside_real = torch.zeros(len(made), dtype=torch.float64)  # balls of real features around each made one
     recalled = torch.zeros(len(real), dtype=torch.bool)
@@ -121,8 +137,24 @@ def nearest(made: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torc
     return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
 
 
+def _block_sums(first: list[torch.Tensor], second: list[torch.Tensor], degree: int) -> torch.Tensor:
+    """Sum of the kernel between each group of one table and each of the other: (groups, groups)."""
+    return torch.stack([torch.stack([_kernel(a, b, degree).sum() for b in second]) for a in first])
+
+
+def _own_kernel(part: torch.Tensor, degree: int) -> torch.Tensor:
+    """Sum of the kernel of each feature with itself."""
+    return ((part.square().sum(dim=1) / part.shape[1] + 1) ** degree).sum()
+
+
 def _kernel(a: torch.Tensor, b: torch.Tensor, degree: int) -> torch.Tensor:
     return (a @ b.T / a.shape[1] + 1) ** degree
+
+
+def _groups(table: torch.Tensor, rows: int) -> list[torch.Tensor]:
+    """Clips dealt to ten groups in turn, empty ones left out."""
+    clip = torch.arange(len(table)) // rows
+    return [table[clip % GROUPS == number] for number in range(min(GROUPS, int(clip[-1]) + 1))]
 
 
 def _radii(table: torch.Tensor, neighbours: int) -> torch.Tensor:
@@ -138,7 +170,7 @@ def _statistics(parts: list[torch.Tensor]) -> FeatureStatistics:
     return result
 
 
-def _jackknife_error(without: list[float]) -> float:
+def _jackknife(value: float, without: list[float]) -> Estimate:
+    """The standard error of a number from what it is without each of the ten groups."""
     values = torch.tensor(without, dtype=torch.float64)
-    count = len(without)
-    return float(((count - 1) / count * (values - values.mean()).square().sum()).sqrt())
+    return Estimate(value, float(((GROUPS - 1) / GROUPS * (values - values.mean()).square().sum()).sqrt()))

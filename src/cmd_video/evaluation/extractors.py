@@ -116,7 +116,9 @@ def load_exactly(model: Any, state: dict[str, torch.Tensor]) -> Any:
 
 
 def _from_transformers(name: str, kind: str, path: str, device: str) -> Extractor:
-    """Mean of the last tokens of a video transformer, normalised as its processor says."""
+    """Mean of the last tokens of a video transformer; frames normalised by ImageNet's mean and deviation, as both
+    families were trained.
+    """
     from transformers import AutoModel
 
     try:

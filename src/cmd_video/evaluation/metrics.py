@@ -43,8 +43,8 @@ def paired_metrics(
         lpips: for the distance in features.
 
     Returns:
-        (B,) each: `psnr` (dB, at most 60), `ssim`, `ms_ssim` (only where H and W are above 160, for which its five
-        scales are made), `lpips` (only if given), and with two or more frames `flicker_ratio`: the mean change between
+        (B,) each: `psnr` (dB, at most 60), `ssim`, `ms_ssim` (only where H and W are at least 176, which its five
+        scales need), `lpips` (only if given), and with two or more frames `flicker_ratio`: the mean change between
         frames over the target's, 1 where equal. `flow.warping_error` tells flicker from motion.
 
     Raises:
@@ -56,7 +56,7 @@ def paired_metrics(
     squared = (prediction - target).square().flatten(1).mean(dim=1)
     values = {"psnr": 10 * torch.log10(4 / squared.clamp(min=4e-6)), "ssim": ssim(prediction, target)}
     frames = [video.transpose(1, 2).flatten(0, 1) for video in (prediction, target)]  # (B * F, 3, H, W)
-    if min(prediction.shape[-2:]) > 160:
+    if min(prediction.shape[-2:]) >= 176:
         by_frame = multiscale_structural_similarity_index_measure(*frames, data_range=(-1.0, 1.0), reduction="none")
         values["ms_ssim"] = by_frame.view(len(prediction), -1).mean(dim=1)
     if lpips is not None:

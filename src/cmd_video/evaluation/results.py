@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("cmd-video", "torch", "diffusers", "transformers", "numpy")
+PACKAGES = (
+    "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "torchmetrics", "opencv-python-headless",
+)  # fmt: skip
 
 
 def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[str, Any]) -> None:

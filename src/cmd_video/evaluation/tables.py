@@ -2,6 +2,7 @@
 
     table = extract(clips, extractor, work=Path("features.parts"))
     table.save(Path("reference"))                         # reference.safetensors and reference.json
+    discard(Path("features.parts"))                       # only now: until the result is written, nothing is lost
     table = FeatureTable.load(Path("reference"))
 
 N features of d numbers, F frames.
@@ -13,12 +14,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
@@ -28,6 +31,7 @@ from .extractors import Extractor
 from .flow import dynamic_degree, optical_flow
 
 CHUNK = 64  # clips
+FORMAT = 1  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class FeatureTable:
     protocol: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write `path`.safetensors and `path`.json, each by rename, the JSON last."""
+        """Write `path`.safetensors and `path`.json, each by rename; the JSON, last, holds the other's digest."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
+        record = {"protocol": self.protocol, "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest()}
         os.replace(temporary, path.with_name(f"{path.name}.safetensors"))
-        temporary.write_text(json.dumps(self.protocol, indent=1))
+        temporary.write_text(json.dumps(record, indent=1))
         os.replace(temporary, path.with_name(f"{path.name}.json"))
 
     @classmethod
@@ -61,15 +66,21 @@ class FeatureTable:
             ValueError: there is no such table, or it is damaged.
         """
         base = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+        weights = base.with_name(f"{base.name}.safetensors")
         try:
-            protocol = json.loads(base.with_name(f"{base.name}.json").read_text())
-            tensors = load_file(base.with_name(f"{base.name}.safetensors"))
-            features, dynamic = tensors["features"], tensors["dynamic"]
-            if not isinstance(protocol, dict) or len(features) != protocol["features"]:
-                raise ValueError("the number of features differs from the protocol's")
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            record = json.loads(base.with_name(f"{base.name}.json").read_text())
+            if hashlib.sha256(weights.read_bytes()).hexdigest() != record["sha256"]:
+                raise ValueError(f"{weights.name} is not the file that its JSON describes")
+            tensors = load_file(weights)
+            return cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(f"{base}: no table of features: {error}") from error
-        return cls(features, dynamic, protocol)
+
+
+def processes(device: str) -> tuple[PartialState, str]:
+    """Who shares the work, and this process's own device; call it before anything is put on a device."""
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=2))  # the slowest chunk may take its time
+    return state, str(state.device) if device == "cuda" else device
 
 
 def extract(
@@ -81,97 +92,138 @@ def extract(
 ) -> FeatureTable:
     """Features of all clips that can be read.
 
-    Started again with the same folder it goes on where it stopped. Several processes, as `accelerate launch` starts
-    them, share the chunks; each returns the whole table, which does not depend on their number.
+    Started again with the same folder and the same clips it goes on where it stopped; clips that could not be read are
+    tried again. Several processes share the chunks; each returns the whole table, which does not depend on them.
 
     Args:
         clips: what to read.
         extractor: what to compute.
-        work: folder for finished chunks; removed at the end.
+        work: folder for finished chunks; stays until `discard`.
         batch_size: clips at a time.
-        progress: called with (clips done by this process or found, all clips).
+        progress: called with (clips done, all clips) as far as this process knows.
 
     Raises:
         ValueError: no clip can be read, or they do not suit the extractor, or the folder belongs to something else.
     """
-    recipe = {"clips": clips.recipe, "count": len(clips), "extractor": extractor.name, "sha256": extractor.sha256}
-    state = PartialState(cpu=not torch.cuda.is_available())  # by itself it would not see several CPU processes
+    state = PartialState(cpu=not torch.cuda.is_available())
+    count = -(-len(clips) // CHUNK)
     if state.is_main_process:
-        _claim(work, recipe)
+        _claim(work, clips, extractor)
     state.wait_for_everyone()
-    starts = range(0, len(clips), CHUNK)
-    for number, start in enumerate(starts):
-        path = work / f"chunk-{number:06d}.safetensors"
-        if number % state.num_processes == state.process_index and not path.is_file():
-            _chunk(clips, range(start, min(start + CHUNK, len(clips))), extractor, batch_size, path)
-        if progress is not None:
-            progress(min(start + CHUNK, len(clips)), len(clips))
+    missing = [number for number in range(count) if not _is_whole(_path(work, number))]
+    (missing,) = broadcast_object_list([missing])  # all deal out the same ones
+    done = len(clips) - len(missing) * CHUNK
+    try:
+        for number in missing[state.process_index :: state.num_processes]:
+            start = number * CHUNK
+            _chunk(clips, range(start, min(start + CHUNK, len(clips))), extractor, batch_size, _path(work, number))
+            done += CHUNK * state.num_processes
+            if progress is not None:
+                progress(min(max(done, 0), len(clips)), len(clips))
+    except BaseException:
+        if state.num_processes == 1 and not any(work.glob("chunk-*")):
+            discard(work)  # nothing is lost, and a corrected command is not kept out
+        raise
     state.wait_for_everyone()
-    table = _collect(work, len(starts), clips, extractor)
+    table = _collect(work, count, clips, extractor)
     state.wait_for_everyone()
-    if state.is_main_process:
-        shutil.rmtree(work, ignore_errors=True)
     return table
 
 
-def _claim(work: Path, recipe: dict[str, Any]) -> None:
-    path = work / "recipe.json"
+def discard(work: Path) -> None:
+    """Remove the chunks, once what they were for is written."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _path(work: Path, number: int) -> Path:
+    return work / f"chunk-{number:06d}.safetensors"
+
+
+def _claim(work: Path, clips: ClipSource, extractor: Extractor) -> None:
+    mine = {
+        "clips": clips.recipe,
+        "identity": clips.identity,
+        "count": len(clips),
+        "extractor": [extractor.name, extractor.sha256],
+        "chunk": [FORMAT, CHUNK],
+    }
+    path, text = work / "recipe.json", json.dumps(mine, indent=1)
     if path.is_file():
-        if json.loads(path.read_text()) != json.loads(json.dumps(recipe)):
+        if path.read_text() != text:
             raise ValueError(f"{work}: holds an interrupted evaluation of something else; remove it")
         return
     if work.exists() and any(work.iterdir()):
         raise ValueError(f"{work}: exists and holds no interrupted evaluation")
     work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(recipe))
-
-
-def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: int, path: Path) -> None:
-    features, dynamic, problems, digest = [], [], {}, hashlib.sha256()
-    for start in range(numbers.start, numbers.stop, batch_size):
-        batch = range(start, min(start + batch_size, numbers.stop))
-        readable = []
-        for number, clip in zip(batch, clips.read(batch), strict=True):
-            if isinstance(clip, ClipError):
-                problems[number] = str(clip)
-            else:
-                readable.append(clip)
-                if len(clip) > 1:
-                    dynamic.append(dynamic_degree(optical_flow(clip)))
-                digest.update(f"{tuple(clip.shape)}".encode())
-                digest.update(clip.contiguous().numpy().tobytes())
-        shapes = {tuple(clip.shape) for clip in readable}
-        groups = [[clip for clip in readable if tuple(clip.shape) == shape] for shape in sorted(shapes)]
-        if len(groups) > 1:  # of several sizes, in their own order: one at a time
-            groups = [[clip] for clip in readable]
-        features += [extractor(torch.stack(group)) for group in groups]
-    tensors = {"features": torch.cat(features), "dynamic": torch.tensor(dynamic)} if features else {}
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    save_file(tensors, temporary, {"problems": json.dumps(problems), "sha256": digest.hexdigest()})
+    temporary = work / f".recipe.tmp-{os.getpid()}"
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 
-def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) -> FeatureTable:
-    from safetensors import safe_open
+def _is_whole(path: Path) -> bool:
+    """Whether a chunk is there and every clip of it could be read."""
+    if not path.is_file():
+        return False
+    with safe_open(path, "pt") as file:
+        return file.metadata()["problems"] == "[]"
 
+
+def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: int, path: Path) -> None:
+    """Features, dynamic degrees and digests of some clips, as one file."""
+    features, dynamic, problems, digests, sizes = [], [], [], [], set()
+    for start in range(numbers.start, numbers.stop, batch_size):
+        readable: list[torch.Tensor] = []
+        for clip in clips.read(range(start, min(start + batch_size, numbers.stop))):
+            if isinstance(clip, ClipError):
+                problems.append(f"{clip.path.name}: {clip.reason}")
+                continue
+            readable.append(clip)
+            digests.append(digest_of(clip))
+            sizes.add("x".join(map(str, clip.shape[1:3])))
+            if len(clip) > 1:
+                dynamic.append(dynamic_degree(optical_flow(clip)))
+        together = len({clip.shape for clip in readable}) == 1
+        groups = [readable] if together else [[clip] for clip in readable]
+        features += [extractor(torch.stack(group)) for group in groups]
+    tensors = {"features": torch.cat(features), "dynamic": torch.tensor(dynamic)} if features else {}
+    facts = {"problems": problems, "digests": digests, "sizes": sorted(sizes), "codecs": clips.codecs(numbers)}
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    save_file(tensors, temporary, {name: json.dumps(value) for name, value in facts.items()})
+    os.replace(temporary, path)
+
+
+def digest_of(clip: torch.Tensor) -> str:
+    """sha256 of a clip's shape and pixels, uint8 (F, H, W, 3)."""
+    digest = hashlib.sha256(f"{tuple(clip.shape)}".encode())
+    digest.update(clip.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_all(digests: list[str]) -> str:
+    """sha256 over the digests of clips, in their order."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) -> FeatureTable:
     parts: dict[str, list[torch.Tensor]] = {"features": [], "dynamic": []}
-    problems, digest = [], hashlib.sha256()
+    facts: dict[str, list[str]] = {"problems": [], "digests": [], "sizes": [], "codecs": []}
     for number in range(count):
-        with safe_open(work / f"chunk-{number:06d}.safetensors", "pt") as file:
-            metadata = file.metadata()
+        with safe_open(_path(work, number), "pt") as file:
             for name in file.keys():  # noqa: SIM118  # no mapping
                 parts[name].append(file.get_tensor(name))
-        problems += list(json.loads(metadata["problems"]).values())
-        digest.update(bytes.fromhex(metadata["sha256"]))
+            for name, values in facts.items():
+                values += json.loads(file.metadata()[name])
     if not parts["features"]:
-        raise ValueError(f"clips: none of {len(clips)} can be read; the first: {problems[0] if problems else 'none'}")
+        discard(work)
+        raise ValueError(f"clips: none of {len(clips)} can be read; the first: {facts['problems'][0]}")
     features, dynamic = (torch.cat(part) for part in parts.values())
     protocol = {
-        "clips": len(clips) - len(problems),
-        "unreadable": problems,
-        **{key: value for key, value in clips.recipe.items() if key != "source"},
-        "source": clips.recipe.get("source"),
-        "pixels_sha256": digest.hexdigest(),
+        **clips.recipe,
+        "clips": len(facts["digests"]),
+        "unreadable": facts["problems"],
+        "sizes": sorted(set(facts["sizes"])),
+        "codecs": sorted(set(facts["codecs"])),
+        "pixels_sha256": digest_all(facts["digests"]),
         "extractor": extractor.name,
         "per": extractor.per,
         "extractor_resize": extractor.resize,

@@ -40,7 +40,8 @@ class _Space:
 def stage_names(model: Any) -> list[str]:
     """Stages of a decoder whose width can be chosen, from the latents to the pixels."""
     decoder = model.decoder
-    return ["decoder.mid_block", *(f"decoder.up_blocks.{number}" for number in range(len(decoder.up_blocks)))]
+    middle = ["decoder.mid_block"] if getattr(decoder.mid_block, "resnets", None) else []  # it may have left
+    return [*middle, *(f"decoder.up_blocks.{number}" for number in range(len(decoder.up_blocks)))]
 
 
 def kept_channels(
@@ -102,8 +103,13 @@ def _choose(
         if len(set(shares.values())) > 1:
             found = ", ".join(f"{stage} = {share}" for stage, share in shares.items())
             raise ValueError(f"selection: widths: these share their features and need one share: {found}")
+        share = next(iter(shares.values()), 1.0)
         per_group = space.channels // space.groups
-        count = max(1, round(per_group * next(iter(shares.values()))))
+        count = max(1, round(per_group * share))
+        if share < 1 and count == per_group:
+            raise ValueError(
+                f"selection: widths: {space.stages[0]} = {share} takes nothing: its norms have groups of {per_group}"
+            )
         if count < per_group:
             scores = _magnitudes(space, weights) if weights is not None else -torch.arange(space.channels)
             order = scores.view(space.groups, per_group).argsort(dim=1, descending=True, stable=True)  # (G, C / G)
@@ -178,6 +184,8 @@ def _spaces(model: Any) -> list[_Space]:
         write(f"{name}.to_out.0", space)
     for number, block in enumerate(decoder.up_blocks):
         stage = f"decoder.up_blocks.{number}"
+        if getattr(block, "attentions", None):
+            raise ValueError(f"selection: widths: {stage} has attention, whose channels cannot be cut")
         for layer in range(len(block.resnets)):
             space = resnet(f"{stage}.resnets.{layer}", space, stage)
         for layer in range(len(block.upsamplers or [])):

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .blocks import TRANSFORMER_LISTS, fits, is_unet, list_blocks
-from .channels import stage_names
+from .blocks import TRANSFORMER_LISTS, fits, is_unet, list_blocks, without_blocks
+from .channels import kept_channels, stage_names
 
 RULES = ("vdmini", "middle")
 MIDDLE_SHARE = 0.2
@@ -93,11 +93,17 @@ def select_by_rule(model: Any, rule: str = "vdmini") -> BlockSelection:
 
 
 def _vdmini_decoder(model: Any) -> tuple[list[str], dict[str, float]]:
-    _, *stages = stage_names(model)
+    stages = [name for name in stage_names(model) if "up_blocks" in name]
     if len(stages) < 3:
         raise ValueError(f"rule: 'vdmini' is for decoders of at least 3 stages, this one has {len(stages)}")
+    widths = {**dict.fromkeys(stages[:-2], 0.9375), stages[-2]: 0.5, stages[-1]: 0.25}
     removed = ["decoder.mid_block", *(name for name in list_blocks(model) if name.startswith(f"{stages[-1]}."))]
-    return removed, {**dict.fromkeys(stages[:-2], 0.9375), stages[-2]: 0.5, stages[-1]: 0.25}
+    try:
+        kept_channels(without_blocks(model, removed), widths)
+    except ValueError as error:
+        reason = str(error).removeprefix("selection: widths: ")
+        raise ValueError(f"rule: 'vdmini' does not fit this decoder: {reason}; give a --selection") from error
+    return removed, widths
 
 
 def _vdmini_blocks(model: Any) -> list[str]:
