@@ -61,7 +61,7 @@ def test_the_score_is_the_cosine_of_the_models_own_embeddings(tiny_clip):
 
 def test_the_command(tiny_clip, tmp_path, capsys):
     write_sprites(tmp_path / "clips", 3, 32, 32, 4)
-    manifest = next((tmp_path / "clips").glob("*.jsonl"))
+    manifest = tmp_path / "clips" / "manifest.jsonl"
     arguments = ["evaluate", "clipsim", str(manifest), "-o", str(tmp_path / "out.json"), "--frames", "4"]
     assert main([*arguments, "--clip", str(tiny_clip)]) == 0
     record = json.loads((tmp_path / "out.json").read_text())

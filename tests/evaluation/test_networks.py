@@ -91,3 +91,29 @@ def test_published_squeezenet(shared_weights):
     features = extractor(frames)
     assert features.shape == (6, 512) and features.dtype == torch.float32 and features.std() > 0.01
     assert torch.allclose(extractor(frames[1:]), features[3:], atol=1e-4)
+
+
+@pytest.fixture(scope="module", params=["videomae", "vjepa2"])
+def video_transformer(request, tmp_path_factory):
+    from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16}
+    if request.param == "videomae":
+        model = VideoMAEModel(VideoMAEConfig(**shape, image_size=32, num_frames=4, intermediate_size=32))
+    else:
+        predictor = {"pred_hidden_size": 24, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
+        model = VJEPA2Model(VJEPA2Config(**shape, **predictor, crop_size=32, frames_per_clip=4))
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    return f"{request.param}:{folder}"
+
+
+def test_video_transformers_give_a_feature_per_clip(video_transformer):
+    extractor = build_extractor(video_transformer)
+    frames = torch.randint(0, 256, (2, 8, 40, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = extractor(frames)
+    assert features.shape == (2, 24) and len(extractor.sha256) == 64 and extractor.per == "clip"
+    assert torch.allclose(extractor(frames[1:]), features[1:], atol=1e-4)
+    assert not torch.allclose(extractor(frames.flip(1)), features, atol=1e-3)  # it sees the order
+    assert build_extractor(video_transformer).sha256 == extractor.sha256

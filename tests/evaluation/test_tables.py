@@ -145,7 +145,7 @@ def test_floors_do_not_split_a_clip(tmp_path):
     floors = []
     for name in ("still", "frames"):
         table = extract(ArrayClips(tmp_path / f"{name}.npz"), PIXELS, tmp_path / "work")
-        floors.append(measure(table, table, neighbours=1)["kernel_degree_2"]["real_against_real"])
+        floors.append(measure(table, table, neighbours=1)["frechet"]["real_against_real"])
     assert floors[0] == pytest.approx(floors[1], rel=0.2)
 
 
@@ -160,8 +160,8 @@ def test_files_round_trip_and_damage_is_noticed(clips, tmp_path):
 
 
 def test_digests_tell_pixels_apart(clips, tmp_path):
-    same = extract(MadeClips(lambda n: torch.zeros(len(n), 3, 4, 8, 8), 5, {"frames": 4}), PIXELS, tmp_path / "a")
-    other = extract(MadeClips(lambda n: torch.ones(len(n), 3, 4, 8, 8), 5, {"frames": 4}), PIXELS, tmp_path / "b")
+    same = extract(MadeClips(lambda n: torch.zeros(len(n), 3, 4, 16, 16), 5, {"frames": 4}), PIXELS, tmp_path / "a")
+    other = extract(MadeClips(lambda n: torch.ones(len(n), 3, 4, 16, 16), 5, {"frames": 4}), PIXELS, tmp_path / "b")
     assert same.protocol["pixels_sha256"] != other.protocol["pixels_sha256"]
 
 

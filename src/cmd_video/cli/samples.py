@@ -101,16 +101,16 @@ def _name(layout: str, number: int, sample: int, prompt: str, file_format: str) 
 
 
 def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], layout: str) -> None:
-    """Write the manifest and the recipe; refuse a folder with another one."""
+    """Write the recipe and a manifest that training and `evaluate` read; refuse a folder with another recipe."""
     path = output / "recipe.json"
-    text = json.dumps(recipe, indent=1)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if path.is_file() and (path.read_text() != text or (output / "prompts.jsonl").read_text() != lines):
+    text = json.dumps({**recipe, "clips": rows}, indent=1, ensure_ascii=False)
+    if path.is_file() and path.read_text() != text:
         raise ValueError(f"--output: {output} holds clips of another command; choose a new folder")
     if not path.is_file() and output.exists() and any(output.iterdir()):
         raise ValueError(f"--output: {output} is not empty")
     output.mkdir(parents=True, exist_ok=True)
-    (output / "prompts.jsonl").write_text(lines)
+    lines = [{"path": row["path"], "prompt": row["prompt"]} for row in rows]
+    (output / "prompts.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if layout == "vbench":
         (output / "videos").mkdir(exist_ok=True)
         (output / "run_vbench.sh").write_text(VBENCH_SCRIPT)

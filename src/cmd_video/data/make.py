@@ -1,6 +1,6 @@
 """Writes scenes of `sprites` as video files with a manifest, for other programs and for trying the data tools.
 
-write_sprites(Path("sprites/"), num_clips=100)       # 000000.mp4 ... and manifest.jsonl
+write_sprites(Path("sprites/"), num_clips=100)       # 000000.mp4 ..., manifest.jsonl, scenes.jsonl
 """
 
 import json
@@ -25,7 +25,7 @@ def write_sprites(
     fps: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Write clips and a manifest with the prompt and the whole ground truth of each.
+    """Write clips, a manifest with prompt and motion of each, and the whole ground truth, `scenes.jsonl`.
 
     Args:
         folder: where to write; made if it is not there.
@@ -43,17 +43,18 @@ def write_sprites(
     """
     dataset = SpritesDataset(num_clips, height, width, num_frames, seed, split)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, truths = [], []
     for number in range(num_clips):
         scene = dataset.scene(number)
         frames = to_uint8(render(scene, num_frames, height, width))
         name = f"{number:06d}.mp4"
         write_video(frames, folder / name, fps)
-        rows.append({"path": name, "prompt": scene.prompt, "label": scene.motion, "scene": asdict(scene)})
+        rows.append({"path": name, "prompt": scene.prompt, "label": scene.motion})
+        truths.append({"path": name, **asdict(scene)})
         if progress is not None:
             progress(number + 1)
-    manifest = folder / "manifest.jsonl"
-    temporary = folder / f".manifest.tmp-{os.getpid()}"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, manifest)
-    return manifest
+    for file, lines in (("scenes.jsonl", truths), ("manifest.jsonl", rows)):
+        temporary = folder / f".{file}.tmp-{os.getpid()}"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.replace(temporary, folder / file)
+    return folder / "manifest.jsonl"

@@ -6,11 +6,11 @@
 B batch, F frames, H, W, d numbers of an embedding.
 """
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, CLIPModel
+
+from .weights import digest_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training
 
@@ -40,11 +40,7 @@ class ClipSim:
         self.device, self.size = device, self.model.config.vision_config.image_size
         self.max_length = self.model.config.text_config.max_position_embeddings
         self.num_cut = 0
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        self.sha256 = digest.hexdigest()
+        self.sha256 = digest_weights(self.model)
 
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor, prompts: list[str]) -> torch.Tensor:

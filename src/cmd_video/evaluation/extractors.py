@@ -6,7 +6,6 @@
 B batch, F frames, H, W.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from .flow import flow_features
 from .networks import I3D, SqueezeNet
 from .pixel_features import content_features, motion_features
-from .weights import WEIGHT_FILES, find_weights
+from .weights import WEIGHT_FILES, digest_weights, find_weights
 
 RESIZE = "bilinear, align_corners=False, no antialias"  # StyleGAN-V's
 
@@ -138,11 +137,7 @@ def _from_transformers(name: str, kind: str, path: str, device: str) -> Extracto
         out = model(video.transpose(1, 2).to(device))
         return out.last_hidden_state.mean(dim=1)
 
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return Extractor(name, "clip", 2, f"{RESIZE}, to {size}", digest.hexdigest(), clip_features)
+    return Extractor(name, "clip", 2, f"{RESIZE}, to {size}", digest_weights(model), clip_features)
 
 
 def _to_video(frames: torch.Tensor, scaled: bool = True) -> torch.Tensor:

@@ -22,7 +22,7 @@ def optical_flow(frames: torch.Tensor) -> torch.Tensor:
     """From each frame to the next: uint8 (F, H, W, 3) -> float32 (F - 1, H, W, 2) in pixels.
 
     Raises:
-        ValueError: OpenCV is not installed, or there are fewer than two frames.
+        ValueError: OpenCV is not installed, or there are fewer than two frames, or they are smaller than 12 pixels.
     """
     return torch.from_numpy(_flows(_gray(frames)))
 
@@ -95,6 +95,10 @@ def _flows(gray: np.ndarray) -> np.ndarray:
     cv2 = _opencv()
     if len(gray) < 2:
         raise ValueError(f"frames: motion needs 2 or more, got {len(gray)}")
+    if min(gray.shape[1:]) < 12:
+        raise ValueError(
+            f"frames: optical flow needs 12 pixels or more on each side, got {gray.shape[1]}x{gray.shape[2]}"
+        )
     method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return np.stack([method.calc(one, other, None) for one, other in zip(gray, gray[1:], strict=False)])
 

@@ -9,6 +9,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -151,6 +153,15 @@ def get_weights(name: str, weights_dir: Path | None = None) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return folder / known.file
+
+
+def digest_weights(model: torch.nn.Module) -> str:
+    """sha256 over the names and values of a model's weights, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _known(name: str) -> WeightFile:
