@@ -45,7 +45,6 @@ def command(
     from cmd_video.evaluation.results import write_result
     from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
     from cmd_video.training.config import load_config
-    from cmd_video.training.stages import VALIDATION_TIMESTEPS
 
     for name, value, allowed in (("--cost", cost, COSTS), ("--measure", measure, MEASURES)):
         if value not in allowed:
@@ -72,14 +71,24 @@ def command(
     for row, found in zip(rows, distances, strict=False):
         growth = [found[kind] / whole[kind] - 1 for kind in whole]
         values[row.block].update(importance=sum(growth) / len(growth), frechet=found)
-    protocol = {
-        "model": type(model).__name__,
+    protocol = {**_protocol(stage, settings, batches), "cost": cost, "measure": measure}
+    protocol["frechet_of_the_whole_model"] = whole
+    write_result(output, "importance", values, protocol)
+    _print(values)
+    print(output)
+    if plot is not None:
+        plot_importance(rows, plot)
+        print(plot)
+
+
+def _protocol(stage: "DiffusionStage", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
+    from cmd_video.training.stages import VALIDATION_TIMESTEPS
+
+    return {
+        "model": type(stage.components[stage.denoiser]).__name__,
         "path": settings.components[stage.denoiser].path,
         "stage": settings.stage,
         "clips": sum(len(batch["number"]) for batch in batches),
-        "cost": cost,
-        "measure": measure,
-        "frechet_of_the_whole_model": whole,
         "timesteps": list(VALIDATION_TIMESTEPS),
         "sampling": {
             "num_inference_steps": settings.validation.num_inference_steps,
@@ -89,12 +98,6 @@ def command(
         },
         "data": settings.validation.data.model_dump(mode="json"),
     }
-    write_result(output, "importance", values, protocol)
-    _print(values)
-    print(output)
-    if plot is not None:
-        plot_importance(rows, plot)
-        print(plot)
 
 
 def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "DiffusionStage":

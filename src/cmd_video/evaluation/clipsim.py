@@ -6,10 +6,19 @@
 B batch, F frames, H, W, d numbers of an embedding.
 """
 
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, CLIPModel
 
+from cmd_video.data.clip import ClipError
+
+from .clips import ClipSource
+from .pairs import mean_and_error
+from .tables import digest_all, digest_of
 from .weights import digest_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training
@@ -63,6 +72,53 @@ class ClipSim:
         pictures = ((pictures / 255 - mean) / std).to(self.device)
         images = F.normalize(_embedding(self.model.get_image_features(pixel_values=pictures)), dim=-1)  # (B * F, d)
         return torch.einsum("bfd,bd->bf", images.unflatten(0, frames.shape[:2]), text).mean(dim=1).cpu()
+
+
+def measure_captions(
+    clips: ClipSource, prompts: list[str], judge: ClipSim, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
+    """CLIPSIM of clips with their captions, and beside it with the caption of the next clip.
+
+    Args:
+        clips: what is judged.
+        prompts: a caption for each.
+        judge: the CLIP model.
+        progress: called with (clips done, all clips).
+
+    Returns:
+        name -> `value` and `standard_error`; and the protocol.
+
+    Raises:
+        ValueError: no clip can be read.
+    """
+    own: list[float] = []
+    others: list[float] = []
+    unreadable: list[str] = []
+    digests: list[str] = []
+    for number, prompt in enumerate(prompts):
+        clip = clips.read([number])[0]
+        if isinstance(clip, ClipError):
+            unreadable.append(f"{clip.path.name}: {clip.reason}")
+        else:
+            digests.append(digest_of(clip))
+            scores = judge(clip[None].expand(2, *clip.shape), [prompt, prompts[(number + 1) % len(prompts)]])
+            own.append(float(scores[0]))
+            others.append(float(scores[1]))
+        if progress is not None:
+            progress(number + 1, len(prompts))
+    if not own:
+        raise ValueError(f"clips: none can be read; the first: {unreadable[0]}")
+    values = {"clipsim": mean_and_error(own), "clipsim_of_another_caption": mean_and_error(others)}
+    protocol = {
+        "clips": len(own),
+        "unreadable": unreadable,
+        "captions_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+        "captions_cut": judge.num_cut,
+        "clip_sha256": judge.sha256,
+        "clip_resize": f"antialiased bicubic to {judge.size}x{judge.size}",
+        "made": {**clips.recipe, "pixels_sha256": digest_all(digests)},
+    }
+    return values, protocol
 
 
 def _embedding(output: object) -> torch.Tensor:

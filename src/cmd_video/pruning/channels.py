@@ -133,83 +133,87 @@ def _magnitudes(space: _Space, weights: Mapping[str, torch.Tensor]) -> torch.Ten
 
 def _spaces(model: Any) -> list[_Space]:
     """Follow a decoder from the latents to the pixels."""
-    decoder = model.decoder
-    spaces: list[_Space] = []
-
-    def new(channels: int) -> _Space:
-        spaces.append(_Space([], channels))
-        return spaces[-1]
-
-    def write(name: str, space: _Space) -> None:
-        _use(model, name, space, 0)
-
-    def read(name: str, space: _Space) -> None:
-        _use(model, name, space, 1)
-
-    def resnet(name: str, space: _Space, stage: str) -> _Space:
-        block = model.get_submodule(name)
-        if hasattr(block, "spatial_res_block"):
-            space = resnet(f"{name}.spatial_res_block", space, stage)
-            return resnet(f"{name}.temporal_res_block", space, stage)
-        inner = new(block.conv1.out_channels)
-        out = space if block.conv_shortcut is None else new(block.conv2.out_channels)
-        for features in (inner, out):
-            if stage not in features.stages:
-                features.stages.append(stage)
-        _norm(model, f"{name}.norm1", space)
-        read(f"{name}.conv1", space)
-        write(f"{name}.conv1", inner)
-        _norm(model, f"{name}.norm2", inner)
-        read(f"{name}.conv2", inner)
-        write(f"{name}.conv2", out)
-        if out is not space:
-            read(f"{name}.conv_shortcut", space)
-            write(f"{name}.conv_shortcut", out)
-        space.attributes.append((name, "in_channels"))
-        out.attributes.append((name, "out_channels"))
-        return out
-
+    decoder, walk = model.decoder, _Walk(model)
     middle = "decoder.mid_block"
-    space = new(decoder.conv_in.out_channels)
-    write("decoder.conv_in", space)
+    space = walk.new(decoder.conv_in.out_channels)
+    walk.write("decoder.conv_in", space)
     for number in range(len(getattr(decoder.mid_block, "resnets", []))):
-        space = resnet(f"{middle}.resnets.{number}", space, middle)
+        space = walk.resnet(f"{middle}.resnets.{number}", space, middle)
     for number, attention in enumerate(getattr(decoder.mid_block, "attentions", [])):
         if attention is None:
             continue
         name = f"{middle}.attentions.{number}"
-        _norm(model, f"{name}.group_norm", space)
+        walk.norm(f"{name}.group_norm", space)
         for part in ("to_q", "to_k", "to_v"):
-            read(f"{name}.{part}", space)
-        write(f"{name}.to_out.0", space)
+            walk.read(f"{name}.{part}", space)
+        walk.write(f"{name}.to_out.0", space)
     for number, block in enumerate(decoder.up_blocks):
         stage = f"decoder.up_blocks.{number}"
         if getattr(block, "attentions", None):
             raise ValueError(f"selection: widths: {stage} has attention, whose channels cannot be cut")
         for layer in range(len(block.resnets)):
-            space = resnet(f"{stage}.resnets.{layer}", space, stage)
+            space = walk.resnet(f"{stage}.resnets.{layer}", space, stage)
         for layer in range(len(block.upsamplers or [])):
             name = f"{stage}.upsamplers.{layer}"
             space.attributes += [(name, "channels"), (name, "out_channels")]
-            read(f"{name}.conv", space)
-            write(f"{name}.conv", space)
-    _norm(model, "decoder.conv_norm_out", space)
-    read("decoder.conv_out", space)
-    return spaces
+            walk.read(f"{name}.conv", space)
+            walk.write(f"{name}.conv", space)
+    walk.norm("decoder.conv_norm_out", space)
+    walk.read("decoder.conv_out", space)
+    return walk.spaces
 
 
-def _use(model: Any, name: str, space: _Space, dimension: int) -> None:
-    """A convolution or linear layer writes to (dimension 0 of its weight) or reads from (1) a space."""
-    layer = model.get_submodule(name)
-    kind = "features" if isinstance(layer, nn.Linear) else "channels"
-    space.tensors.append((f"{name}.weight", dimension))
-    space.attributes.append((name, f"out_{kind}" if dimension == 0 else f"in_{kind}"))
-    if dimension == 0 and layer.bias is not None:
-        space.tensors.append((f"{name}.bias", 0))
+class _Walk:
+    """Notes which tensors belong to which features."""
 
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.spaces: list[_Space] = []
 
-def _norm(model: Any, name: str, space: _Space) -> None:
-    norm = model.get_submodule(name)
-    space.groups = norm.num_groups
-    space.tensors += [(f"{name}.weight", 0), (f"{name}.bias", 0)]
-    space.attributes.append((name, "num_channels"))
+    def new(self, channels: int) -> _Space:
+        self.spaces.append(_Space([], channels))
+        return self.spaces[-1]
+
+    def resnet(self, name: str, space: _Space, stage: str) -> _Space:
+        """A residual block, or the two of one over space and time; returns the features it puts out."""
+        block = self.model.get_submodule(name)
+        if hasattr(block, "spatial_res_block"):
+            space = self.resnet(f"{name}.spatial_res_block", space, stage)
+            return self.resnet(f"{name}.temporal_res_block", space, stage)
+        inner = self.new(block.conv1.out_channels)
+        out = space if block.conv_shortcut is None else self.new(block.conv2.out_channels)
+        for features in (inner, out):
+            if stage not in features.stages:
+                features.stages.append(stage)
+        self.norm(f"{name}.norm1", space)
+        self.read(f"{name}.conv1", space)
+        self.write(f"{name}.conv1", inner)
+        self.norm(f"{name}.norm2", inner)
+        self.read(f"{name}.conv2", inner)
+        self.write(f"{name}.conv2", out)
+        if out is not space:
+            self.read(f"{name}.conv_shortcut", space)
+            self.write(f"{name}.conv_shortcut", out)
+        space.attributes.append((name, "in_channels"))
+        out.attributes.append((name, "out_channels"))
+        return out
+
+    def write(self, name: str, space: _Space) -> None:
+        self._layer(name, space, 0)
+
+    def read(self, name: str, space: _Space) -> None:
+        self._layer(name, space, 1)
+
+    def norm(self, name: str, space: _Space) -> None:
+        space.groups = self.model.get_submodule(name).num_groups
+        space.tensors += [(f"{name}.weight", 0), (f"{name}.bias", 0)]
+        space.attributes.append((name, "num_channels"))
+
+    def _layer(self, name: str, space: _Space, dimension: int) -> None:
+        """A convolution or linear layer writes to (dimension 0 of its weight) or reads from (1) a space."""
+        layer = self.model.get_submodule(name)
+        kind = "features" if isinstance(layer, nn.Linear) else "channels"
+        space.tensors.append((f"{name}.weight", dimension))
+        space.attributes.append((name, f"out_{kind}" if dimension == 0 else f"in_{kind}"))
+        if dimension == 0 and layer.bias is not None:
+            space.tensors.append((f"{name}.bias", 0))
