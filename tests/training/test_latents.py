@@ -43,7 +43,9 @@ def test_latents_are_written_once_and_drawn_in_passes(tmp_path):
     assert write_latents(tmp_path, [batch(1.0)], {}) == 3
     assert write_latents(tmp_path, iter([{}, batch(2.0)]), {}) == 6  # the first shard is kept
     dataset = LatentsDataset(tmp_path, seed=1)
-    assert len(dataset) == 6 and sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] + 2 * [".safetensors"]
+    assert len(dataset) == 6 and sorted(path.suffix for path in tmp_path.iterdir()) == 2 * [".json"] + 2 * [
+        ".safetensors"
+    ]
     passes = [
         [(dataset[n]["prompt"], dataset[n]["content_frame"][0, 0, 0].item()) for n in range(6 * turn, 6 * turn + 6)]
         for turn in range(3)
@@ -64,3 +66,29 @@ def test_the_content_stage_trains_on_latents_alone(tiny_config, run_train, read_
     del config["components"]["autoencoder"]
     run_train(config)
     assert len(read_log(tmp_path / "run", "train")) == 8
+
+
+def test_a_run_encodes_its_clips_or_others(tiny_config, run_train, tmp_path):
+    from cmd_video.training.encode import encode_run
+
+    config = tiny_config("autoencoder", tmp_path / "run")
+    run_train(config)
+
+    def encode(name, count=5, **options):
+        encode_run(tmp_path / "run", tmp_path / name, count, shard_size=2, **options)
+        return LatentsDataset(tmp_path / name)
+
+    own = encode("own")
+    assert len(own) == 5 and own[0]["content_frame"].shape == (12, 8, 8)
+    (tmp_path / "own" / "shard-00001.safetensors").unlink()
+    before = (tmp_path / "own" / "shard-00000.safetensors").stat().st_mtime_ns
+    assert len(encode("own")) == 5  # goes on
+    assert (tmp_path / "own" / "shard-00000.safetensors").stat().st_mtime_ns == before
+    pairs = encode("pairs", overrides=["data.pairs=1.0"])
+    assert {item["prompt"] for item in (pairs[n] for n in range(5))} != {own[n]["prompt"] for n in range(5)}
+    for change in ({"count": 6}, {"overrides": ["data.pairs=1.0"]}, {"split": "validation"}):
+        with pytest.raises(ValueError, match="holds latents of another recipe"):
+            encode("own", **change)
+    with pytest.raises(ValueError, match="--set 'loop.steps=3': encoding uses the fields of `data`"):
+        encode("new", overrides=["loop.steps=3"])
+    assert not (tmp_path / "new").exists()

@@ -101,6 +101,9 @@ def encode_command(
     num_clips: Annotated[int, typer.Option(min=1, help="Clips; at most the whole set once.")] = 10_000,
     split: Annotated[str, typer.Option(help="The run's train or validation data.")] = "train",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 16,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of the run's data: data.field=value.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Write content frames and motion latents of a run's clips, so that the diffusion stages do not run the
@@ -124,5 +127,6 @@ def encode_command(
             batch_size,
             device=device,
             progress=lambda done: progress.update(task, completed=done),
+            overrides=overrides,
         )
     print(output)

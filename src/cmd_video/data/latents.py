@@ -26,13 +26,22 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
         folder: where to write.
         batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; what a
             batch holds does not matter where its shard is there already.
-        recipe: what made them, written into the index.
+        recipe: what made them, JSON-able.
 
     Returns:
         Number of clips.
+
+    Raises:
+        ValueError: the folder holds latents of another recipe.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    stated, text = folder / "recipe.json", json.dumps(recipe, indent=1)
+    if (stated.read_text() if stated.is_file() else None) != text:
+        if stated.is_file() or any(folder.glob("shard-*")):
+            raise ValueError(f"{folder}: holds latents of another recipe; choose a new folder")
+        stated.with_suffix(".tmp").write_text(text)
+        os.replace(stated.with_suffix(".tmp"), stated)
     shards: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
         path = shard_path(folder, number)

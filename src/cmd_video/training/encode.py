@@ -3,7 +3,7 @@
 encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000)
 """
 
-import json
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, encode_video
 from cmd_video.pipelines.loading import load_autoencoder
 
-from .config import LatentsData, TrainConfig
+from .config import LatentsData, load_config
 from .data import build_dataset, collate
 
 
@@ -29,6 +29,7 @@ def encode_run(
     shard_size: int = 256,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    overrides: list[str] | None = None,
 ) -> int:
     """Encode the first clips of a run's data with its autoencoder; finished shards are kept, so a second call goes on.
 
@@ -41,16 +42,20 @@ def encode_run(
         shard_size: clips per file.
         device: where to compute.
         progress: called with the number of clips done.
+        overrides: fields of the run's data to change, "data.pairs=0.5": other clips than the run was trained on.
 
     Returns:
         Number of clips in `output`.
 
     Raises:
-        ValueError: the run is not finished, or its data are latents already.
+        ValueError: the run is not finished, or its data are latents already, or an override is of something else.
     """
     if not (run / "config.json").is_file():
         raise ValueError(f"{run}: no config.json; give the folder of a training run")
-    config = TrainConfig.model_validate(json.loads((run / "config.json").read_text()))
+    for override in overrides or []:
+        if not override.startswith(("data.", "data=", "validation.data.", "validation.data=")):
+            raise ValueError(f"--set {override!r}: encoding uses the fields of `data` and `validation.data` only")
+    config = load_config(run / "config.json", overrides)
     data = config.data if split == "train" else config.validation.data
     if isinstance(data, LatentsData):
         raise ValueError(f"{run}: its data are latents already ({data.path})")
@@ -76,7 +81,15 @@ def encode_run(
             if progress is not None:
                 progress(numbers.stop)
 
-    recipe = {"run": run.name, "data": data.model_dump(mode="json"), "split": split, "shard_size": shard_size}
+    weights = b"".join(path.read_bytes() for path in sorted((run / "pipeline" / "autoencoder").glob("*.safetensors")))
+    recipe = {
+        "run": run.name,
+        "autoencoder_sha256": hashlib.sha256(weights).hexdigest(),
+        "data": data.model_dump(mode="json"),
+        "split": split,
+        "clips": count,
+        "shard_size": shard_size,
+    }
     return write_latents(output, shards(), recipe)
 
 
