@@ -76,7 +76,7 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((made, real, "--fps", 0), "fps: 0.0, must be more than 0"),
         ((made, real, "--fps", 4, "--stride", 2), "stride: 2 together with fps"),
         ((tmp_path / "clips.npz", real, "--frames", 16), "arrays are taken as they are"),
-        ((tiny_pipeline, tiny_pipeline, "--size", "16x16", "--frames", 4), "decides them itself"),
+        ((tiny_pipeline, tiny_pipeline, "--size", "16x16", "--frames", 4), "they say how files are read"),
     ):
         code, _, error = calc(run, arguments[0], arguments[1], tmp_path / "out.json", *arguments[2:])
         assert code == 2 and message in error.strip().splitlines()[-1], (arguments, error)
@@ -138,7 +138,7 @@ def test_a_report_has_a_table_for_what_is_comparable(run, folders, tmp_path):
     assert code == 0, error
     text = (tmp_path / "report" / "report.md").read_text()
     assert text.count("| | frechet |") == 2  # a and b in one table, c in another
-    assert "Not comparable with a and b: made.stride, real.stride" in text or "made.stride" in text
+    assert "Not comparable with a and b: made.stride, real.pixels_sha256, real.stride." in text
     values = json.loads(files[0].read_text())["values"]
     assert f"{values['frechet']['value']:.4g}" in text and "real against real" in text and "pixels_sha256" in text
     assert len(list((tmp_path / "report").glob("samples-*.png"))) == 3

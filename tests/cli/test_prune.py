@@ -118,7 +118,7 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
     assert all(row["content"] > 0 and (row["motion"] > 0) == (stage == "motion") for row in rows.values())
     if measure == "frechet":
         whole = json.loads(measured.read_text())["protocol"]["frechet_of_the_whole_model"]
-        assert set(whole) == {"content", "motion"} if stage == "motion" else {"content"}
+        assert set(whole) == ({"content", "motion"} if stage == "motion" else {"content"})
         for row in rows.values():
             growth = [row["frechet"][kind] / whole[kind] - 1 for kind in whole]
             assert row["importance"] == pytest.approx(sum(growth) / len(growth)) and row["importance"] != row["loss"]

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .sources import BatchSize, Device, Fps, Frames, NumClips, Size, Steps, Stride, WeightsDir, are_files, open_source
+from .sources import (
+    BatchSize,
+    Device,
+    Fps,
+    Frames,
+    NumClips,
+    Size,
+    Steps,
+    Stride,
+    WeightsDir,
+    check_reading,
+    open_source,
+)
 
 if TYPE_CHECKING:
     from cmd_video.evaluation.clips import ClipSource
@@ -42,6 +54,7 @@ def reference(
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
+    check_reading([source], size, stride, fps)
     clips = open_source(source, frames, size, stride, fps, num_clips, device, None)
     work = output.with_name(f"{output.name}.parts")
     table = _extract(clips, built, work, batch_size)
@@ -87,16 +100,15 @@ def calc(
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
     is_table = Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors"))
-    how: tuple[str | None, int, float | None] = (size, stride, fps)
-    mine = how if are_files(made) or is_table or not are_files(real) else (None, 1, None)  # else for the reference
-    clips = open_source(made, frames, *mine, num_clips, device, steps, seed)
+    check_reading([made] if is_table else [made, real], size, stride, fps)
+    options = (frames, size, stride, fps, num_clips, device)
+    clips = open_source(made, *options, steps, seed)
     works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
     if is_table:
         known = FeatureTable.load(Path(real))
         check(known, built, clips, neighbours)
     else:
-        its = how if are_files(real) or not are_files(made) else (None, 1, None)
-        known = _extract(open_source(real, frames, *its, num_clips, device, None), built, works[0], batch_size)
+        known = _extract(open_source(real, *options, None), built, works[0], batch_size)
     found = _extract(clips, built, works[1], batch_size)
     if not state.is_main_process:
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .sources import Device, Fps, Frames, NumClips, Size, Stride, WeightsDir, open_source
+from .sources import Device, Fps, Frames, NumClips, Size, Stride, WeightsDir, check_reading, open_source
 
 
 def command(
@@ -32,6 +32,7 @@ def command(
     from cmd_video.evaluation.pairs import measure_pairs
     from cmd_video.evaluation.results import write_result
 
+    check_reading([made, true], size, stride, fps)
     options = (frames, size, stride, fps, num_clips, device, None)
     sources = open_source(made, *options), open_source(true, *options)
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None

@@ -32,8 +32,10 @@ def open_source(
 ) -> "ClipSource":
     """Clips of files, of a configuration's validation data, or of a model that generates them.
 
+    Size, stride and rate say how files are read; `check_reading` refuses them where there are none.
+
     Raises:
-        ValueError: an option means nothing for such a source, or it gives other clips than asked for.
+        ValueError: `steps` for what is no model, or a source that gives other clips than asked for.
     """
     from cmd_video.evaluation.clips import open_clips
 
@@ -45,8 +47,6 @@ def open_source(
         clips = open_clips(path, frames, _parse(size), stride=stride, fps=fps, num_clips=num_clips)
         clips.recipe["source"] = source
         return clips
-    if size is not None or stride != 1 or fps is not None:
-        raise ValueError(f"--size, --stride, --fps: {source} decides them itself")
     clips = _generated(source, num_clips or 256, steps, seed, device) if is_model else _dataset(path, num_clips)
     if clips.recipe["frames"] != frames:
         raise ValueError(f"--frames: {source} gives {clips.recipe['frames']}, asked for {frames}")
@@ -57,6 +57,12 @@ def are_files(source: str) -> bool:
     """Whether a source is files, to which size, stride and rate apply."""
     path = Path(source)
     return source != "default" and path.suffix not in (".yaml", ".yml") and not (path / "model_index.json").is_file()
+
+
+def check_reading(sources: list[str], size: str | None, stride: int, fps: float | None) -> None:
+    """Refuse options that would do nothing, because none of the sources is files."""
+    if (size is not None or stride != 1 or fps is not None) and not any(map(are_files, sources)):
+        raise ValueError(f"--size, --stride, --fps: they say how files are read, and {', '.join(sources)} are none")
 
 
 def _dataset(path: Path, num_clips: int | None) -> "ClipSource":

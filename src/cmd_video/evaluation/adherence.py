@@ -47,8 +47,9 @@ def evaluate_adherence(
 
     Returns:
         JSON-able: `accuracy` (for every attribute and `all` of them: correct, total, rate and its 95% Wilson interval
-        low, high), `by` (the same for the scenes with a given motion, shape or color), `confusion` (counts: expected
-        -> read), `reader_on_ground_truth` (`accuracy` of the reader alone), `settings` and `scenes` (a row for each).
+        low, high), `by` (the same for scenes with a given motion, shape, color or number of objects), `confusion`
+        (counts: expected -> read), `reader_on_ground_truth` (`accuracy` of the reader alone), `settings` and `scenes`
+        (a row for each).
     """
     if num_scenes < 1 or batch_size < 1:
         raise ValueError(f"num_scenes and batch_size: expected at least 1, got {num_scenes} and {batch_size}")
@@ -78,7 +79,7 @@ def evaluate_adherence(
         },
         "accuracy": _accuracy(row["correct"] for row in rows),
         "reader_on_ground_truth": _accuracy(floor),
-        "by": {attribute: _breakdown(rows, attribute) for attribute in ATTRIBUTES},
+        "by": {attribute: _breakdown(rows, attribute) for attribute in (*ATTRIBUTES, "objects")},
         "confusion": {attribute: _confusion(rows, attribute) for attribute in ATTRIBUTES},
         "scenes": rows,
     }
@@ -155,7 +156,9 @@ def _accuracy(scores: Iterable[dict[str, bool]]) -> dict[str, dict[str, float]]:
 
 
 def _values(part: dict[str, Any], attribute: str) -> list[str]:
-    """The motion, or the shapes or colors of the objects, of a row's `expected` or `read`."""
+    """The motion, the number of objects, or their shapes or colors, of a row's `expected` or `read`."""
+    if attribute == "objects":
+        return [str(len(part["objects"]))]
     return [part["motion"]] if attribute == "motion" else [item[attribute] for item in part["objects"]]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .clips import ClipSource
-from .distribution import Estimate, coverage, frechet_estimate, kernel_distance
+from .distribution import Estimate, coverage, frechet_estimate, kernel_distance, nearest_distance
 from .extractors import Extractor
 from .tables import FeatureTable
 
@@ -41,7 +41,7 @@ def check(real: FeatureTable, extractor: Extractor, clips: ClipSource, neighbour
 
 
 def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5) -> dict[str, dict[str, Any]]:
-    """Fréchet and kernel distances, precision, recall, density, coverage, and how much the clips move.
+    """Fréchet and kernel distances, the nearest real clip, precision, recall, density, coverage, and how much moves.
 
     Args:
         real: the yardstick.
@@ -67,6 +67,7 @@ def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5) -> dict
         "frechet": lambda a, b: frechet_estimate(a, b, rows),
         "kernel_degree_3": lambda a, b: kernel_distance(a, b, 3, rows),
         "kernel_degree_2": lambda a, b: kernel_distance(a, b, 2, rows),
+        "nearest": lambda a, b: nearest_distance(a, b, rows),
     }
     for name, distance in distances.items():
         floor = distance(*halves).value if min(map(len, halves)) >= 2 else None

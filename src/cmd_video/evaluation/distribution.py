@@ -102,7 +102,8 @@ def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5, rows: 
     real, made = real.double(), made.double()
     whole = _coverage(real, made, neighbours)
     parts = [_groups(table, rows) for table in (real, made)]
-    if min(map(len, parts)) < GROUPS or min(len(real), len(made)) * (GROUPS - 1) <= 2 * neighbours * GROUPS:
+    fewest_left = min(sum(map(len, side)) - max(map(len, side)) for side in parts)
+    if min(map(len, parts)) < GROUPS or fewest_left <= neighbours:
         return {name: Estimate(value, math.nan) for name, value in whole.items()}
     without = []
     for out in range(GROUPS):
@@ -131,10 +132,13 @@ def _coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int) -> dict[s
     }
 
 
-def nearest(made: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The known feature next to each made one: indices (M,) and Euclidean distances (M,); to find copies."""
-    found = [torch.cdist(part.double(), known.double()).min(dim=1) for part in made.split(CHUNK)]
-    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
+def nearest_distance(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> Estimate:
+    """Mean Euclidean distance of made features to the nearest real one; copies have 0."""
+    known = real.double()
+    found = torch.cat([torch.cdist(part.double(), known).min(dim=1).values for part in made.split(CHUNK)])
+    by_clip = found.view(-1, rows).mean(dim=1)
+    error = float(by_clip.std() / math.sqrt(len(by_clip))) if len(by_clip) > 1 else math.nan
+    return Estimate(float(by_clip.mean()), error)
 
 
 def _block_sums(first: list[torch.Tensor], second: list[torch.Tensor], degree: int) -> torch.Tensor:

@@ -108,12 +108,10 @@ def find_weights(name: str, weights_dir: Path | None = None) -> Path:
         if path.is_file():
             verify(name, path)
             return path
-    raise ValueError(
-        f"weights: no {known.file} in {folder}; put it there from {known.url or known.source} "
-        f"(sha256 {known.sha256}), or run `cmd-video weights get {name}`"
-        if known.url
-        else f"weights: no {known.file} in {folder}; put it there from {known.source} (sha256 {known.sha256})"
-    )
+    remedy = f"put it there from {known.url or known.source} (sha256 {known.sha256})"
+    if known.url is not None:
+        remedy += f", or run `cmd-video weights get {name}`"
+    raise ValueError(f"weights: no {known.file} in {folder}; {remedy}")
 
 
 def verify(name: str, path: Path) -> None:

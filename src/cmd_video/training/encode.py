@@ -81,16 +81,20 @@ def encode_run(
             if progress is not None:
                 progress(numbers.stop)
 
-    weights = b"".join(path.read_bytes() for path in sorted((run / "pipeline" / "autoencoder").glob("*.safetensors")))
     recipe = {
         "run": run.name,
-        "autoencoder_sha256": hashlib.sha256(weights).hexdigest(),
+        "autoencoder_sha256": _digest(run / "pipeline" / "autoencoder"),
         "data": data.model_dump(mode="json"),
         "split": split,
         "clips": count,
         "shard_size": shard_size,
     }
     return write_latents(output, shards(), recipe)
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over a component's weight files."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))).hexdigest()
 
 
 def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:
