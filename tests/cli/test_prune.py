@@ -94,7 +94,13 @@ def test_more_mistakes(run, motion_model, tiny_pipeline, tmp_path):
 
 @pytest.mark.parametrize(
     ("stage", "name", "measure"),
-    [("content", "unet", "loss"), ("content", "unet", "frechet"), ("motion", "motion_transformer", "frechet")],
+    [
+        ("content", "unet", "loss"),
+        ("content", "unet", "frechet"),
+        ("motion", "motion_transformer", "frechet"),
+        ("motion", "motion_transformer", "magnitude"),
+        ("content", "unet", "taylor"),
+    ],
 )
 def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny_pipeline, tmp_path):
     config = tiny_config(stage, tmp_path / "run")
@@ -122,8 +128,10 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
         for row in rows.values():
             growth = [row["frechet"][kind] / whole[kind] - 1 for kind in whole]
             assert row["importance"] == pytest.approx(sum(growth) / len(growth)) and row["importance"] != row["loss"]
-    else:
+    elif measure == "loss":
         assert all(row["importance"] == row["loss"] for row in rows.values())
+    else:
+        assert all(0 < row["importance"] < 1 and row["importance"] != row["loss"] for row in rows.values())
     least = min(row["cost"] for row in rows.values())
     budget = ("--budget", 1 - least, "--importance", measured)
     code, out, error = run("prune", tmp_path / "model", *budget, "-o", tmp_path / "small")

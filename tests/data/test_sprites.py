@@ -42,6 +42,14 @@ def test_a_quarter_are_pairs_unless_told_otherwise():
     assert all(sample_scene(index) == sample_scene(index, pairs=0.25) for index in range(50))
 
 
+def test_motions_come_as_often_as_asked():
+    dataset = SpritesDataset(500, motion_weights={"orbit": 7, "rotate": 7})
+    motions = [dataset.scene(index).motion for index in range(500)]
+    for name, share in (("orbit", 7 / 28), ("rotate", 7 / 28), ("left", 1 / 28)):
+        assert abs(motions.count(name) / 500 - share) <= 3 * (share * (1 - share) / 500) ** 0.5
+    assert all(sample_scene(index) == sample_scene(index, motion_weights={}) for index in range(20))
+
+
 def test_captions_name_what_is_there():
     for index in range(200):
         scene = sample_scene(index, pairs=0.5)

@@ -14,6 +14,7 @@ from cmd_video.pruning.importance import (
     importance_and_cost,
     measure_importance,
     removable_units,
+    weight_importance,
 )
 from cmd_video.pruning.pruned_models import prune
 from cmd_video.pruning.selection import select_by_importance
@@ -124,3 +125,31 @@ def test_what_all_frames_share_is_content_and_the_rest_is_motion():
     content, motion = measure_importance(model, [batch])
     assert content.content > 0.1 and content.motion == pytest.approx(0, abs=1e-9)
     assert motion.motion > 0.1 and motion.content == pytest.approx(0, abs=1e-9)
+
+
+def test_weight_importance_is_the_share_of_what_leaves():
+    torch.manual_seed(0)
+    model = CMDMotionTransformer(num_layers=3, dim=16, num_heads=2).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model.blocks[1].modulation[1].weight.data.zero_()  # gates at zero: nothing inside the block has a gradient
+    model.blocks[1].modulation[1].bias.data.zero_()
+    inputs = torch.randn(2, 8, 4, 8), torch.tensor([5, 900]), torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        batch = NoisyBatch(lambda one: one(*inputs).sample, model(*inputs).sample + 0.1)
+
+    def absolute(module):
+        return sum(parameter.abs().sum().item() for parameter in module.parameters())
+
+    magnitude = weight_importance(model, [batch], "magnitude")
+    assert set(magnitude) == {"blocks.0", "blocks.1", "blocks.2"}
+    for number, block in enumerate(model.blocks):
+        assert magnitude[f"blocks.{number}"] == pytest.approx(absolute(block) / absolute(model), rel=1e-5)
+
+    taylor = weight_importance(model, [batch], "taylor")
+    assert taylor["blocks.1"] == 0 and min(taylor["blocks.0"], taylor["blocks.2"]) > 0.01
+    model.zero_grad()
+    (batch.call(model) - batch.target).square().mean().backward()
+    products = {name: (p * p.grad).abs().sum().item() for name, p in model.named_parameters() if p.grad is not None}
+    expected = sum(value for name, value in products.items() if name.startswith("blocks.0."))
+    assert taylor["blocks.0"] == pytest.approx(expected / sum(products.values()), rel=1e-4)

@@ -64,7 +64,9 @@ MISTAKES = [  # stage, field, value, what the message says
     ("autoencoder", "components.vae", "AutoencoderKL", "components.vae"),
     ("autoencoder", "components.vae.config", [1], "components.vae.config"),
     ("autoencoder", "output_dir", None, "output_dir"),
+    ("autoencoder", "data.motion_weights", {"jump": 2.0}, "unknown motion 'jump'; known: left, right"),
     # out of range
+    ("autoencoder", "data.motion_weights", {"orbit": 0}, "data.sprites.motion_weights.orbit"),
     ("autoencoder", "loop.steps", 0, "loop.steps"),
     ("autoencoder", "loop.batch_size", -4, "loop.batch_size"),
     ("autoencoder", "loop.num_workers", -1, "loop.num_workers"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 LEARNED = ("unet", "motion_transformer", "video_model", "text_encoder", "motion_text_encoder", "autoencoder")
 COSTS = ("parameters", "flops", "seconds")
-MEASURES = ("loss", "frechet")
+MEASURES = ("loss", "frechet", "magnitude", "taylor")
 
 
 def command(
@@ -21,7 +21,8 @@ def command(
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("importance.json"),
     cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
     measure: Annotated[
-        str, typer.Option(help="What counts as importance: loss, or frechet, for which clips are generated.")
+        str,
+        typer.Option(help="What counts as importance: loss, frechet (clips are generated), magnitude or taylor."),
     ] = "loss",
     num_clips: Annotated[int, typer.Option(min=2, help="Held-out clips.")] = 64,
     plot: Annotated[Path | None, typer.Option(help="PNG: what each block carries, beside what it costs.")] = None,
@@ -34,7 +35,8 @@ def command(
 
     The denoiser must have a `path` in the configuration: a fresh one knows nothing. With `--measure frechet`, as
     VDMini measures, clips are generated without each block, with the recipe's steps and guidance of `validation`, and
-    their distance to the true ones is in averaged pixels, which suits small synthetic clips.
+    their distance to the true ones is in averaged pixels, which suits small synthetic clips. `magnitude` and `taylor`
+    look at the weights that would leave, the second also at the loss's gradient.
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
@@ -43,7 +45,12 @@ def command(
     from rich.progress import Progress
 
     from cmd_video.evaluation.results import write_result
-    from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
+    from cmd_video.pruning.importance import (
+        measure_importance,
+        plot_importance,
+        removable_units,
+        weight_importance,
+    )
     from cmd_video.training.config import load_config
 
     for name, value, allowed in (("--cost", cost, COSTS), ("--measure", measure, MEASURES)):
@@ -66,11 +73,15 @@ def command(
             progress.advance(task)
 
         whole = _distances(stage, model, batches) if measure == "frechet" else {}
-        rows = measure_importance(model, [stage.noisy_batch(batch) for batch in batches], units, advance)
+        noisy = [stage.noisy_batch(batch) for batch in batches]
+        rows = measure_importance(model, noisy, units, advance)
     values = {row.block: {**asdict(row), "importance": row.loss, "cost": getattr(row, cost)} for row in rows}
     for row, found in zip(rows, distances, strict=False):
         growth = [found[kind] / whole[kind] - 1 for kind in whole]
         values[row.block].update(importance=sum(growth) / len(growth), frechet=found)
+    if measure in ("magnitude", "taylor"):
+        for block, score in weight_importance(model, noisy, measure, units).items():
+            values[block]["importance"] = score
     protocol = {**_protocol(stage, settings, batches), "cost": cost, "measure": measure}
     protocol["frechet_of_the_whole_model"] = whole
     write_result(output, "importance", values, protocol)

@@ -11,6 +11,7 @@ Coordinates are fractions of the frame, x to the right and y downwards; F frames
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -152,10 +153,22 @@ _BY_MOTION = {
 }
 
 
-def sample_scene(index: int, seed: int = 0, split: Split = "train", pairs: float = 0.25) -> SpriteScene:
-    """Scene number `index`, the same on every machine: motions uniform, a share `pairs` of scenes with two objects."""
+def sample_scene(
+    index: int,
+    seed: int = 0,
+    split: Split = "train",
+    pairs: float = 0.25,
+    motion_weights: Mapping[str, float] | None = None,
+) -> SpriteScene:
+    """Scene number `index`, the same on every machine: a share `pairs` of scenes with two objects, motions uniform
+    or as often as `motion_weights` says (a motion that it does not name has weight 1).
+    """
     rng = np.random.default_rng([index, seed, 0 if split == "train" else 1])
-    motion = MOTIONS[rng.integers(len(MOTIONS))]
+    if motion_weights:
+        weights = np.array([motion_weights.get(name, 1.0) for name in MOTIONS])
+        motion = MOTIONS[rng.choice(len(MOTIONS), p=weights / weights.sum())]
+    else:
+        motion = MOTIONS[rng.integers(len(MOTIONS))]
     candidates = _BY_MOTION[split][motion]
     while not candidates:
         motion = MOTIONS[rng.integers(len(MOTIONS))]
@@ -356,6 +369,7 @@ class SpritesDataset(Dataset):
         split: "train" or "held_out" (combinations that training never sees).
         start: number of the first scene.
         pairs: share of scenes with two objects, in [0, 1].
+        motion_weights: how often a motion of MOTIONS comes, relative to 1 for those not named; None = all alike.
     """
 
     class_names = MOTIONS
@@ -370,16 +384,18 @@ class SpritesDataset(Dataset):
         split: Split = "train",
         start: int = 0,
         pairs: float = 0.25,
+        motion_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.length, self.height, self.width, self.num_frames = length, height, width, num_frames
-        self.seed, self.split, self.start, self.pairs = seed, split, start, pairs
+        self.seed, self.split, self.start = seed, split, start
+        self.pairs, self.motion_weights = pairs, motion_weights
 
     def __len__(self) -> int:
         return self.length
 
     def scene(self, index: int) -> SpriteScene:
         """Ground truth of item `index`."""
-        return sample_scene(self.start + index % self.length, self.seed, self.split, self.pairs)
+        return sample_scene(self.start + index % self.length, self.seed, self.split, self.pairs, self.motion_weights)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str | int]:
         scene = self.scene(index)

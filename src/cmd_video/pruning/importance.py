@@ -6,6 +6,7 @@
 
 VDMini (arXiv 2411.18375, figure 1) reads a block's importance off the quality of clips made without it, and finds that
 shallow blocks carry what frames look like and deep ones how they change. Both can be seen here on one's own model.
+`weight_importance` is the cheaper kind that it is compared with: by the weights alone, or with their gradient.
 
 B batch, C channels, F frames, H, W.
 """
@@ -128,6 +129,43 @@ def measure_importance(
         if progress is not None:
             progress(view)
     return rows
+
+
+def weight_importance(
+    model: Any,
+    batches: Sequence[NoisyBatch],
+    measure: Literal["magnitude", "taylor"],
+    units: Sequence[tuple[str, ...]] | None = None,
+) -> dict[str, float]:
+    """Importance by the weights W that leave with a unit: sum |W|, or sum |W dL/dW| with the denoising loss L (the
+    block scores "Mag" and "Taylor" of arXiv 2402.02834), as shares of the whole model's.
+
+    Args:
+        model: the denoiser, in evaluation mode.
+        batches: clips at fixed timesteps, which only "taylor" looks at; L is the mean of their losses.
+        measure: which of the two.
+        units: what to score; default all `removable_units`.
+
+    Returns:
+        block -> importance in 0..1; blocks that leave only together are joined by "+".
+    """
+    weights = dict(model.named_parameters())
+    if measure == "taylor":
+        with torch.enable_grad():
+            losses = [(batch.call(model).float() - batch.target.float()).square().mean() for batch in batches]
+            gradients = torch.autograd.grad(torch.stack(losses).mean(), list(weights.values()), allow_unused=True)
+        scores = {
+            name: 0.0 if gradient is None else (weight.detach() * gradient).abs().double().sum().item()
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+        }
+    else:
+        scores = {name: weight.detach().abs().double().sum().item() for name, weight in weights.items()}
+    total, found = sum(scores.values()), {}
+    for unit in units if units is not None else removable_units(model):
+        staying = {id(weight) for weight in without_blocks(model, unit).parameters()}
+        leaving = sum(scores[name] for name, weight in weights.items() if id(weight) not in staying)
+        found["+".join(unit)] = leaving / total
+    return found
 
 
 def importance_and_cost(

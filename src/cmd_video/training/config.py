@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cmd_video.data.sprites import MOTIONS
 
 VIDEO_MODELS = ("UNet3DConditionModel", "UNetMotionModel", "WanTransformer3DModel")
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
@@ -94,6 +96,16 @@ class SpritesData(Section):
     """Number of the first scene."""
     pairs: float = Field(0.25, ge=0, le=1)
     """Share of scenes with two objects."""
+    motion_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """How often a motion comes, relative to 1 for those not named: {orbit: 7, rotate: 7}; null = all alike."""
+
+    @field_validator("motion_weights")
+    @classmethod
+    def _known_motions(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        unknown = sorted(set(value or {}) - set(MOTIONS))
+        if unknown:
+            raise ValueError(f"unknown motion {unknown[0]!r}; known: {', '.join(MOTIONS)}")
+        return value
 
 
 class VideoData(Section):
