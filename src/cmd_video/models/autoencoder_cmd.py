@@ -207,6 +207,25 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the width of the motion latents is not H' + W'.
         """
+        sample, _ = self.decode_with_flow(content_frame, motion_latents)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def decode_with_flow(
+        self, content_frame: torch.Tensor, motion_latents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What `decode` does, and the flow by which it moved the content frame.
+
+        Args:
+            content_frame: (B, C, H, W).
+            motion_latents: (B, D, F, H' + W'), not normalised.
+
+        Returns:
+            the clip (B, C, F, H, W), and the flow (B, 2 fold^2, F, H, W) as `warp` takes it; None without
+            `base="warp"`.
+
+        Raises:
+            ValueError: the width of the motion latents is not H' + W'.
+        """
         height, width = (side // self.config.patch_size for side in content_frame.shape[-2:])
         if motion_latents.shape[-1] != height + width:
             raise ValueError(
@@ -219,6 +238,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         v = v_t[:, :, None] + v_x[:, :, :, :, None] + v_y[:, :, :, None, :]  # eq. 6: (B, C', F, H', W')
         v = self.decoder(v)  # g_B
         sample = per_frame(self.unpatch, v)  # (B, C or head, F, H, W)
+        flow = None
         if self.head is not None:
             sample = self.head(sample, content_frame)  # (B, C, F, H, W), with the flow's channels behind
         if self.config.base == "content":
@@ -228,7 +248,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             sample = sample + warp(content_frame, flow, self.config.fold)
         if self.config.output_activation == "sigmoid":
             sample = 2 * sample.sigmoid() - 1
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
+        return sample, flow
 
     def forward(self, sample: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         """Encode and decode: (B, C, F, H, W) -> (B, C, F, H, W)."""

@@ -42,6 +42,7 @@ OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objecti
     "reconstruction": ("autoencoder",),
     "motion_latents_noise": ("autoencoder",),
     "anchor_weight": ("autoencoder",),
+    "coarse_warp_weight": ("autoencoder",),
     "condition_dropout": DIFFUSION_STAGES,
     "lora_rank": ("image", "content"),
     "train_text_encoder": ("image", "content", "motion", "video"),
@@ -220,6 +221,9 @@ class ObjectiveConfig(Section):
     """autoencoder: differs from paper: weight of the squared distance from the content frame to the middle frame.
     Without it the weights fall into a poor optimum early in a short training: the blurred mean, which hides what
     objects look like."""
+    coarse_warp_weight: float = Field(0.0, ge=0)
+    """autoencoder with `base: warp`: differs from paper: weight of the difference between the blurred clip and the
+    blurred content frame moved by the flow, so that the flow learns to reach far (`training.coarse_warp`)."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """diffusion stages: how often the prompt or label is left out, for guidance."""
     lora_rank: int = Field(0, ge=0)

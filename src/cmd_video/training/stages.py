@@ -22,6 +22,7 @@ from cmd_video.pipelines.image_space import decode_video, encode_images, encode_
 from cmd_video.pipelines.prompt import encode_prompts
 from cmd_video.pruning.importance import NoisyBatch
 
+from .coarse_warp import coarse_warp_loss
 from .config import TrainConfig
 from .draws import draw_timestep, generators
 from .grids import evenly, tile
@@ -102,6 +103,8 @@ class AutoencoderStage(Stage):
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components, trained=("autoencoder",))
+        if config.objective.coarse_warp_weight and self.autoencoder.config.base != "warp":
+            raise ValueError(f"objective.coarse_warp_weight: base {self.autoencoder.config.base!r} moves nothing")
 
     def forward(self, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
@@ -112,8 +115,11 @@ class AutoencoderStage(Stage):
             draws = generators(self.config.seed, batch["number"])
             noise = torch.stack([torch.randn(motion_latents.shape[1:], generator=draw) for draw in draws])
             motion_latents = motion_latents + level * noise.to(motion_latents)
-        reconstruction = self.autoencoder.decode(content_frame, motion_latents).sample
+        reconstruction, flow = self.autoencoder.decode_with_flow(content_frame, motion_latents)
         loss = reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
+        if flow is not None and self.config.objective.coarse_warp_weight:
+            coarse = coarse_warp_loss(content_frame, clip, flow, self.autoencoder.config.fold)
+            loss = loss + self.config.objective.coarse_warp_weight * coarse
         if self.config.objective.anchor_weight:
             middle = clip[:, :, clip.shape[2] // 2]
             loss = loss + self.config.objective.anchor_weight * reconstruction_loss(content_frame, middle, "l2")
