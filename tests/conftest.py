@@ -70,6 +70,7 @@ TINY_COMPONENTS: dict[str, dict[str, Any]] = {
             "text_dim": 16,
         },
     },
+    "classifier": {"class": "SpriteClassifier", "config": {"widths": [8, 8, 8, 16]}},
     "content_scheduler": {"class": "DDIMScheduler", "config": NOISE},
     "motion_scheduler": {"class": "DDIMScheduler", "config": NOISE},
 }
@@ -78,6 +79,7 @@ TINY_COMPONENTS["motion_text_encoder"] = TINY_COMPONENTS["text_encoder"]
 TEXT = ("tokenizer", "text_encoder")
 STAGE_PARTS = {
     "autoencoder": ("vae", "autoencoder"),
+    "classifier": ("classifier",),
     "image": ("vae", "unet", "content_scheduler", *TEXT),
     "content": ("vae", "autoencoder", "unet", "content_scheduler", *TEXT),
     "motion": (

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Extractor = Annotated[
     str,
     typer.Option(
-        help="i3d or i3d-torchscript (FVD), videomae:PATH, vjepa2:PATH, squeezenet, flow, pixels, pixel-motion."
+        help="i3d or i3d-torchscript (FVD), videomae:PATH, vjepa2:PATH, squeezenet, sprites-action, "
+        "sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
 

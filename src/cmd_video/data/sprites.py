@@ -356,7 +356,8 @@ def _background(
 class SpritesDataset(Dataset):
     """Scenes `start` to `start + length` of a split, rendered on the fly.
 
-    Items are dicts: `video` float32 (3, F, H, W) in [-1, 1], `prompt`, `class_label` (the motion's number in MOTIONS).
+    Items are dicts: `video` float32 (3, F, H, W) in [-1, 1], `prompt`, `class_label` (the motion's number in MOTIONS),
+    `appearance` float32 (18,), 1 for every one of SHAPES and COLORS that an object has.
 
     Item n is a pure function of n; from n = length on the scenes come again.
 
@@ -404,4 +405,11 @@ class SpritesDataset(Dataset):
             video = render(scene, 16, self.height, self.width, frames=[moment])  # (3, 1, H, W)
         else:
             video = render(scene, self.num_frames, self.height, self.width)
-        return {"video": video, "prompt": scene.prompt, "class_label": MOTIONS.index(scene.motion)}
+        names = {name for item in scene.objects for name in (item.shape, item.color)}
+        appearance = torch.tensor([float(name in names) for name in (*SHAPES, *COLORS)])
+        return {
+            "video": video,
+            "prompt": scene.prompt,
+            "class_label": MOTIONS.index(scene.motion),
+            "appearance": appearance,
+        }

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from cmd_video.models import SpriteClassifier
+
 from .flow import flow_features
 from .networks import I3D, SqueezeNet
 from .pixel_features import content_features, motion_features
@@ -56,7 +58,11 @@ class Extractor:
         return self.run(frames).float().cpu()
 
 
-EXTRACTORS = ("i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "flow", "pixels", "pixel-motion")
+EXTRACTORS = (
+    "i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "sprites-action", "sprites-appearance",
+    "flow", "pixels", "pixel-motion",
+)  # fmt: skip
+SPRITE_CLASSIFIERS = Path(__file__).parent.parent / "sprite_classifiers"
 
 
 def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
@@ -74,6 +80,8 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(name, "clip", 2, "mean over an 8x8 grid", None, lambda x: motion_features(_to_video(x)))
     if kind == "flow":
         return Extractor(name, "clip", 3, "none", None, lambda x: torch.stack([flow_features(clip) for clip in x]))
+    if kind.startswith("sprites-"):
+        return _of_sprites(name, kind.removeprefix("sprites-"), device)
     if kind in ("videomae", "vjepa2"):
         if not path:
             raise ValueError(f"extractor: {kind} needs a folder or hub id, such as {kind}:path/to/model")
@@ -112,6 +120,17 @@ def load_exactly(model: Any, state: dict[str, torch.Tensor]) -> Any:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"weights: they do not fit {type(model).__name__}: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def _of_sprites(name: str, kind: str, device: str) -> Extractor:
+    """Features of the classifiers that ship with the package, at the 64 pixels they know."""
+    model = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / kind).to(device).eval()
+
+    def features(frames: torch.Tensor) -> torch.Tensor:
+        return model(_resize(_to_video(frames).to(device), 64))[1]
+
+    per: Literal["clip", "frame"] = "clip" if kind == "action" else "frame"
+    return Extractor(name, per, 2 if kind == "action" else 1, f"{RESIZE}, to 64", digest_weights(model), features)
 
 
 def _from_transformers(name: str, kind: str, path: str, device: str) -> Extractor:

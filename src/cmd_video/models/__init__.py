@@ -7,6 +7,7 @@ only.
 from .autoencoder_cmd import CMDAutoencoder, CMDAutoencoderOutput
 from .autoencoder_pixel_unshuffle import AutoencoderPixelUnshuffle
 from .motion_transformer import MOTION_TRANSFORMER_SIZES, CMDMotionTransformer
+from .sprite_classifier import SpriteClassifier
 
 __all__ = [
     "MOTION_TRANSFORMER_SIZES",
@@ -14,4 +15,5 @@ __all__ = [
     "CMDAutoencoder",
     "CMDAutoencoderOutput",
     "CMDMotionTransformer",
+    "SpriteClassifier",
 ]

@@ -5,6 +5,7 @@ stage = build_stage(config, build_components(config.components));  loss = stage(
 
 from typing import Any
 
+from .classifier import ClassifierStage
 from .config import TrainConfig
 from .distillation import ContentDistillation, MotionDistillation
 from .recovery import ContentRecovery, MotionRecovery, VideoRecovery
@@ -17,6 +18,7 @@ STAGES: dict[str, Any] = {
     "content": ContentStage,
     "motion": MotionStage,
     "video": VideoStage,
+    "classifier": ClassifierStage,
 }
 DISTILLATIONS: dict[str, Any] = {"content": ContentDistillation, "motion": MotionDistillation}
 RECOVERIES: dict[str, Any] = {

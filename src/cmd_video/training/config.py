@@ -19,6 +19,7 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "autoencoder": ("CMDAutoencoder",),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
+    "classifier": ("SpriteClassifier",),
     "video_model": tuple(f"{prefix}{name}" for name in VIDEO_MODELS for prefix in ("", "Pruned")),
     "teacher": ("UNet2DConditionModel", "CMDMotionTransformer", *VIDEO_MODELS),
     "text_encoder": ("CLIPTextModel",),
@@ -36,6 +37,7 @@ STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do wi
     "motion": ("motion_transformer", "motion_scheduler", "autoencoder"),
     "video": ("video_model", "video_scheduler", "text_encoder"),
     "distill": ("teacher",),
+    "classifier": ("classifier",),
 }
 DIFFUSION_STAGES = ("image", "content", "motion", "video", "distill")
 OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objective means something
@@ -264,7 +266,7 @@ class ValidationConfig(Section):
 class TrainConfig(Section):
     """A whole run."""
 
-    stage: Literal["autoencoder", "image", "content", "motion", "video", "distill"]
+    stage: Literal["autoencoder", "image", "content", "motion", "video", "distill", "classifier"]
     output_dir: str
     seed: int = Field(0, ge=0)
     components: dict[str, ComponentConfig]
@@ -290,8 +292,10 @@ class TrainConfig(Section):
             if len(found) != 1:
                 raise ValueError(f"components: the stage 'distill' needs one of {', '.join(DENOISERS)}, got {found}")
             kind = DENOISERS[found[0]]
-        if kind in ("autoencoder", "video") and "latents" in (self.data.kind, self.validation.data.kind):
+        if kind in ("autoencoder", "video", "classifier") and "latents" in (self.data.kind, self.validation.data.kind):
             raise ValueError(f"data.kind: the stage {self.stage!r} trains on clips here, not on latents")
+        if kind == "classifier" and (self.data.kind, self.validation.data.kind) != ("sprites", "sprites"):
+            raise ValueError("data.kind: the stage 'classifier' trains on sprites, whose ground truth it needs")
         for field, stages in OBJECTIVE_STAGES.items():
             default = ObjectiveConfig.model_fields[field].default
             if self.stage not in stages and getattr(self.objective, field) != default:
