@@ -13,7 +13,7 @@ from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import decode_video, encode_video
-from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import DEFAULT_MODEL
 
 
 @torch.inference_mode()

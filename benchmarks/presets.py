@@ -19,7 +19,7 @@ from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
-from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import DEFAULT_MODEL
 
 BATCH = 10
 

@@ -24,7 +24,7 @@ from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
-from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import DEFAULT_MODEL
 from cmd_video.pruning.importance import importance_and_cost, measure_importance, weight_importance
 from cmd_video.pruning.pruned_models import PrunedCMDMotionTransformer, prune
 from cmd_video.pruning.selection import BlockSelection, select_by_importance

@@ -1,9 +1,12 @@
 """`cmd-video evaluate reference|calc|compare` and `weights`: files, models, configurations, one-line errors."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from cmd_video.cli.sources import _conditions
 
 
 @pytest.fixture
@@ -60,6 +63,17 @@ def test_models_and_configurations(run, tiny_pipeline, tiny_config, tmp_path):
     assert record["protocol"]["made"]["sampling"]["content"]["num_inference_steps"] == 2
     assert record["protocol"]["made"]["clips"] == record["protocol"]["real"]["clips"] == 10
 
+    asked = tmp_path / "prompts.txt"
+    asked.write_text("\n".join(["a red ball rests", "a blue star", *["a green ring grows"] * 8, ""]))
+    options = ("--frames", 4, "--steps", 2, "--prompts", asked)
+    code, out, error = calc(run, tiny_pipeline, recipe, tmp_path / "asked.json", *options)
+    assert code == 0, error
+    made = json.loads((tmp_path / "asked.json").read_text())["protocol"]["made"]
+    assert made["clips"] == made["prompts"]["lines"] == 10
+    assert made["pixels_sha256"] != record["protocol"]["made"]["pixels_sha256"]
+    code, out, _ = run("evaluate", "compare", tmp_path / "model.json", tmp_path / "asked.json")
+    assert code == 1 and "made.prompts" in out
+
 
 def test_mistakes(run, folders, tiny_pipeline, tmp_path):
     real, made = folders
@@ -71,6 +85,8 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((made, real, "--extractor", "vgg"), "extractor: 'vgg' is none of i3d"),
         ((made, real, "--extractor", "i3d", "--weights-dir", tmp_path), "weights: no i3d_rgb_imagenet.pt in"),
         ((made, real, "--steps", 3), "--steps:"),
+        ((made, real, "--prompts", tmp_path / "text.json"), "--prompts:"),
+        ((tiny_pipeline, real, "--prompts", tmp_path / "text.json"), "text.json holds 1 prompts, at least 2"),
         ((made, real, "--size", "big"), "--size: 'big', expected such as 256x256"),
         ((made, real, "--size", "0x8"), "--size: '0x8', expected such as 256x256"),
         ((made, real, "--fps", 0), "fps: 0.0, must be more than 0"),
@@ -144,3 +160,12 @@ def test_a_report_has_a_table_for_what_is_comparable(run, folders, tmp_path):
     assert len(list((tmp_path / "report").glob("samples-*.png"))) == 3
     code, _, error = run("evaluate", "report", *files, "-o", tmp_path / "other", "--difference")
     assert code == 2 and "--difference: needs --samples twice" in error and not (tmp_path / "other").exists()
+
+
+def test_a_model_of_classes_is_asked_for_one_after_the_other(tmp_path):
+    pipe = SimpleNamespace(num_classes=3)
+    asked, conditions, count = _conditions(pipe, None, 0)
+    assert asked == "classes in turn" and count == 256
+    assert conditions([0, 1, 5, 6]) == {"class_labels": [0, 1, 2, 0]}
+    with pytest.raises(ValueError, match="--prompts: the model knows classes"):
+        _conditions(pipe, tmp_path / "prompts.txt", 0)

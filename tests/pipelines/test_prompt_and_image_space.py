@@ -105,5 +105,5 @@ def test_the_77_tokens_of_clip(make_text_encoder):
 
 def test_the_default_model_is_looked_for_inside_the_package():
     package = importlib.import_module("cmd_video")
-    module = importlib.import_module("cmd_video.pipelines.pipeline_cmd")
+    module = importlib.import_module("cmd_video.pipelines.shipped")
     assert module.DEFAULT_MODEL.parent == type(module.DEFAULT_MODEL)(package.__file__).parent

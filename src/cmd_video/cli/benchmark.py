@@ -150,6 +150,7 @@ def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, 
     from cmd_video.benchmark.peers import PEERS, build_peer
     from cmd_video.benchmark.system import Size
     from cmd_video.pipelines.loading import load_pipeline
+    from cmd_video.pipelines.shipped import SHIPPED, model_folder
 
     kind = find_dtype(dtype)
     base, _, own_preset = name.partition(":")
@@ -158,10 +159,10 @@ def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, 
         return paper_system(base[4:], size or Size(512, 512), chosen, motion_size, device=device, dtype=kind)
     if name in PEERS:
         return build_peer(name, size or Size(512, 512), device, kind)
-    if name != "default" and not Path(name).exists():
-        allowed = ", ".join(("default", *CMD_NAMES, *PEERS))
+    if not model_folder(name).exists():
+        allowed = ", ".join((*SHIPPED, *CMD_NAMES, *PEERS))
         raise ValueError(f"system: {name!r} is no folder, no .yaml file and none of {allowed}")
-    pipe = load_pipeline(None if name == "default" else name, device, preset, kind)
+    pipe = load_pipeline(name, device, preset, kind)
     rows, columns = pipe.autoencoder.config.sample_size
     own = Size(rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames)
     return cmd_system(pipe, size or own, *default_sampling(pipe), name=f"{name} {preset or ''}".strip())

@@ -11,6 +11,7 @@ from .sources import (
     Fps,
     Frames,
     NumClips,
+    Prompts,
     Size,
     Steps,
     Stride,
@@ -83,6 +84,7 @@ def calc(
     steps: Steps = None,
     neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall and coverage.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of a model's prompts and noise.")] = 0,
+    prompts: Prompts = None,
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
@@ -103,7 +105,7 @@ def calc(
     is_table = Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors"))
     check_reading([made] if is_table else [made, real], size, stride, fps)
     options = (frames, size, stride, fps, num_clips, device)
-    clips = open_source(made, *options, steps, seed)
+    clips = open_source(made, *options, steps, seed, prompts)
     works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
     if is_table:
         known = FeatureTable.load(Path(real))

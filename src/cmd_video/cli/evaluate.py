@@ -45,9 +45,8 @@ def adherence(
     from rich.progress import Progress
 
     from cmd_video.evaluation.adherence import evaluate_adherence
-    from cmd_video.evaluation.results import digest, write_result
+    from cmd_video.evaluation.results import digest_model, write_result
     from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
     from cmd_video.pipelines.sampling import resolve
 
     pipe = load_pipeline(model, device, preset)
@@ -77,7 +76,7 @@ def adherence(
         "content_sampler": type(pipe.content_scheduler).__name__,
         "motion_sampler": type(pipe.motion_scheduler).__name__,
         "model": model or "default",
-        "model_sha256": digest(Path(model) if model else DEFAULT_MODEL),
+        "model_sha256": digest_model(model),
     }
     write_result(output, "adherence", values, protocol)
     _print_scores(values)
@@ -119,9 +118,8 @@ def reconstruction(
     from rich.progress import track
 
     from cmd_video.evaluation.metrics import reconstruction_metrics
-    from cmd_video.evaluation.results import digest, write_result
+    from cmd_video.evaluation.results import digest, digest_model, write_result
     from cmd_video.pipelines.loading import load_autoencoder, load_pipeline
-    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
     from cmd_video.training.config import SpritesData, load_config
     from cmd_video.training.data import build_dataset, fixed_batches
 
@@ -146,7 +144,7 @@ def reconstruction(
         "data": data.model_dump(mode="json"),
         "content_frame": autoencoder.config.content_frame,
         "model": str(run or model or "default"),
-        "model_sha256": digest(run / "pipeline" if run else Path(model) if model else DEFAULT_MODEL),
+        "model_sha256": digest(run / "pipeline") if run else digest_model(model),
     }
     write_result(output, "reconstruction", values, protocol)
     for name, value in values.items():

@@ -62,9 +62,10 @@ def _open(model: str, component: str | None) -> tuple[Any, Any, str | None]:
     """The pipeline (None for a single model), the model to prune and its name in the pipeline."""
     from diffusers import DiffusionPipeline
 
-    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL, CMDPipeline
+    from cmd_video.pipelines.pipeline_cmd import CMDPipeline
+    from cmd_video.pipelines.shipped import model_folder
 
-    folder = DEFAULT_MODEL if model == "default" else Path(model)
+    folder = model_folder(model)
     if not folder.is_dir():
         raise ValueError(f"MODEL: no folder {model}")
     if (folder / "config.json").is_file():

@@ -47,9 +47,8 @@ def command(
     import torch
     from rich.progress import Progress
 
-    from cmd_video.evaluation.results import digest
+    from cmd_video.evaluation.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
 
     for name, value, allowed in (("--layout", layout, ("clips", "vbench")), ("--format", file_format, FORMATS)):
         if value not in allowed:
@@ -67,8 +66,7 @@ def command(
     ]
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
-    weights = digest(Path(model)) if model and Path(model).is_dir() else model or digest(DEFAULT_MODEL)
-    recipe = {"model": weights, "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
+    recipe = {"model": digest_model(model), "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
     _claim(output, recipe, rows, layout)
     missing = [row for row in rows if not (output / row["path"]).exists()]
     with Progress() as progress:

@@ -1,5 +1,6 @@
 """Clips that a verb of `cmd-video evaluate` is given: files, a configuration's validation data, a model's output."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,10 @@ Stride = Annotated[int, typer.Option(min=1, help="Take every stride-th frame.")]
 Fps = Annotated[float | None, typer.Option(help="Take frames at this rate instead of --stride.")]
 NumClips = Annotated[int | None, typer.Option(min=2, help="Only so many clips.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of a model's pipeline.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="File of a model's prompts, one a line; default: held-out sprites, or classes."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips at a time.")]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder of the extractors' weights.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
@@ -29,25 +34,29 @@ def open_source(
     device: str,
     steps: int | None,
     seed: int = 0,
+    prompts: Path | None = None,
 ) -> "ClipSource":
     """Clips of files, of a configuration's validation data, or of a model that generates them.
 
-    Size, stride and rate say how files are read; `check_reading` refuses them where there are none.
+    Size, stride and rate say how files are read; `check_reading` refuses them where there are none. Steps, seed and
+    prompts (a file, one on each line) are a model's.
 
     Raises:
-        ValueError: `steps` for what is no model, or a source that gives other clips than asked for.
+        ValueError: `steps` or `prompts` for what is no model, or a source that gives other clips than asked for.
     """
     from cmd_video.evaluation.clips import open_clips
+    from cmd_video.pipelines.shipped import model_folder
 
     path = Path(source)
-    is_model = source == "default" or (path / "model_index.json").is_file()
-    if steps is not None and not is_model:
-        raise ValueError(f"--steps: {source} is no model")
+    is_model = (model_folder(source) / "model_index.json").is_file()
+    for option, value in (("--steps", steps), ("--prompts", prompts)):
+        if value is not None and not is_model:
+            raise ValueError(f"{option}: {source} is no model")
     if are_files(source):
         clips = open_clips(path, frames, _parse(size), stride=stride, fps=fps, num_clips=num_clips)
         clips.recipe["source"] = source
         return clips
-    clips = _generated(source, num_clips or 256, steps, seed, device) if is_model else _dataset(path, num_clips)
+    clips = _generated(source, num_clips, steps, seed, prompts, device) if is_model else _dataset(path, num_clips)
     if clips.recipe["frames"] != frames:
         raise ValueError(f"--frames: {source} gives {clips.recipe['frames']}, asked for {frames}")
     return clips
@@ -55,8 +64,10 @@ def open_source(
 
 def are_files(source: str) -> bool:
     """Whether a source is files, to which size, stride and rate apply."""
+    from cmd_video.pipelines.shipped import model_folder
+
     path = Path(source)
-    return source != "default" and path.suffix not in (".yaml", ".yml") and not (path / "model_index.json").is_file()
+    return path.suffix not in (".yaml", ".yml") and not (model_folder(source) / "model_index.json").is_file()
 
 
 def check_reading(sources: list[str], size: str | None, stride: int, fps: float | None) -> None:
@@ -91,43 +102,45 @@ def _dataset(path: Path, num_clips: int | None) -> "ClipSource":
     )
 
 
-def _generated(model: str, num_clips: int, steps: int | None, seed: int, device: str) -> "ClipSource":
-    """Clips of a pipeline for the captions of held-out sprites, as the default model is trained on."""
+def _generated(
+    model: str, num_clips: int | None, steps: int | None, seed: int, prompts: Path | None, device: str
+) -> "ClipSource":
+    """Clips of a pipeline. Conditions: the lines of a file; without one a class after the other, or captions of
+    held-out sprites, as the default model is trained on.
+    """
     from dataclasses import asdict
 
     import torch
 
-    from cmd_video.data.sprites import sample_scene
     from cmd_video.evaluation.clips import MadeClips
-    from cmd_video.evaluation.results import digest
+    from cmd_video.evaluation.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.pipelines.pipeline_cmd import DEFAULT_MODEL
     from cmd_video.pipelines.sampling import resolve
 
-    pipe = load_pipeline(None if model == "default" else model, device)
+    pipe = load_pipeline(model, device)
     pipe.set_progress_bar_config(disable=True)
     content, motion = resolve(pipe.config, steps, None, None, None, None, None)
+    asked, conditions, count = _conditions(pipe, prompts, seed)
 
     def make(numbers: Any) -> torch.Tensor:
-        prompts = [sample_scene(number, seed, "held_out").prompt for number in numbers]
         draws = [torch.Generator().manual_seed(seed * 1_000_003 + number) for number in numbers]
-        out: Any = pipe(prompts, num_inference_steps=steps, generator=draws, output_type="pt")
+        out: Any = pipe(**conditions(numbers), num_inference_steps=steps, generator=draws, output_type="pt")
         return out.frames.transpose(1, 2).cpu() * 2 - 1
 
     recipe = {
         "kind": "generated",
         "frames": pipe.autoencoder.config.num_frames,
-        "prompts": "held-out sprites",
+        "prompts": asked,
         "seed": seed,
         "sampling": {
             "content": {**asdict(content), "sampler": type(pipe.content_scheduler).__name__},
             "motion": {**asdict(motion), "sampler": type(pipe.motion_scheduler).__name__},
         },
         "model": model,
-        "model_sha256": digest(DEFAULT_MODEL if model == "default" else Path(model)),
+        "model_sha256": digest_model(model),
         "source": model,
     }
-    return MadeClips(make, num_clips, recipe)
+    return MadeClips(make, min(num_clips or count, count) if prompts else num_clips or count, recipe)
 
 
 def _parse(size: str | None) -> tuple[int, int] | None:
@@ -137,3 +150,29 @@ def _parse(size: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ValueError(f"--size: {size!r}, expected such as 256x256")
     return int(height), int(width)
+
+
+def _conditions(
+    pipe: Any, prompts: Path | None, seed: int
+) -> tuple[str | dict[str, Any], Callable[[Sequence[int]], dict[str, Any]], int]:
+    """What a pipeline is asked for, for the protocol; the arguments for clips of some numbers; how many clips."""
+    import hashlib
+
+    from cmd_video.data.sprites import sample_scene
+
+    if prompts is not None:
+        if pipe.num_classes:
+            raise ValueError("--prompts: the model knows classes, not texts")
+        lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise ValueError(f"--prompts: {prompts} holds {len(lines)} prompts, at least 2 are needed")
+        asked = {"lines": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+        return asked, lambda numbers: {"prompt": [lines[number] for number in numbers]}, len(lines)
+    if pipe.num_classes:
+        classes = pipe.num_classes
+        return "classes in turn", lambda numbers: {"class_labels": [number % classes for number in numbers]}, 256
+
+    def captions(numbers: Sequence[int]) -> dict[str, Any]:
+        return {"prompt": [sample_scene(number, seed, "held_out").prompt for number in numbers]}
+
+    return "held-out sprites", captions, 256

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from cmd_video.pipelines.shipped import DEFAULT_MODEL, VARIANTS, model_folder
+
 PACKAGES = (
     "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "torchmetrics", "opencv-python-headless",
 )  # fmt: skip
@@ -44,6 +46,14 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
     os.replace(temporary, path)
 
 
+def digest_model(model: str | None) -> str:
+    """sha256 over the files of a model that ships (None: the default one) or of a folder; a hub id is itself."""
+    folder = model_folder(model)
+    if not folder.is_dir():
+        return str(model)
+    return digest(folder, *([DEFAULT_MODEL] if folder in VARIANTS.values() else []))
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -58,11 +68,12 @@ def hardware() -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def digest(folder: Path) -> str:
-    """sha256 over the weight files of a model folder, by name."""
+def digest(*folders: Path) -> str:
+    """sha256 over the weight files of model folders, by name."""
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        total.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.safetensors")):
+            total.update(path.relative_to(folder).as_posix().encode())
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

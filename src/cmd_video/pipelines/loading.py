@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder
 
 from .image_space import ImageAutoencoder
-from .pipeline_cmd import DEFAULT_MODEL, CMDPipeline
+from .pipeline_cmd import CMDPipeline
+from .shipped import model_folder
 
 
 def load_pipeline(
@@ -22,7 +23,7 @@ def load_pipeline(
     """`CMDPipeline.from_pretrained` with a check of the folder before.
 
     Args:
-        model: folder or hub id; None is the default model.
+        model: folder or hub id, or a model that ships (`shipped.SHIPPED`); None is the default model.
         device: where to put it.
         preset: see `CMDPipeline.use_preset`; None = as the model was saved.
         dtype: of the weights.
@@ -30,8 +31,8 @@ def load_pipeline(
     Raises:
         ValueError: no such preset or folder, a folder of another kind of model, damaged weights, an unknown device.
     """
-    folder = Path(model) if model is not None else DEFAULT_MODEL
-    if model is None or folder.exists() or folder.is_absolute() or len(folder.parts) != 2:
+    folder = model_folder(model)
+    if folder.exists() or folder.is_absolute() or len(folder.parts) != 2:
         index = folder / "model_index.json"
         if not folder.is_dir():
             raise ValueError(f"--model: no folder {folder}")

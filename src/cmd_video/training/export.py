@@ -11,9 +11,10 @@ from diffusers import LCMScheduler
 from cmd_video.pipelines import CMDPipeline
 
 from .components import build_components
-from .config import COMPONENT_CLASSES, ComponentConfig
+from .config import ComponentConfig
 
 REQUIRED = ("autoencoder", "unet", "motion_transformer", "content_scheduler", "motion_scheduler")
+PARTS = (*REQUIRED, "vae", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer")
 
 
 def export_pipeline(
@@ -35,7 +36,7 @@ def export_pipeline(
     found: dict[str, ComponentConfig] = {}
     for run in runs:
         folder = run / "pipeline" if (run / "pipeline").is_dir() else run
-        names = [name for name in COMPONENT_CLASSES if (folder / name).is_dir()]
+        names = [name for name in PARTS if (folder / name).is_dir()]
         if not names:
             raise ValueError(f"{run}: no trained components; is the run finished?")
         found.update({name: ComponentConfig(path=str(folder / name)) for name in names})
