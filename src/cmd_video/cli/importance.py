@@ -1,7 +1,7 @@
 """`cmd-video evaluate importance CONFIG`: what each block of a denoiser carries, and what it costs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 LEARNED = ("unet", "motion_transformer", "video_model", "text_encoder", "motion_text_encoder", "autoencoder")
 COSTS = ("parameters", "flops", "seconds")
-MEASURES = ("loss", "frechet", "magnitude", "taylor")
+WEIGHT_MEASURES: tuple[Literal["magnitude", "taylor"], ...] = ("magnitude", "taylor")
+MEASURES = ("loss", "frechet", *WEIGHT_MEASURES)
 
 
 def command(
@@ -79,9 +80,10 @@ def command(
     for row, found in zip(rows, distances, strict=False):
         growth = [found[kind] / whole[kind] - 1 for kind in whole]
         values[row.block].update(importance=sum(growth) / len(growth), frechet=found)
-    if measure in ("magnitude", "taylor"):
-        for block, score in weight_importance(model, noisy, measure, units).items():
-            values[block]["importance"] = score
+    for kind in WEIGHT_MEASURES:
+        if kind == measure:
+            for block, score in weight_importance(model, noisy, kind, units).items():
+                values[block]["importance"] = score
     protocol = {**_protocol(stage, settings, batches), "cost": cost, "measure": measure}
     protocol["frechet_of_the_whole_model"] = whole
     write_result(output, "importance", values, protocol)

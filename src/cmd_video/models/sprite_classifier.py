@@ -39,7 +39,7 @@ class SpriteClassifier(ModelMixin, ConfigMixin):
         layers: list[nn.Module] = []
         for number, (before, after) in enumerate(zip((3, *widths), widths, strict=False)):
             if kind == "action":
-                stride: tuple[int, ...] = (1 if number == 0 else 2, 2, 2)
+                stride: tuple[int, int, int] = (1 if number == 0 else 2, 2, 2)
                 layers.append(nn.Conv3d(before, after, 3, stride, padding=1))
             else:
                 layers.append(nn.Conv2d(before, after, 3, 2, padding=1))

@@ -10,6 +10,7 @@ B batch, C channels, F frames, H, W of the autoencoder's space; fold as in `CMDA
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ def coarse_warp_loss(
     losses = []
     for sigma in SIGMAS:
         source = blur(content_frame, sigma, fold)
-        target = per_frame(lambda frames, sigma=sigma: blur(frames, sigma, fold), clip)  # (B, C, F, H, W)
+        target = per_frame(partial(blur, sigma=sigma, fold=fold), clip)  # (B, C, F, H, W)
         losses.append((sigma / SIGMAS[0]) ** 2 * F.mse_loss(warp(source, flow, fold), target))
     return torch.stack(losses).mean()
 
