@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from cmd_video.pruning.importance import NoisyBatch
     from cmd_video.training.config import TrainConfig
     from cmd_video.training.stages import DiffusionStage
 
@@ -46,12 +47,7 @@ def command(
     from rich.progress import Progress
 
     from cmd_video.evaluation.results import write_result
-    from cmd_video.pruning.importance import (
-        measure_importance,
-        plot_importance,
-        removable_units,
-        weight_importance,
-    )
+    from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
     from cmd_video.training.config import load_config
 
     for name, value, allowed in (("--cost", cost, COSTS), ("--measure", measure, MEASURES)):
@@ -80,18 +76,24 @@ def command(
     for row, found in zip(rows, distances, strict=False):
         growth = [found[kind] / whole[kind] - 1 for kind in whole]
         values[row.block].update(importance=sum(growth) / len(growth), frechet=found)
-    for kind in WEIGHT_MEASURES:
-        if kind == measure:
-            for block, score in weight_importance(model, noisy, kind, units).items():
-                values[block]["importance"] = score
-    protocol = {**_protocol(stage, settings, batches), "cost": cost, "measure": measure}
-    protocol["frechet_of_the_whole_model"] = whole
-    write_result(output, "importance", values, protocol)
+    for block, score in _by_weights(measure, model, noisy, units).items():
+        values[block]["importance"] = score
+    asked = {"cost": cost, "measure": measure, "frechet_of_the_whole_model": whole}
+    write_result(output, "importance", values, _protocol(stage, settings, batches) | asked)
     _print(values)
     print(output)
     if plot is not None:
         plot_importance(rows, plot)
         print(plot)
+
+
+def _by_weights(
+    measure: str, model: Any, batches: "list[NoisyBatch]", units: list[tuple[str, ...]]
+) -> dict[str, float]:
+    """Importance by the weights, if the measure is of that kind."""
+    from cmd_video.pruning.importance import weight_importance
+
+    return next((weight_importance(model, batches, kind, units) for kind in WEIGHT_MEASURES if kind == measure), {})
 
 
 def _protocol(stage: "DiffusionStage", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
