@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from cmd_video.evaluation.extractors import build_extractor, load_exactly
+from cmd_video.data.sprites import SpritesDataset
+from cmd_video.evaluation.extractors import SPRITE_ACTION, build_extractor, load_exactly
 from cmd_video.evaluation.networks import I3D, INCEPTIONS, SqueezeNet, _pad_same
 from cmd_video.evaluation.weights import WEIGHT_FILES
+from cmd_video.models import SpriteClassifier
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +119,19 @@ def test_video_transformers_give_a_feature_per_clip(video_transformer):
     assert torch.allclose(extractor(frames[1:]), features[1:], atol=1e-4)
     assert not torch.allclose(extractor(frames.flip(1)), features, atol=1e-3)  # it sees the order
     assert build_extractor(video_transformer).sha256 == extractor.sha256
+
+
+def test_the_action_classifier_sees_order():
+    dataset = SpritesDataset(24, seed=5, split="held_out")
+    clips = torch.stack([((dataset[number]["video"] + 1) * 127.5).byte().permute(1, 2, 3, 0) for number in range(24)])
+    extractor = build_extractor("sprites-action")
+    features = extractor(clips)
+    assert features.shape == (24, 96) and extractor.per == "clip" and len(extractor.sha256) == 64
+    torch.testing.assert_close(
+        features[:3], torch.cat([extractor(clip[None]) for clip in clips[:3]]), atol=1e-3, rtol=0
+    )
+    logits = SpriteClassifier.from_pretrained(SPRITE_ACTION).classify(features)
+    truth = torch.tensor([dataset[number]["class_label"] for number in range(24)])
+    assert (logits.argmax(1) == truth).float().mean() > 0.9
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    assert (extractor(clips[:, order]) - features).norm() > 0.3 * features.norm()

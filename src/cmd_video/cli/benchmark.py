@@ -150,7 +150,7 @@ def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, 
     from cmd_video.benchmark.peers import PEERS, build_peer
     from cmd_video.benchmark.system import Size
     from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.pipelines.shipped import SHIPPED, model_folder
+    from cmd_video.pipelines.shipped import model_folder
 
     kind = find_dtype(dtype)
     base, _, own_preset = name.partition(":")
@@ -160,7 +160,7 @@ def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, 
     if name in PEERS:
         return build_peer(name, size or Size(512, 512), device, kind)
     if not model_folder(name).exists():
-        allowed = ", ".join((*SHIPPED, *CMD_NAMES, *PEERS))
+        allowed = ", ".join(("default", *CMD_NAMES, *PEERS))
         raise ValueError(f"system: {name!r} is no folder, no .yaml file and none of {allowed}")
     pipe = load_pipeline(name, device, preset, kind)
     rows, columns = pipe.autoencoder.config.sample_size

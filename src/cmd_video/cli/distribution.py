@@ -29,7 +29,7 @@ Extractor = Annotated[
     str,
     typer.Option(
         help="i3d or i3d-torchscript (FVD), videomae:PATH, vjepa2:PATH, squeezenet, sprites-action, "
-        "sprites-appearance, flow, pixels, pixel-motion."
+        "flow, pixels, pixel-motion."
     ),
 ]
 

@@ -59,10 +59,9 @@ class Extractor:
 
 
 EXTRACTORS = (
-    "i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "sprites-action", "sprites-appearance",
-    "flow", "pixels", "pixel-motion",
+    "i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "sprites-action", "flow", "pixels", "pixel-motion",
 )  # fmt: skip
-SPRITE_CLASSIFIERS = Path(__file__).parent.parent / "sprite_classifiers"
+SPRITE_ACTION = Path(__file__).parent.parent / "sprite_classifiers" / "action"
 
 
 def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
@@ -80,8 +79,8 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(name, "clip", 2, "mean over an 8x8 grid", None, lambda x: motion_features(_to_video(x)))
     if kind == "flow":
         return Extractor(name, "clip", 3, "none", None, lambda x: torch.stack([flow_features(clip) for clip in x]))
-    if kind.startswith("sprites-"):
-        return _of_sprites(name, kind.removeprefix("sprites-"), device)
+    if kind == "sprites-action":
+        return _of_sprites(name, device)
     if kind in ("videomae", "vjepa2"):
         if not path:
             raise ValueError(f"extractor: {kind} needs a folder or hub id, such as {kind}:path/to/model")
@@ -122,15 +121,14 @@ def load_exactly(model: Any, state: dict[str, torch.Tensor]) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _of_sprites(name: str, kind: str, device: str) -> Extractor:
-    """Features of the classifiers that ship with the package, at the 64 pixels they know."""
-    model = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / kind).to(device).eval()
+def _of_sprites(name: str, device: str) -> Extractor:
+    """Features of the classifier of motions that ships with the package, at the 64 pixels it knows."""
+    model = SpriteClassifier.from_pretrained(SPRITE_ACTION).to(device).eval()
 
     def features(frames: torch.Tensor) -> torch.Tensor:
         return model(_resize(_to_video(frames).to(device), 64))[1]
 
-    per: Literal["clip", "frame"] = "clip" if kind == "action" else "frame"
-    return Extractor(name, per, 2 if kind == "action" else 1, f"{RESIZE}, to 64", digest_weights(model), features)
+    return Extractor(name, "clip", 2, f"{RESIZE}, to 64", digest_weights(model), features)
 
 
 def _from_transformers(name: str, kind: str, path: str, device: str) -> Extractor:

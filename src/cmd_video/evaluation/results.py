@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cmd_video.pipelines.shipped import DEFAULT_MODEL, VARIANTS, model_folder
+from cmd_video.pipelines.shipped import model_folder
 
 PACKAGES = (
     "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "torchmetrics", "opencv-python-headless",
@@ -47,11 +47,9 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
 
 
 def digest_model(model: str | None) -> str:
-    """sha256 over the files of a model that ships (None: the default one) or of a folder; a hub id is itself."""
+    """sha256 over the files of the default model (None) or of a folder; a hub id is itself."""
     folder = model_folder(model)
-    if not folder.is_dir():
-        return str(model)
-    return digest(folder, *([DEFAULT_MODEL] if folder in VARIANTS.values() else []))
+    return digest(folder) if folder.is_dir() else str(model)
 
 
 def _version(package: str) -> str:
@@ -68,12 +66,11 @@ def hardware() -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def digest(*folders: Path) -> str:
-    """sha256 over the weight files of model folders, by name."""
+def digest(folder: Path) -> str:
+    """sha256 over the weight files of a model folder, by name."""
     total = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.safetensors")):
-            total.update(path.relative_to(folder).as_posix().encode())
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted(folder.rglob("*.safetensors")):
+        total.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

@@ -23,7 +23,7 @@ def load_pipeline(
     """`CMDPipeline.from_pretrained` with a check of the folder before.
 
     Args:
-        model: folder or hub id, or a model that ships (`shipped.SHIPPED`); None is the default model.
+        model: folder or hub id; None or "default" is the model that ships.
         device: where to put it.
         preset: see `CMDPipeline.use_preset`; None = as the model was saved.
         dtype: of the weights.

@@ -33,7 +33,7 @@ from .inputs import as_list, check_condition, check_generator, check_images, che
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PRESETS, Sampling, make_solver, resolve
 from .shapes import content_shape, default_size, motion_shape, size_unit
-from .shipped import DEFAULT_MODEL, VARIANTS, model_folder
+from .shipped import model_folder
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
@@ -122,14 +122,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> "CMDPipeline":
-        """Load a pipeline from a folder or hub id; without an argument the model that ships with the package, or by
-        name one of its variants (`shipped.VARIANTS`), which share the default model's parts.
-        """
-        folder = model_folder(pretrained_model_name_or_path)
-        if folder in VARIANTS.values():
-            parts = super().from_pretrained(str(DEFAULT_MODEL), **kwargs).components
-            kwargs = {**{name: part for name, part in parts.items() if not (folder / name).is_dir()}, **kwargs}
-        return super().from_pretrained(str(folder), **kwargs)
+        """Load a pipeline from a folder or hub id; without an argument the model that ships with the package."""
+        return super().from_pretrained(str(model_folder(pretrained_model_name_or_path)), **kwargs)
 
     @classmethod
     def from_image_model(

@@ -1,18 +1,13 @@
-"""Models that ship with the package: the default one, and variants of it that hold only the parts that differ.
+"""The model that ships with the package, and where any model lies.
 
-model_folder(None) == model_folder("default") == DEFAULT_MODEL;  model_folder("default-turbo")
+model_folder(None) == model_folder("default") == DEFAULT_MODEL;  model_folder("my-model") == Path("my-model")
 """
 
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent
-DEFAULT_MODEL = PACKAGE / "default_model"
-VARIANTS = {f"default-{name}": PACKAGE / "variants" / name for name in ("pruned", "turbo")}
-SHIPPED = {"default": DEFAULT_MODEL, **VARIANTS}
+DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
 
 
 def model_folder(model: str | Path | None) -> Path:
-    """Where a model lies: a name of SHIPPED, None for the default one, else the folder or hub id itself."""
-    if model is None:
-        return DEFAULT_MODEL
-    return SHIPPED.get(str(model), Path(model))
+    """Where a model lies: the default one for None or "default", else the folder or hub id itself."""
+    return DEFAULT_MODEL if model is None or str(model) == "default" else Path(model)
