@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from presets import BATCH, make_clips
+from by_turns import compare
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cmd_system import cmd_system, default_sampling
 from cmd_video.benchmark.system import Size, measure_cost
-from cmd_video.data.sprites import render
-from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
-from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
@@ -139,37 +136,6 @@ def cost(pipe: CMDPipeline) -> dict[str, int]:
     }
 
 
-@torch.no_grad()
-def measure_rows(pipes: dict[str, CMDPipeline], num_scenes: int) -> dict[str, Any]:
-    """Clips of the same prompts and noise by every row, a batch each by turns; adherence, distances, time."""
-    scenes = choose_scenes(num_scenes)
-    clips: dict[str, list[torch.Tensor]] = {row: [] for row in pipes}
-    seconds = dict.fromkeys(pipes, 0.0)
-    indices = list(scenes)
-    for start in range(0, num_scenes, BATCH):
-        batch = indices[start : start + BATCH]
-        for row, pipe in pipes.items():
-            made, took = make_clips(pipe, [scenes[index].prompt for index in batch], batch)
-            clips[row].append(made)
-            seconds[row] += took
-        print(f"{start + len(batch)} of {num_scenes} clips", flush=True)
-    truth = torch.stack([render(scene, 16, 64, 64) for scene in scenes.values()])
-    values: dict[str, Any] = {}
-    for row, parts in clips.items():
-        order = iter(parts)
-        adherence = evaluate_adherence(lambda prompts, seeds, order=order: next(order), num_scenes, batch_size=BATCH)
-        values[row] = {
-            **cost(pipes[row]),
-            "seconds_per_clip": seconds[row] / num_scenes,
-            "times_as_fast": seconds["teacher"] / seconds[row],
-            "adherence": adherence["accuracy"],
-            "frechet": pixel_distances(parts, [truth]),
-        }
-        rates = ", ".join(f"{name} {score['rate']:.1%}" for name, score in adherence["accuracy"].items())
-        print(f"{row:18s} {values[row]['times_as_fast']:.2f} times as fast   {rates}   {values[row]['frechet']}")
-    return values
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -188,9 +154,8 @@ def main() -> None:
     for row, model in models.items():
         pipes[row] = load_pipeline(arguments.model)
         pipes[row].register_modules(unet=unet, motion_transformer=model.eval())
-    for pipe in pipes.values():
-        pipe.set_progress_bar_config(disable=True)
-    values = measure_rows(pipes, arguments.num_scenes)
+    rows = compare(pipes, arguments.num_scenes)
+    values = {row: {**cost(pipe), **rows[row]} for row, pipe in pipes.items()}
     protocol = {
         "clips": arguments.num_scenes,
         "student_updates": arguments.steps,

@@ -161,3 +161,10 @@ def test_psnr_of_known_errors():
     uneven[0] = 0.2  # one mean squared error over the batch, not a mean of two values, one of them infinite
     assert psnr(uneven, target).item() == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
     assert psnr(target, target).item() == math.inf
+
+
+def test_epsilon_needs_signal_at_the_last_timestep():
+    scheduler = DDIMScheduler(prediction_type="epsilon", rescale_betas_zero_snr=True)
+    sample = torch.zeros(1, 3, 2, 2)
+    with pytest.raises(ValueError, match="prediction_type: epsilon says nothing of the sample"):
+        diffusion_target(scheduler, sample, sample, torch.tensor([999]))

@@ -18,9 +18,17 @@ def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Li
 def diffusion_target(
     scheduler: DDIMScheduler, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
 ) -> torch.Tensor:
-    """What the network is to predict at `timestep` (B,), by the scheduler's prediction type (CMD, eq. 7 and 8)."""
+    """What the network is to predict at `timestep` (B,), by the scheduler's prediction type (CMD, eq. 7 and 8).
+
+    Raises:
+        ValueError: an unknown type, or epsilon with a schedule that ends in pure noise (arXiv 2305.08891).
+    """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
+        if scheduler.config.get("rescale_betas_zero_snr"):
+            raise ValueError(
+                "prediction_type: epsilon says nothing of the sample where rescale_betas_zero_snr left none"
+            )
         return noise
     if kind == "v_prediction":
         return scheduler.get_velocity(sample, noise, timestep)

@@ -16,7 +16,9 @@ from torch import nn
 
 
 class SpriteClassifier(ModelMixin, ConfigMixin):
-    """Four strided convolutions, a mean over all positions, a linear layer.
+    """Four strided convolutions, one value of each channel for all positions, a linear layer.
+
+    That value is the mean for actions and, since objects are small in a frame, the maximum for appearance.
 
     Args:
         kind: "action" looks at whole clips, by convolutions over time and space; "appearance" at frames one by one.
@@ -58,5 +60,6 @@ class SpriteClassifier(ModelMixin, ConfigMixin):
         """
         if self.config.kind == "appearance":
             video = video.transpose(1, 2).flatten(0, 1)  # (B * F, 3, H, W)
-        features = self.layers(video).flatten(2).mean(dim=2)  # (N, widths[-1])
+        maps = self.layers(video).flatten(2)  # (N, widths[-1], positions)
+        features = maps.amax(dim=2) if self.config.kind == "appearance" else maps.mean(dim=2)  # (N, widths[-1])
         return self.classify(features), features
