@@ -1,9 +1,10 @@
-"""Several pipelines on the same sprites and noise, a batch each by turns, so that a busy machine is busy for all.
+"""Several models on the same sprites and noise, a batch each by turns, so that a busy machine is busy for all.
 
-rows = compare({"quality": pipe, "fast": other}, num_scenes=100)     # the first is what speeds are relative to
+rows = compare({"quality": clips_of(pipe), "fast": clips_of(other)}, num_scenes=100)  # speed relative to the first
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,27 +15,27 @@ from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.pipelines import CMDPipeline
 
 BATCH = 10
+Maker = Callable[[list[str], list[int]], torch.Tensor]  # prompts and seeds -> clips (B, 3, F, H, W) in [-1, 1]
 
 
 @torch.inference_mode()
-def compare(pipes: dict[str, CMDPipeline], num_scenes: int) -> dict[str, dict[str, Any]]:
-    """Seconds per clip, speed relative to the first pipeline, adherence, Fréchet distances to the true clips."""
-    for pipe in pipes.values():
-        pipe.set_progress_bar_config(disable=True)
-        _make_clips(pipe, ["a red ring moves up"] * BATCH, list(range(BATCH)))  # warm-up
+def compare(makers: dict[str, Maker], num_scenes: int) -> dict[str, dict[str, Any]]:
+    """Seconds per clip, speed relative to the first model, adherence, Fréchet distances to the true clips."""
+    for make in makers.values():
+        make(["a red ring moves up"] * BATCH, list(range(BATCH)))  # warm-up
     scenes = choose_scenes(num_scenes)
     indices = list(scenes)
-    clips: dict[str, list[torch.Tensor]] = {name: [] for name in pipes}
-    seconds = dict.fromkeys(pipes, 0.0)
+    clips: dict[str, list[torch.Tensor]] = {name: [] for name in makers}
+    seconds = dict.fromkeys(makers, 0.0)
     for start in range(0, num_scenes, BATCH):
         batch = indices[start : start + BATCH]
-        for name, pipe in pipes.items():
-            made, took = _make_clips(pipe, [scenes[index].prompt for index in batch], batch)
-            clips[name].append(made)
-            seconds[name] += took
+        for name, make in makers.items():
+            begin = time.perf_counter()
+            clips[name].append(make([scenes[index].prompt for index in batch], batch))
+            seconds[name] += time.perf_counter() - begin
         print(f"{start + len(batch)} of {num_scenes} clips", flush=True)
     truth = true_clips(num_scenes)
-    first = next(iter(pipes))
+    first = next(iter(makers))
     values: dict[str, dict[str, Any]] = {}
     for name, parts in clips.items():
         order = iter(parts)
@@ -55,9 +56,13 @@ def true_clips(num_scenes: int, seed: int = 0) -> torch.Tensor:
     return torch.stack([render(scene, 16, 64, 64) for scene in choose_scenes(num_scenes, seed).values()])
 
 
-def _make_clips(pipe: CMDPipeline, prompts: list[str], seeds: list[int]) -> tuple[torch.Tensor, float]:
-    """Clips (B, 3, F, H, W) in [-1, 1], and the seconds they took."""
-    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-    start = time.perf_counter()
-    frames: Any = pipe(prompts, generator=sources, output_type="pt").frames
-    return frames.transpose(1, 2) * 2 - 1, time.perf_counter() - start
+def clips_of(pipe: CMDPipeline) -> Maker:
+    """What makes clips by a pipeline's own defaults."""
+    pipe.set_progress_bar_config(disable=True)
+
+    def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        frames: Any = pipe(prompts, generator=sources, output_type="pt").frames
+        return frames.transpose(1, 2) * 2 - 1
+
+    return make

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, compare, true_clips
+from by_turns import BATCH, clips_of, compare, true_clips
 
 from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.evaluation.results import digest, write_result
@@ -30,7 +30,7 @@ def main() -> None:
         pipes["turbo"] = load_pipeline(arguments.turbo, preset="turbo")
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values: dict[str, Any] = {"another set of true clips": {"frechet": pixel_distances([others], [truth])}}
-    values |= compare(pipes, arguments.num_scenes)
+    values |= compare({preset: clips_of(pipe) for preset, pipe in pipes.items()}, arguments.num_scenes)
     protocol = {
         "clips": arguments.num_scenes,
         "batch": BATCH,

@@ -1,20 +1,26 @@
-"""What VDMini's losses win back on CMD's default model: pruned, then trained on in several ways, in one run.
+"""What VDMini's losses win back after pruning: rows trained in several ways for as long, in one run.
 
-python benchmarks/recovery.py --latents latents/sprites --work runs/recovery -o sprites-recovery.json
+python benchmarks/recovery.py motion --latents latents/sprites --work runs/recovery -o sprites-recovery.json
+python benchmarks/recovery.py video --teacher runs/sprites/video --work runs/video-recovery -o recovery-video.json
 
-The content model loses its innermost stages and the middle in all rows but the teacher's, without training: measured
-importance says that they carry nothing. The motion model loses the blocks that a measure says matter least, and is
-trained on. Rows train for the same number of updates of the student; with MCA every other step is the discriminator's,
-so those runs have twice the steps. "from scratch" has the pruned layout and fresh weights.
+"motion" is CMD's default model: in all rows but the teacher's its content model has lost its innermost stages and the
+middle, without training, for measured importance says that they carry nothing; the motion model loses the blocks that
+a measure says matter least, and is trained on. "video" is a video UNet of the usual kind; it loses what VDMini's rule
+says, or the same share of operations by another measure. All rows are updated as often; with MCA every other step is
+the discriminator's, so those runs have twice the steps. "from scratch" has the pruned layout and fresh weights. Rows
+trained by an earlier call are taken from --work.
 """
 
 import argparse
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import compare
+from by_turns import Maker, clips_of, compare
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_video.benchmark.cmd_system import cmd_system, default_sampling
 from cmd_video.benchmark.system import Size, measure_cost
@@ -23,107 +29,202 @@ from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.shipped import DEFAULT_MODEL
 from cmd_video.pruning.importance import importance_and_cost, measure_importance, weight_importance
-from cmd_video.pruning.pruned_models import PrunedCMDMotionTransformer, prune
-from cmd_video.pruning.selection import BlockSelection, select_by_importance
+from cmd_video.pruning.pruned_models import prune
+from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig
 from cmd_video.training.data import build_dataset, fixed_batches
 from cmd_video.training.loop import train
+from cmd_video.training.stages import draw_samples
 
 CONTENT = ("down_blocks.2", "mid_block", "up_blocks.0")
-ROWS: dict[str, tuple[str, float, float] | None] = {  # selection by, weight of ICD, of MCA; None = not trained
+ROWS: dict[str, tuple[str, float, float] | None] = {  # selection, weight of ICD, of MCA; None = not trained
     "pruned": None,
-    "task": ("loss", 0, 0),
-    "task + ICD": ("loss", 0.1, 0),
-    "task + MCA": ("loss", 0, 1),
-    "task + ICD + MCA": ("loss", 0.1, 1),
+    "task": ("chosen", 0, 0),
+    "task + ICD": ("chosen", 0.1, 0),
+    "task + MCA": ("chosen", 0, 1),
+    "task + ICD + MCA": ("chosen", 0.1, 1),
     "magnitude, task": ("magnitude", 0, 0),
     "taylor, task": ("taylor", 0, 0),
     "from scratch": ("scratch", 0, 0),
 }
 
 
-def recipe(arguments: argparse.Namespace, model: str, output: Path, icd: float, mca: float) -> TrainConfig:
-    """The distillation stage of the motion model, from the default model's parts."""
-    names = ("vae", "autoencoder", "motion_tokenizer", "motion_text_encoder", "motion_scheduler")
-    teacher = str(Path(arguments.model) / "motion_transformer")
-    steps = arguments.steps * (2 if mca else 1)
-    return TrainConfig.model_validate(
-        {
-            "stage": "distill",
-            "output_dir": str(output),
-            "components": {
-                **{name: {"path": arguments.model} for name in names},
-                "motion_transformer": {"path": model},
-                "teacher": {"path": teacher},
-            },
-            "data": {"kind": "latents", "path": str(arguments.latents / "train")},
-            "validation": {
-                "data": {"kind": "latents", "path": str(arguments.latents / "held_out")},
-                "guidance_scale": 2.0,
-            },
-            "objective": {
-                "content_frame_noise": 0.1,
-                "recovery": {"content_weight": icd, "adversarial_weight": mca},
-            },
-            "optimizer": {"lr": arguments.lr, "warmup_steps": 20, "schedule": "cosine", "betas": [0.9, 0.99]},
-            "loop": {
-                "steps": steps,
-                "batch_size": 16,
-                "ema_decay": 0.99,
-                "validate_every": steps,
-                "checkpoint_every": max(100, steps // 4),
-                "keep_last": 1,
-            },
+@dataclass
+class Case:
+    """A denoiser that is pruned and trained on.
+
+    Attributes:
+        stage: the stage it belongs to.
+        denoiser: its name among the components.
+        components: all others, by folder.
+        teacher: its folder.
+        data: training data.
+        held_out: validation data.
+        objective: of its stage.
+        batch_size: clips in a step.
+        guidance_scale: for samples.
+    """
+
+    stage: str
+    denoiser: str
+    components: dict[str, str]
+    teacher: str
+    data: dict[str, Any]
+    held_out: dict[str, Any]
+    objective: dict[str, Any]
+    batch_size: int
+    guidance_scale: float
+
+    def recipe(self, model: str, **loop: Any) -> dict[str, Any]:
+        """The recipe of its own stage, from the weights in a folder."""
+        paths = {**self.components, self.denoiser: model}
+        return {
+            "stage": self.stage,
+            "output_dir": "unused",
+            "components": {name: {"path": path} for name, path in paths.items()},
+            "data": self.data,
+            "validation": {"data": self.held_out, "guidance_scale": self.guidance_scale},
+            "objective": self.objective,
+            "loop": {"steps": 1, "batch_size": self.batch_size, **loop},
         }
-    )
+
+    def recovery(self, model: str, output: Path, icd: float, mca: float, steps: int, lr: float) -> TrainConfig:
+        """The stage `distill`: as many updates of the student whatever the losses are."""
+        steps *= 2 if mca else 1
+        every = {"validate_every": steps, "checkpoint_every": max(100, steps // 4), "keep_last": 1}
+        recipe = self.recipe(model, steps=steps, ema_decay=0.99, **every)
+        recipe |= {"stage": "distill", "output_dir": str(output)}
+        recipe["components"]["teacher"] = {"path": self.teacher}
+        losses = {"content_weight": icd, "adversarial_weight": mca}
+        recipe["objective"] = {**self.objective, "recovery": losses}
+        recipe["optimizer"] = {"lr": lr, "warmup_steps": 20, "schedule": "cosine", "betas": [0.9, 0.99]}
+        return TrainConfig.model_validate(recipe)
+
+    def measures(self, num_clips: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """Importance of what can leave, by measure, and shares of the operations."""
+        config = TrainConfig.model_validate(self.recipe(self.teacher))
+        stage: Any = build_stage(config, build_components(config.components)).eval()
+        data = build_dataset(config.validation.data)
+        batches = [stage.noisy_batch(batch) for batch in fixed_batches(data, num_clips, self.batch_size)]
+        model = stage.components[self.denoiser]
+        loss, shares = importance_and_cost(measure_importance(model, batches))
+        scores = {
+            "loss": loss,
+            "magnitude": weight_importance(model, batches, "magnitude"),
+            "taylor": weight_importance(model, batches, "taylor"),
+        }
+        return scores, shares
 
 
-def select(arguments: argparse.Namespace, pipe: CMDPipeline) -> dict[str, BlockSelection]:
-    """The motion model's blocks that leave, by measure."""
-    teacher = str(Path(arguments.model) / "motion_transformer")
-    config = recipe(arguments, teacher, arguments.work, 0, 0)
-    components = build_components(config.components)
-    stage: Any = build_stage(config, components).eval()
-    data = build_dataset(config.validation.data)
-    batches = [stage.noisy_batch(batch) for batch in fixed_batches(data, 32, 16)]
-    model = stage.components[stage.denoiser]
-    loss, shares = importance_and_cost(measure_importance(model, batches))
-    scores = {
-        "loss": loss,
-        "magnitude": weight_importance(model, batches, "magnitude"),
-        "taylor": weight_importance(model, batches, "taylor"),
-    }
-    return {
-        measure: select_by_importance(pipe.motion_transformer, score, shares, arguments.budget)
-        for measure, score in scores.items()
-    }
-
-
-def train_rows(arguments: argparse.Namespace, pipe: CMDPipeline) -> tuple[dict[str, Any], dict[str, BlockSelection]]:
-    """The motion model of every row, and the selections."""
-    selections = select(arguments, pipe)
+def train_rows(
+    case: Case, teacher: Any, selections: dict[str, BlockSelection], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """The denoiser of every row, trained anew or as an earlier call left it; selections by measure."""
     models: dict[str, Any] = {}
     for row, settings in ROWS.items():
-        measure, icd, mca = settings or ("loss", 0, 0)
+        measure, icd, mca = settings or ("chosen", 0, 0)
         start = arguments.work / f"start-{measure}"
+        student = prune(teacher, selections["chosen" if measure == "scratch" else measure])
+        if measure == "scratch":
+            torch.manual_seed(0)
+            student = type(student).from_config(student.config)
         if not start.exists():
-            student = prune(pipe.motion_transformer, selections["loss" if measure == "scratch" else measure])
-            if measure == "scratch":
-                torch.manual_seed(0)
-                student = PrunedCMDMotionTransformer.from_config(student.config)
             student.save_pretrained(start)
-        if settings is None:
-            models[row] = PrunedCMDMotionTransformer.from_pretrained(start)
-            continue
-        output = arguments.work / row.replace(" + ", "-").replace(", ", "-").replace(" ", "-")
-        train(recipe(arguments, str(start), output, icd, mca))
-        models[row] = PrunedCMDMotionTransformer.from_pretrained(output / "pipeline" / "motion_transformer")
-    return models, selections
+        kind, output = type(student), arguments.work / re.sub(r"\W+", "-", row)
+        if settings is not None and not (output / "pipeline").is_dir():
+            train(case.recovery(str(start), output, icd, mca, arguments.steps, arguments.lr))
+        found = start if settings is None else output / "pipeline" / case.denoiser
+        models[row] = kind.from_pretrained(found).eval()
+    return models
 
 
-def cost(pipe: CMDPipeline) -> dict[str, int]:
+def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """CMD's default model: its rows, and what was done."""
+    folder = str(arguments.teacher or DEFAULT_MODEL)
+    parts = ("vae", "autoencoder", "motion_tokenizer", "motion_text_encoder", "motion_scheduler")
+    latents = {split: {"kind": "latents", "path": str(arguments.latents / split)} for split in ("train", "held_out")}
+    case = Case(
+        "motion", "motion_transformer", dict.fromkeys(parts, folder), f"{folder}/motion_transformer",
+        latents["train"], latents["held_out"], {"content_frame_noise": 0.1}, 16, 2.0,
+    )  # fmt: skip
+    pipes = {"teacher": load_pipeline(folder)}
+    teacher = pipes["teacher"].motion_transformer
+    scores, shares = case.measures(32)
+    selections = {
+        name: select_by_importance(teacher, score, shares, arguments.budget) for name, score in scores.items()
+    }
+    selections["chosen"] = selections.pop("loss")
+    models = train_rows(case, teacher, selections, arguments)
+    content = BlockSelection("UNet2DConditionModel", CONTENT, "measured importance: nothing")
+    unet = prune(pipes["teacher"].unet, content).eval()
+    for row, model in models.items():
+        pipes[row] = load_pipeline(folder)
+        pipes[row].register_modules(unet=unet, motion_transformer=model)
+    rows = compare({row: clips_of(pipe) for row, pipe in pipes.items()}, arguments.num_scenes)
+    values = {row: {**pipeline_cost(pipe), **rows[row]} for row, pipe in pipes.items()}
+    return values, protocol(arguments, case, selections, {"content": CONTENT})
+
+
+def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A video UNet of the usual kind: its rows, and what was done."""
+    folder = str(arguments.teacher / "pipeline")
+    parts = ("vae", "tokenizer", "text_encoder", "video_scheduler")
+    case = Case(
+        "video", "video_model", dict.fromkeys(parts, folder), f"{folder}/video_model",
+        {"kind": "sprites"}, {"kind": "sprites", "split": "held_out", "length": 32},
+        {"snr_power": 0.25, "logit_normal": [1.4, 1.2]}, 4, 3.0,
+    )  # fmt: skip
+    scores, shares = case.measures(16)
+    teacher = stage_of(case, case.teacher).components[case.denoiser]
+    selections = {"chosen": select_by_rule(teacher, "vdmini")}
+    left = operations(case, prune(teacher, selections["chosen"])) / operations(case, teacher)
+    for measure in ("magnitude", "taylor"):
+        selections[measure] = select_by_importance(teacher, scores[measure], shares, left)
+    models = {"teacher": teacher, **train_rows(case, teacher, selections, arguments)}
+    rows = compare({row: video_maker(case, model) for row, model in models.items()}, arguments.num_scenes)
+    costs = {
+        row: {
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "operations_per_step": operations(case, model),
+        }
+        for row, model in models.items()
+    }
+    values = {row: {**costs[row], **rows[row]} for row in rows}
+    return values, protocol(arguments, case, selections, {})
+
+
+def stage_of(case: Case, model: str) -> Any:
+    """The denoiser's own stage, ready to sample."""
+    config = TrainConfig.model_validate(case.recipe(model))
+    return build_stage(config, build_components(config.components)).eval()
+
+
+def video_maker(case: Case, model: Any) -> Maker:
+    """Clips by a video model, with the recipe's steps and guidance."""
+    stage = stage_of(case, case.teacher)
+    stage.components[case.denoiser] = model
+
+    def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        batch = {"prompt": prompts, "number": seeds, "video": torch.zeros(len(prompts), 3, 16, 64, 64)}
+        return stage.pixels(batch, draw_samples(stage, batch)).clamp(-1, 1)
+
+    return make
+
+
+@torch.no_grad()
+def operations(case: Case, model: Any) -> int:
+    """Operations (two per multiply-add, attention counted) of a prediction for one clip."""
+    stage = stage_of(case, case.teacher)
+    stage.components[case.denoiser] = model
+    noisy = stage.sample({"video": torch.zeros(1, 3, 16, 64, 64)})
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        stage.predict(noisy, torch.tensor([500]), {"prompt": [""]})
+    return counter.get_total_flops()
+
+
+def pipeline_cost(pipe: CMDPipeline) -> dict[str, int]:
     """Parameters of all parts and of the denoisers; a clip's operations (two per multiply-add), with guidance."""
     with sdpa_kernel(SDPBackend.MATH):  # attention written out: counted
         found = measure_cost(cmd_system(pipe, Size(64, 64), *default_sampling(pipe)))
@@ -136,37 +237,39 @@ def cost(pipe: CMDPipeline) -> dict[str, int]:
     }
 
 
+def protocol(
+    arguments: argparse.Namespace, case: Case, selections: dict[str, BlockSelection], more: dict[str, Any]
+) -> dict[str, Any]:
+    """What was done, for the result file."""
+    return {
+        "clips": arguments.num_scenes,
+        "student_updates": arguments.steps,
+        "batch": case.batch_size,
+        "lr": arguments.lr,
+        "removed": {**more, **{name: selection.removed for name, selection in selections.items()}},
+        "threads": torch.get_num_threads(),
+        "teacher_sha256": digest(Path(case.teacher)),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=("motion", "video"))
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--latents", type=Path, required=True, help="folder with train/ and held_out/")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--model", default=str(DEFAULT_MODEL), help="a pipeline folder")
-    parser.add_argument("--budget", type=float, default=0.55, help="share of the motion model's operations that stays")
+    parser.add_argument("--teacher", type=Path, help="motion: a pipeline folder; video: a run of the stage video")
+    parser.add_argument("--latents", type=Path, help="motion: folder with train/ and held_out/")
+    parser.add_argument("--budget", type=float, default=0.55, help="motion: share of the operations that stays")
     parser.add_argument("--steps", type=int, default=400, help="updates of each student")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--num-scenes", type=int, default=100)
     arguments = parser.parse_args()
-    pipes = {"teacher": load_pipeline(arguments.model)}
-    models, selections = train_rows(arguments, pipes["teacher"])
-    content = BlockSelection("UNet2DConditionModel", CONTENT, "measured importance: nothing")
-    unet = prune(pipes["teacher"].unet, content).eval()
-    for row, model in models.items():
-        pipes[row] = load_pipeline(arguments.model)
-        pipes[row].register_modules(unet=unet, motion_transformer=model.eval())
-    rows = compare(pipes, arguments.num_scenes)
-    values = {row: {**cost(pipe), **rows[row]} for row, pipe in pipes.items()}
-    protocol = {
-        "clips": arguments.num_scenes,
-        "student_updates": arguments.steps,
-        "batch": 16,
-        "lr": arguments.lr,
-        "budget": arguments.budget,
-        "removed": {"content": CONTENT, **{name: selection.removed for name, selection in selections.items()}},
-        "threads": torch.get_num_threads(),
-        "model_sha256": digest(Path(arguments.model)),
-    }
-    write_result(arguments.output, "recovery", values, protocol)
+    if arguments.case == "motion" and arguments.latents is None:
+        parser.error("motion needs --latents")
+    if arguments.case == "video" and arguments.teacher is None:
+        parser.error("video needs --teacher")
+    values, done = {"motion": recover_motion, "video": recover_video}[arguments.case](arguments)
+    write_result(arguments.output, f"recovery of {arguments.case}", values, done)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """`cmd-video prune`: a folder that loads as the model did, and mistakes in one line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,6 +46,11 @@ def test_a_part_of_a_pipeline_which_then_loads_and_runs(run, tiny_pipeline, tmp_
     assert type(pipe.unet.mid_block).__name__ == "Skip"
     frames = pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt")
     assert frames.frames.isfinite().all()
+    load = "import sys, cmd_video as c; print(type(c.CMDPipeline.from_pretrained(sys.argv[1]).unet).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", load, tmp_path / "small"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "PrunedUNet2DConditionModel", done.stderr  # where nothing imported the class before
 
 
 def test_a_budget(run, motion_model, tmp_path):

@@ -215,7 +215,7 @@ def test_turbo_is_for_distilled_models_and_the_others_are_not(text_pipeline, gen
 def test_solvers_keep_schedule_and_prediction_type_also_on_disk(config, tmp_path):
     ddim = DDIMScheduler(**config, prediction_type="sample", clip_sample=False, timestep_spacing="leading")
     lcm = with_schedule(LCMScheduler, ddim)
-    for name, scheduler in (("multistep", ddim), ("ddim", ddim), ("lcm", lcm)):
+    for name, scheduler in (("multistep", ddim), ("ddim", ddim), ("distilled", lcm)):
         solver = make_solver(name, scheduler)
         solver.save_pretrained(tmp_path / name)
         loaded = type(solver).from_pretrained(tmp_path / name)

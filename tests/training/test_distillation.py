@@ -6,7 +6,9 @@ from diffusers import DDIMScheduler, LCMScheduler
 
 from cmd_video.losses import diffusion_target, predicted_sample, pseudo_huber
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.sampling import is_distilled
 from cmd_video.training.config import TrainConfig
+from cmd_video.training.distillation import ddim_sample, ddim_step
 from cmd_video.training.export import export_pipeline
 
 
@@ -26,8 +28,9 @@ def test_pseudo_huber_is_square_near_zero_and_linear_far_away():
     assert far == pytest.approx(50 - 0.03, rel=1e-3)
 
 
-def distilled(method, scale=3.0):
-    return {"distillation": {"method": method, "guidance_scale": scale, "num_timesteps": 10}}
+def distilled(method, scale=3.0, segments=2):
+    settings = {"method": method, "guidance_scale": scale, "num_timesteps": 10, "num_segments": segments}
+    return {"distillation": settings}
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
@@ -39,10 +42,11 @@ def test_guidance_loss_is_the_distance_to_the_guided_teacher(name, build_tiny, b
     torch.testing.assert_close(loss, torch.zeros(4), atol=1e-12, rtol=0)  # without guidance: itself
 
 
-def awake(name, build_tiny, batch_of, method, **changes):
+def awake(name, build_tiny, batch_of, method, segments=2, **changes):
     """A stage whose student and teacher differ, both with awake weights; a batch, its noise and its sample."""
     torch.manual_seed(5)
-    stage, dataset = build_tiny(name, weights=0.2, objective={**distilled(method, 3.0), **changes})
+    objective = {**distilled(method, 3.0, segments), **changes}
+    stage, dataset = build_tiny(name, weights=0.2, objective=objective, validation__num_inference_steps=segments)
     for parameter in stage.frozen["teacher"].parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     batch = batch_of(dataset, range(3))
@@ -66,42 +70,61 @@ def test_guidance_loss_in_closed_form(name, build_tiny, batch_of):
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("name", ["content", "motion"])
-def test_a_step_of_the_teacher_is_a_step_of_ddim(name, build_tiny, batch_of):
-    stage, batch, sample = awake(name, build_tiny, batch_of, "consistency")
-    scheduler = DDIMScheduler.from_config(stage.components[stage.scheduler].config, timestep_spacing="trailing")
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_step_is_a_step_of_ddim_and_its_sample_is_found_again(kind):
+    config = {"prediction_type": kind, "clip_sample": False, "timestep_spacing": "trailing"}
+    scheduler = DDIMScheduler(**config, rescale_betas_zero_snr=kind == "sample")
     scheduler.set_timesteps(10)  # 999, 899, ..., 99
     for high in (999, 499, 99):
-        time = torch.full((3,), high)
-        with torch.no_grad():
-            guided = stage._guided_teacher(sample, time, batch)
-            ours = stage._teacher_step(sample, time, time - 100, batch)
-        expected = scheduler.step(guided, high, sample).prev_sample
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+        noisy, prediction, time = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.full((3,), high)
+        clean = predicted_sample(scheduler, prediction, noisy, time)
+        ours = ddim_step(scheduler, noisy, clean, time, time - 100)
+        torch.testing.assert_close(ours, scheduler.step(prediction, high, noisy).prev_sample, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(ddim_sample(scheduler, noisy, ours, time, time - 100), clean, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
-def test_the_consistency_function_is_what_the_sampler_takes(name, build_tiny, batch_of):
-    stage, batch, sample = awake(name, build_tiny, batch_of, "consistency")
+@pytest.mark.parametrize("segments", [1, 2, 5])
+def test_the_sampler_jumps_from_segment_to_segment(name, segments, build_tiny, batch_of):
+    objective = distilled("consistency", segments=segments)
+    stage, dataset = build_tiny(name, objective=objective, validation__num_inference_steps=segments)
     scheduler = stage.sampler()
-    scheduler.set_timesteps(5)
-    step = scheduler.timesteps[2]
+    scheduler.set_timesteps(segments)
+    assert scheduler.timesteps.tolist() == [1000 * part // segments - 1 for part in range(segments, 0, -1)]
+    assert isinstance(scheduler, LCMScheduler) == (segments == 1)
+    batch, last = batch_of(dataset, range(3)), scheduler.timesteps[-1]
+    sample = stage.sample(batch)
     with torch.no_grad():
-        ours = stage._consistency_function(sample, step.expand(3), batch)
-        scheduler._step_index = 2
-        expected = scheduler.step(stage.predict(sample, step.expand(3), batch), step, sample).denoised
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+        scheduler._step_index = segments - 1
+        reached = scheduler.step(stage.predict(sample, last.expand(3), batch), last, sample).prev_sample
+        expected = stage._predicted_sample(sample, last.expand(3), batch)
+    torch.testing.assert_close(reached, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
-def test_the_consistency_loss_joins_neighbouring_times(name, build_tiny, batch_of, monkeypatch):
+def test_the_consistency_loss_joins_neighbouring_times_of_a_segment(name, build_tiny, batch_of, monkeypatch):
     stage, batch, sample = awake(name, build_tiny, batch_of, "consistency")
     seen = []
-    monkeypatch.setattr(stage, "_teacher_step", lambda noisy, high, low, condition: seen.append((high, low)) or noisy)
-    monkeypatch.setattr(stage, "_consistency_function", lambda noisy, timestep, condition: noisy)
-    loss = stage._consistency_loss(sample, torch.randn(sample.shape), torch.tensor([0, 100, 999]), batch)
-    assert [time.tolist() for time in seen[0]] == [[99, 199, 999], [-1, 99, 899]]
-    assert torch.equal(loss, torch.zeros(3))
+    guided, own = stage._guided_teacher, stage._predicted_sample
+    monkeypatch.setattr(stage, "_guided_teacher", lambda noisy, time, c: seen.append(time) or guided(noisy, time, c))
+    monkeypatch.setattr(stage, "_predicted_sample", lambda noisy, time, c: seen.append(time) or own(noisy, time, c))
+    stage._consistency_loss(sample, torch.randn(sample.shape), torch.tensor([0, 100, 999]), batch)
+    assert [time.tolist() for time in seen] == [[99, 199, 999], [0, 99, 899], [99, 199, 999]]
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_where_a_segment_ends_the_target_is_the_teachers(name, build_tiny, batch_of):
+    """One stretch in each segment: what is learned is a step of the guided teacher, whatever the student says."""
+    stage, batch, sample = awake(name, build_tiny, batch_of, "consistency", segments=10)
+    noise, timestep = torch.randn(sample.shape), torch.tensor([0, 450, 910])
+    high = torch.tensor([99, 499, 999])
+    scheduler = stage.components[stage.scheduler]
+    with torch.no_grad():
+        loss = stage._consistency_loss(sample, noise, timestep, batch)
+        noisy = scheduler.add_noise(sample, noise, high)
+        clean = predicted_sample(scheduler, stage._guided_teacher(noisy, high, batch), noisy, high)
+        expected = pseudo_huber(stage._predicted_sample(noisy, high, batch), clean)
+    torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_noise_on_the_content_frame_is_the_same_for_student_and_teacher(build_tiny, batch_of, monkeypatch):
@@ -173,12 +196,25 @@ def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path
     folder = export_pipeline([tmp_path / name for name in ("autoencoder", "content", "motion")], tmp_path / "out")
     pipe = CMDPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    assert isinstance(pipe.content_scheduler, LCMScheduler) and isinstance(pipe.motion_scheduler, LCMScheduler)
-    assert pipe.content_scheduler.config.original_inference_steps == 10
+    assert is_distilled(pipe.content_scheduler) and is_distilled(pipe.motion_scheduler)
     assert pipe.config.guidance_scale == pipe.config.motion_guidance_scale == 1.0
-    assert pipe.config.num_inference_steps == 4
+    assert pipe.config.num_inference_steps == pipe.config.motion_num_inference_steps == 2
+    with pytest.raises(ValueError, match="motion_num_inference_steps: 3, but the model was distilled for 2 steps"):
+        pipe("a red ball", motion_num_inference_steps=3)
     frames = pipe("a red ball", generator=torch.Generator().manual_seed(0), output_type="pt").frames
     assert frames.shape == (1, 4, 3, 16, 16)
+    small = tmp_path / "half"
+    export_pipeline([folder], small, dtype=torch.float16)
+    assert _weight_bytes(small) < 0.6 * _weight_bytes(folder)
+    half = CMDPipeline.from_pretrained(small)  # in float32 again, text encoders too
+    half.set_progress_bar_config(disable=True)
+    again = half("a red ball", generator=torch.Generator().manual_seed(0), output_type="pt").frames
+    assert torch.equal(half.unet.conv_in.weight, pipe.unet.conv_in.weight.half().float())
+    torch.testing.assert_close(again, frames, atol=0.05, rtol=0)
+
+
+def _weight_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +229,8 @@ def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path
         ("motion", {"distillation": {"method": "magic"}}, "'guidance' or 'consistency'"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 64}}, "64 is no divisor of 1000"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 1}}, "1 is no divisor of 1000 that is"),
+        ("motion", distilled("consistency", segments=3), "num_segments: 3 does not divide num_timesteps = 10"),
+        ("motion", distilled("consistency", segments=5), "5 is neither 1 nor validation.num_inference_steps = 2"),
     ],
 )
 def test_wrong_settings_are_refused(stage, objective, message, tiny_config, tmp_path):

@@ -13,11 +13,15 @@ def command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must not exist.")],
     guidance: Annotated[float, typer.Option(min=1, help="Default guidance of the content model.")] = 7.5,
     motion_guidance: Annotated[float, typer.Option(min=1, help="Default guidance of the motion model.")] = 1.0,
+    half: Annotated[bool, typer.Option("--half", help="Files of half the size: weights as float16.")] = False,
 ) -> None:
     """Turn training runs into a folder for from_pretrained.
 
     Example: cmd-video export runs/sprites/content runs/sprites/motion -o my-model
     """
+    import torch
+
     from cmd_video.training.export import export_pipeline
 
-    print(export_pipeline(runs, output, guidance, motion_guidance))
+    dtype = torch.float16 if half else torch.float32
+    print(export_pipeline(runs, output, guidance, motion_guidance, dtype))

@@ -31,9 +31,9 @@ from .image_model import load_image_model
 from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
 from .inputs import as_list, check_condition, check_generator, check_images, check_multiple
 from .pipeline_output import CMDPipelineOutput
-from .sampling import PRESETS, Sampling, make_solver, resolve
+from .sampling import DISTILLED_STEPS, PRESETS, Sampling, make_solver, resolve
 from .shapes import content_shape, default_size, motion_shape, size_unit
-from .shipped import model_folder
+from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
@@ -122,8 +122,18 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> "CMDPipeline":
-        """Load a pipeline from a folder or hub id; without an argument the model that ships with the package."""
-        return super().from_pretrained(str(model_folder(pretrained_model_name_or_path)), **kwargs)
+        """Load a pipeline from a folder, a hub id, or one that ships: "default", also without an argument, "turbo".
+
+        All parts come in float32 if no dtype is given, whatever the files hold.
+        """
+        folder = str(model_folder(pretrained_model_name_or_path))
+        import_own_classes(cls.load_config(folder, **{name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}))
+        pipe = super().from_pretrained(folder, **kwargs)
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            for encoder in (pipe.text_encoder, pipe.motion_text_encoder):
+                if encoder is not None:  # transformers keeps the dtype of the files, diffusers does not
+                    encoder.float()
+        return pipe
 
     @classmethod
     def from_image_model(
@@ -152,6 +162,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             setattr(self, part, scheduler)
         if not settings.pop("guided"):
             settings |= {"guidance_scale": 1.0, "motion_guidance_scale": 1.0}
+        for part, steps in zip(parts, ("num_inference_steps", "motion_num_inference_steps"), strict=True):
+            settings[steps] = getattr(self, part).config.get(DISTILLED_STEPS, settings[steps])
         settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
         self.register_to_config(**settings)
 

@@ -13,7 +13,10 @@ from typing import Any, Literal
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-OWN_SPACING = "own_timestep_spacing"  # in the configuration of a sampler that replaced another: that one's spacing
+OWN_SPACING = "_own_timestep_spacing"  # in the configuration of a sampler that replaced another: that one's spacing
+DISTILLED_STEPS = (
+    "_distilled_steps"  # in the configuration of a DDIM sampler: how many steps the model was distilled for
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Preset:
     """How to sample.
 
     Attributes:
-        solver: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "lcm": for models
-            distilled for few steps (arXiv 2310.04378), and only for those.
+        solver: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled": what
+            a model that was distilled for few steps came with, and only for such.
         num_inference_steps: steps of the content model.
         motion_num_inference_steps: steps of the motion model.
         guidance_from: guide only where diffusion time, from 0 (clean) to 1 (noise), is at least this (arXiv
@@ -34,7 +37,7 @@ class Preset:
         decode_content_frame: decode the content frame to look at, too; it costs as much as a frame of the clip.
     """
 
-    solver: Literal["ddim", "multistep", "lcm"]
+    solver: Literal["ddim", "multistep", "distilled"]
     num_inference_steps: int
     motion_num_inference_steps: int
     guidance_from: float = 0.0
@@ -47,7 +50,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "quality": Preset("ddim", 50, 50),
     "fast": Preset("multistep", 20, 20, guidance_from=0.2, reuse_interval=2, decode_content_frame=False),
-    "turbo": Preset("lcm", 4, 4, guided=False, decode_content_frame=False),
+    "turbo": Preset("distilled", 4, 4, guided=False, decode_content_frame=False),
 }
 
 
@@ -72,6 +75,11 @@ class Sampling:
         steps, most = self.num_inference_steps, scheduler.config.num_train_timesteps
         if not isinstance(steps, int) or not 1 <= steps <= most:
             raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{most}")
+        distilled = scheduler.config.get(DISTILLED_STEPS, steps)
+        if steps != distilled:
+            raise ValueError(
+                f"{prefix}num_inference_steps: {steps}, but the model was distilled for {distilled} steps"
+            )
         if not 1 <= self.guidance_scale < math.inf:
             raise ValueError(f"{prefix}guidance_scale: {self.guidance_scale} is not a number of at least 1 (1 = none)")
         interval = self.guidance_interval
@@ -147,18 +155,23 @@ def plan_steps(
     return steps
 
 
+def is_distilled(scheduler: SchedulerMixin) -> bool:
+    """Whether a sampler belongs to a model distilled for few steps: here, or by Latent Consistency Models."""
+    return isinstance(scheduler, LCMScheduler) or DISTILLED_STEPS in scheduler.config
+
+
 def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     """A sampler with the noise schedule and the prediction type of another one.
 
     Raises:
         ValueError: the model was distilled for few steps and the solver is not for that, or the other way round.
     """
-    distilled = isinstance(scheduler, LCMScheduler)
-    if distilled != (solver == "lcm"):
-        fits = "only the preset turbo fits" if distilled else "turbo needs one that is (see the distillation recipes)"
+    distilled = is_distilled(scheduler)
+    if distilled != (solver == "distilled"):
+        fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as --model turbo"
         raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
-    if solver == "lcm":
-        return with_schedule(LCMScheduler, scheduler)
+    if solver == "distilled":
+        return scheduler
     spacing = scheduler.config.get(OWN_SPACING, scheduler.config.timestep_spacing)
     if solver == "ddim":
         return with_schedule(DDIMScheduler, scheduler, timestep_spacing=spacing)

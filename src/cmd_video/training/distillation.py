@@ -1,28 +1,28 @@
 """Few-step sampling without guidance: distillation of the content and the motion model, by the stages' own loop.
 
 Two methods, one after the other: "guidance" teaches a student to predict in one pass what guidance makes of two
-(arXiv 2210.03142, stage 1); "consistency" teaches it to jump from any noise level to the clean sample (Latent
-Consistency Models, arXiv 2310.04378). The teacher is the component that the run starts from.
+(arXiv 2210.03142, stage 1); "consistency" teaches it to jump from any noise level to the end of its segment of
+diffusion time (Multistep Consistency Models, arXiv 2403.06807), from where the next jump starts. With one segment
+every jump ends at the clean sample, and new noise leads to the next (Latent Consistency Models, arXiv 2310.04378).
+Several segments are easier to learn. The teacher is the component that the run starts from.
 
 Differs from those papers: guidance has one fixed scale instead of being an input; the target of consistency is the
 student itself, without gradient, instead of its running average (as arXiv 2310.14189 found better).
 
-B batch; x_0 clean sample, z_t noisy one, alpha_t and sigma_t the scheduler's.
+B batch; x_0 clean sample, z_t noisy one, alpha_t and sigma_t the scheduler's, 1 and 0 at timestep -1, which is clean.
 """
 
 import copy
 from typing import Any
 
 import torch
-from diffusers import LCMScheduler
+from diffusers import DDIMScheduler, LCMScheduler
 
 from cmd_video.losses import predicted_sample, pseudo_huber
-from cmd_video.pipelines.sampling import with_schedule
+from cmd_video.pipelines.sampling import DISTILLED_STEPS, with_schedule
 
 from .config import DistillationConfig, TrainConfig
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage
-
-SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # boundary condition, as in LCMScheduler
 
 
 class Distillation(DiffusionStage):
@@ -60,38 +60,24 @@ class Distillation(DiffusionStage):
     def _consistency_loss(
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
-        """d(f(z_t), f(z_s)), per sample (B,): one step of the teacher's sampler, from t to s, must not change f."""
+        """Per sample (B,): the student's jump from t against a step of the teacher to s and its own jump from there."""
         scheduler, total = self._scheduler(), self._scheduler().config.num_train_timesteps
-        stride = total // self.settings.num_timesteps
+        stride, length = total // self.settings.num_timesteps, total // self.settings.num_segments
         high = (timestep // stride + 1) * stride - 1  # t: the upper end of the stretch that was drawn
-        low = high - stride  # s; below 0 it is the clean sample
+        low = high - stride  # s
+        end = timestep // length * length - 1  # of the segment
         noisy = scheduler.add_noise(sample, noise, high)
         with torch.no_grad():
-            earlier = self._teacher_step(noisy, high, low, condition)
-            target = self._consistency_function(earlier, low.clamp(min=0), condition)
-            target = torch.where(_as_column(low < 0, target), earlier, target)
-        return pseudo_huber(self._consistency_function(noisy, high, condition), target)
+            guided = predicted_sample(scheduler, self._guided_teacher(noisy, high, condition), noisy, high)
+            earlier = ddim_step(scheduler, noisy, guided, high, low)
+            clean = self._predicted_sample(earlier, low.clamp(min=0), condition)
+            reached = ddim_step(scheduler, earlier, clean, low.clamp(min=0), end)
+            reached = torch.where(_as_column(low == end, reached), earlier, reached)
+            target = ddim_sample(scheduler, noisy, reached, high, end)
+        return pseudo_huber(self._predicted_sample(noisy, high, condition), target)
 
-    @torch.no_grad()
-    def _teacher_step(
-        self, noisy: torch.Tensor, high: torch.Tensor, low: torch.Tensor, condition: Batch
-    ) -> torch.Tensor:
-        """One step of the guided teacher by DDIM (arXiv 2010.02502, eq. 12), from t to s; below 0 to x_0."""
-        scheduler = self._scheduler()
-        clean = predicted_sample(scheduler, self._guided_teacher(noisy, high, condition), noisy, high)
-        alpha, sigma = _levels(scheduler, high, noisy)
-        direction = (noisy - alpha * clean) / sigma
-        alpha, sigma = _levels(scheduler, low.clamp(min=0), noisy)
-        return torch.where(_as_column(low < 0, clean), clean, alpha * clean + sigma * direction)
-
-    def _consistency_function(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        """f(z_t, t) = c_skip(t) z_t + c_out(t) x_0(z_t, t), which is the identity at t = 0."""
-        prediction = self.predict(noisy, timestep, condition)
-        clean = predicted_sample(self._scheduler(), prediction, noisy, timestep)
-        scaled = _as_column(timestep * TIMESTEP_SCALING, noisy)
-        skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
-        out = scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
-        return skip * noisy + out * clean
+    def _predicted_sample(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        return predicted_sample(self._scheduler(), self.predict(noisy, timestep, condition), noisy, timestep)
 
     @torch.no_grad()
     def _guided_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
@@ -112,10 +98,16 @@ class Distillation(DiffusionStage):
 
     def sampler(self) -> Any:
         """The few-step sampler for a student of consistency distillation."""
-        if self.settings.method == "guidance":
+        settings = self.settings
+        if settings.method == "guidance":
             return super().sampler()
-        steps = self.settings.num_timesteps
-        return with_schedule(LCMScheduler, self._scheduler(), original_inference_steps=steps)
+        if settings.num_segments == 1:
+            return with_schedule(LCMScheduler, self._scheduler(), original_inference_steps=settings.num_timesteps)
+        sampler = with_schedule(
+            DDIMScheduler, self._scheduler(), timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=False
+        )
+        sampler.register_to_config(**{DISTILLED_STEPS: settings.num_segments})
+        return sampler
 
     def finish(self, batches: list[Batch]) -> None:
         """Save the sampler that goes with the weights."""
@@ -131,9 +123,28 @@ class MotionDistillation(Distillation, MotionStage):
     """Distils the motion model."""
 
 
+def ddim_step(
+    scheduler: Any, noisy: torch.Tensor, clean: torch.Tensor, start: torch.Tensor, end: torch.Tensor
+) -> torch.Tensor:
+    """From z at timestep `start` (B,) to z at `end` (B,), -1 = clean, without new noise (arXiv 2010.02502, eq. 12)."""
+    alpha, sigma = _levels(scheduler, start, noisy)
+    alpha_end, sigma_end = _levels(scheduler, end, noisy)
+    return alpha_end * clean + sigma_end / sigma * (noisy - alpha * clean)
+
+
+def ddim_sample(
+    scheduler: Any, noisy: torch.Tensor, reached: torch.Tensor, start: torch.Tensor, end: torch.Tensor
+) -> torch.Tensor:
+    """The x_0 with which `ddim_step` leads from `noisy` to `reached`."""
+    alpha, sigma = _levels(scheduler, start, noisy)
+    alpha_end, sigma_end = _levels(scheduler, end, noisy)
+    return (reached - sigma_end / sigma * noisy) / (alpha_end - alpha * sigma_end / sigma)
+
+
 def _levels(scheduler: Any, timestep: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha_t and sigma_t of each sample, to be multiplied with `like`."""
-    squared = scheduler.alphas_cumprod.to(timestep.device)[timestep]
+    squared = scheduler.alphas_cumprod.to(timestep.device)[timestep.clamp(min=0)]
+    squared = torch.where(timestep < 0, torch.ones_like(squared), squared)
     return _as_column(squared.sqrt(), like), _as_column((1 - squared).sqrt(), like)
 
 

@@ -6,9 +6,10 @@ export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Pat
 import os
 from pathlib import Path
 
-from diffusers import LCMScheduler
+import torch
 
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.sampling import is_distilled
 
 from .components import build_components
 from .config import ComponentConfig
@@ -18,7 +19,11 @@ PARTS = (*REQUIRED, "vae", "text_encoder", "tokenizer", "motion_text_encoder", "
 
 
 def export_pipeline(
-    runs: list[Path], output: Path, guidance_scale: float = 7.5, motion_guidance_scale: float = 1.0
+    runs: list[Path],
+    output: Path,
+    guidance_scale: float = 7.5,
+    motion_guidance_scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Collect the components of runs into a folder for `CMDPipeline.from_pretrained`.
 
@@ -27,6 +32,7 @@ def export_pipeline(
         output: folder to write; appears complete or not at all.
         guidance_scale: default guidance of the content model; models distilled for few steps have none.
         motion_guidance_scale: default guidance of the motion model.
+        dtype: of the weights in the files; torch.float16 halves them.
 
     Raises:
         ValueError: a run is not finished, a component is missing, or `output` exists.
@@ -46,10 +52,10 @@ def export_pipeline(
     pipeline = CMDPipeline(
         **build_components(found), guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale
     )
-    if isinstance(pipeline.content_scheduler, LCMScheduler) or isinstance(pipeline.motion_scheduler, LCMScheduler):
+    if is_distilled(pipeline.content_scheduler) or is_distilled(pipeline.motion_scheduler):
         pipeline.use_preset("turbo")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
-    pipeline.save_pretrained(temporary)
+    pipeline.to(dtype).save_pretrained(temporary)
     temporary.rename(output)
     return output
