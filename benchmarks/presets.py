@@ -2,7 +2,7 @@
 
 python benchmarks/presets.py -o benchmarks/results/sprites-presets.json [--turbo FOLDER] [--num-scenes 200]
 
-Presets take turns (`by_turns`). `turbo` needs a model distilled for it. Distances are in pixel features
+Presets take turns (`by_turns`). `turbo` is a model of its own, distilled for it. Distances are in pixel features
 (`cmd_video.evaluation.pixel_features`), beside that between two sets of true clips.
 """
 
@@ -14,7 +14,7 @@ import torch
 from by_turns import BATCH, clips_of, compare, true_clips
 
 from cmd_video.evaluation.pixel_features import pixel_distances
-from cmd_video.evaluation.results import digest, write_result
+from cmd_video.evaluation.results import digest, digest_model, write_result
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.shipped import DEFAULT_MODEL
 
@@ -22,12 +22,11 @@ from cmd_video.pipelines.shipped import DEFAULT_MODEL
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--turbo", help="a model distilled for few steps")
+    parser.add_argument("--turbo", default="turbo", help="a model distilled for few steps")
     parser.add_argument("--num-scenes", type=int, default=200)
     arguments = parser.parse_args()
     pipes = {preset: load_pipeline(None, preset=preset) for preset in ("quality", "fast")}
-    if arguments.turbo:
-        pipes["turbo"] = load_pipeline(arguments.turbo, preset="turbo")
+    pipes["turbo"] = load_pipeline(arguments.turbo)
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values: dict[str, Any] = {"another set of true clips": {"frechet": pixel_distances([others], [truth])}}
     values |= compare({preset: clips_of(pipe) for preset, pipe in pipes.items()}, arguments.num_scenes)
@@ -36,7 +35,7 @@ def main() -> None:
         "batch": BATCH,
         "threads": torch.get_num_threads(),
         "model_sha256": digest(DEFAULT_MODEL),
-        "turbo_sha256": digest(Path(arguments.turbo)) if arguments.turbo else None,
+        "turbo_sha256": digest_model(arguments.turbo),
     }
     write_result(arguments.output, "presets", values, protocol)
 

@@ -12,6 +12,7 @@ trained by an earlier call are taken from --work.
 """
 
 import argparse
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +133,26 @@ def train_rows(
             student = type(student).from_config(student.config)
         if not start.exists():
             student.save_pretrained(start)
-        kind, output = type(student), arguments.work / re.sub(r"\W+", "-", row)
+        kind, output = type(student), run_folder(arguments.work, row)
         if settings is not None and not (output / "pipeline").is_dir():
             train(case.recovery(str(start), output, icd, mca, arguments.steps, arguments.lr))
         found = start if settings is None else output / "pipeline" / case.denoiser
         models[row] = kind.from_pretrained(found).eval()
     return models
+
+
+def run_folder(work: Path, row: str) -> Path:
+    """Where a row is trained."""
+    return work / re.sub(r"\W+", "-", row)
+
+
+def last_validation(work: Path, row: str) -> dict[str, float]:
+    """A trained row's denoising loss on held-out clips, without the losses of recovery."""
+    log = run_folder(work, row) / "log.jsonl"
+    if not log.exists():
+        return {}
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return {"task_loss": [line["loss"] for line in lines if line["kind"] == "validation"][-1]}
 
 
 def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,9 +177,16 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     for row, model in models.items():
         pipes[row] = load_pipeline(folder)
         pipes[row].register_modules(unet=unet, motion_transformer=model)
+    for pipe in pipes.values():
+        steps = arguments.inference_steps
+        pipe.register_to_config(num_inference_steps=steps, motion_num_inference_steps=steps)
     rows = compare({row: clips_of(pipe) for row, pipe in pipes.items()}, arguments.num_scenes)
-    values = {row: {**pipeline_cost(pipe), **rows[row]} for row, pipe in pipes.items()}
-    return values, protocol(arguments, case, selections, {"content": CONTENT})
+    values = {
+        row: {**pipeline_cost(pipe), **last_validation(arguments.work, row), **rows[row]}
+        for row, pipe in pipes.items()
+    }
+    done = protocol(arguments, case, selections, {"content": CONTENT})
+    return values, {**done, "num_inference_steps": arguments.inference_steps}
 
 
 def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -191,7 +213,7 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         }
         for row, model in models.items()
     }
-    values = {row: {**costs[row], **rows[row]} for row in rows}
+    values = {row: {**costs[row], **last_validation(arguments.work, row), **rows[row]} for row in rows}
     return values, protocol(arguments, case, selections, {})
 
 
@@ -262,6 +284,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.55, help="motion: share of the operations that stays")
     parser.add_argument("--steps", type=int, default=400, help="updates of each student")
     parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--inference-steps", type=int, default=50, help="motion: of both models")
     parser.add_argument("--num-scenes", type=int, default=100)
     arguments = parser.parse_args()
     if arguments.case == "motion" and arguments.latents is None:

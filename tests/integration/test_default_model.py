@@ -1,4 +1,4 @@
-"""The model that ships with the package: it loads without an argument, is small, and generates; sprites in and out."""
+"""The models that ship with the package: they load by name, are small, and generate; sprites in and out."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from cmd_video import CMDPipeline
 from cmd_video.data.sprites import SpritesDataset
 from cmd_video.evaluation.metrics import reconstruction_metrics
-from cmd_video.pipelines.shipped import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import DEFAULT_MODEL, SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +16,34 @@ def pipe():
     return pipe
 
 
-def test_weights_are_small_and_safe():
-    files = [path for path in DEFAULT_MODEL.rglob("*") if path.is_file()]
+@pytest.mark.parametrize("name", SHIPPED)
+def test_weights_are_small_and_safe(name):
+    files = [path for path in SHIPPED[name].rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
-    assert 1e6 < sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 60e6
+    most = 60e6 if SHIPPED[name] == DEFAULT_MODEL else 25e6
+    assert 1e6 < sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= most
+
+
+def test_turbo_needs_four_steps_each_without_guidance():
+    turbo = CMDPipeline.from_pretrained("turbo")
+    turbo.set_progress_bar_config(disable=True)
+    calls = []
+    for model in (turbo.unet, turbo.motion_transformer):
+        model.register_forward_pre_hook(lambda model, args, kwargs: calls.append(len(args[0])), with_kwargs=True)
+    out = turbo("a red circle moves to the right", generator=torch.Generator().manual_seed(0), output_type="pt")
+    assert calls == [1] * 8
+    assert out.frames.shape == (1, 16, 3, 64, 64)
+    first, last = (red_center(out.frames[0, number]) for number in (0, -1))
+    assert last - first > 8  # pixels
+    with pytest.raises(ValueError, match="num_inference_steps: 8, but the model was distilled for 4 steps"):
+        turbo("a red circle", num_inference_steps=8)
+
+
+def red_center(frame):
+    """Mean column of what is red in a frame (3, H, W) in [0, 1]."""
+    red = (frame[0] > 0.6) & (frame[1] < 0.4) & (frame[2] < 0.4)
+    assert red.sum() > 20
+    return red.nonzero()[:, 1].float().mean().item()
 
 
 def test_it_generates_what_its_configuration_says(pipe):

@@ -189,11 +189,31 @@ class DistillationConfig(Section):
     """One pass instead of two, then few steps instead of many; "consistency" alone does both at once."""
     guidance_scale: float = Field(1.0, ge=1)
     """Guidance of the teacher; 1 for a teacher that has it built in."""
-    num_timesteps: int = Field(50, gt=0)
+    num_timesteps: int = Field(20, gt=0)
     """consistency: stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
     num_segments: int = Field(4, gt=0)
     """consistency: parts of diffusion time, of some stretches each, through each of which the student learns to jump;
     also the number of steps it is sampled with, but that 1 allows any (Latent Consistency Models)."""
+
+    def check(self, steps: int) -> None:
+        """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
+        stretches, segments = self.num_timesteps, self.num_segments
+        if self.method == "guidance":
+            return
+        if 1000 % stretches or stretches < steps:
+            raise ValueError(
+                f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
+                f"validation.num_inference_steps = {steps}"
+            )
+        if stretches % segments:
+            raise ValueError(
+                f"objective.distillation.num_segments: {segments} does not divide num_timesteps = {stretches}"
+            )
+        if segments not in (1, steps):
+            raise ValueError(
+                f"objective.distillation.num_segments: {segments} is neither 1 nor "
+                f"validation.num_inference_steps = {steps}"
+            )
 
 
 class RecoveryConfig(Section):
@@ -308,22 +328,7 @@ class TrainConfig(Section):
         if "teacher" in self.components and self.stage != "distill":
             raise ValueError(f"components.teacher: it belongs to distill, not to the stage {self.stage!r}")
         if self.objective.distillation is not None:
-            steps, settings = self.validation.num_inference_steps, self.objective.distillation
-            stretches, segments = settings.num_timesteps, settings.num_segments
-            if 1000 % stretches or stretches < steps:
-                raise ValueError(
-                    f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
-                    f"validation.num_inference_steps = {steps}"
-                )
-            if stretches % segments:
-                raise ValueError(
-                    f"objective.distillation.num_segments: {segments} does not divide num_timesteps = {stretches}"
-                )
-            if settings.method == "consistency" and segments not in (1, steps):
-                raise ValueError(
-                    f"objective.distillation.num_segments: {segments} is neither 1 nor validation.num_inference_steps "
-                    f"= {steps}"
-                )
+            self.objective.distillation.check(self.validation.num_inference_steps)
             for field in ("train_text_encoder", "min_snr_gamma", "snr_power"):
                 if getattr(self.objective, field):
                     raise ValueError(f"objective.{field}: has no meaning in a distillation")

@@ -60,7 +60,7 @@ class Distillation(DiffusionStage):
     def _consistency_loss(
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
-        """Per sample (B,): the student's jump from t against a step of the teacher to s and its own jump from there."""
+        """Per sample (B,): a jump of the student from t against a step of the teacher to s and its jump from there."""
         scheduler, total = self._scheduler(), self._scheduler().config.num_train_timesteps
         stride, length = total // self.settings.num_timesteps, total // self.settings.num_segments
         high = (timestep // stride + 1) * stride - 1  # t: the upper end of the stretch that was drawn

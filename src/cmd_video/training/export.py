@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.sampling import is_distilled
@@ -56,6 +57,9 @@ def export_pipeline(
         pipeline.use_preset("turbo")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
-    pipeline.to(dtype).save_pretrained(temporary)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            nn.Module.to(part, dtype)  # diffusers' own warns of layers to be kept in float32, of which there are none
+    pipeline.save_pretrained(temporary)
     temporary.rename(output)
     return output
