@@ -26,7 +26,7 @@ def main() -> None:
         left.barh([place + shift for place in places], rates, height=0.25, label=attribute)
     left.set(xlabel="clips as asked for, %", xlim=(0, 100), yticks=places, yticklabels=names)
     left.invert_yaxis()
-    left.legend(fontsize="small", loc="lower left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
     right.barh(places, [values[name].get("task_loss", float("nan")) for name in names], color="gray")
     right.set(xlabel="denoising loss on held-out clips, after training")
     figure.savefig(arguments.output, dpi=120)

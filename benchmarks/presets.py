@@ -1,8 +1,8 @@
 """What each preset costs and keeps on sprites: seconds, adherence, Fréchet distance to the ground truth, in one run.
 
-python benchmarks/presets.py -o benchmarks/results/sprites-presets.json [--turbo FOLDER] [--num-scenes 200]
+python benchmarks/presets.py -o benchmarks/results/sprites-presets.json [--rows quality fast] [--num-scenes 200]
 
-Presets take turns (`by_turns`). `turbo` is a model of its own, distilled for it. Distances are in pixel features
+Rows take turns (`by_turns`): presets of the default model, and models made from it. Distances are in pixel features
 (`cmd_video.evaluation.pixel_features`), beside that between two sets of true clips.
 """
 
@@ -14,19 +14,27 @@ import torch
 from by_turns import BATCH, clips_of, compare, true_clips
 
 from cmd_video.evaluation.pixel_features import pixel_distances
-from cmd_video.evaluation.results import digest, digest_model, write_result
+from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines.loading import load_pipeline
-from cmd_video.pipelines.shipped import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import SHIPPED
+
+ROWS = {
+    "quality": None,
+    "fast": None,
+    "turbo": "turbo",
+    "pruned": "pruned",
+}  # presets of the default model, and models
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--turbo", default="turbo", help="a model distilled for few steps")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="the first is what speeds refer to"
+    )
     parser.add_argument("--num-scenes", type=int, default=200)
     arguments = parser.parse_args()
-    pipes = {preset: load_pipeline(None, preset=preset) for preset in ("quality", "fast")}
-    pipes["turbo"] = load_pipeline(arguments.turbo)
+    pipes = {row: load_pipeline(ROWS[row], preset=None if ROWS[row] in SHIPPED else row) for row in arguments.rows}
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values: dict[str, Any] = {"another set of true clips": {"frechet": pixel_distances([others], [truth])}}
     values |= compare({preset: clips_of(pipe) for preset, pipe in pipes.items()}, arguments.num_scenes)
@@ -34,8 +42,7 @@ def main() -> None:
         "clips": arguments.num_scenes,
         "batch": BATCH,
         "threads": torch.get_num_threads(),
-        "model_sha256": digest(DEFAULT_MODEL),
-        "turbo_sha256": digest_model(arguments.turbo),
+        "model_sha256": {row: digest_model(ROWS[row]) for row in arguments.rows},
     }
     write_result(arguments.output, "presets", values, protocol)
 

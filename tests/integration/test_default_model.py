@@ -39,6 +39,16 @@ def test_turbo_needs_four_steps_each_without_guidance():
         turbo("a red circle", num_inference_steps=8)
 
 
+def test_pruned_has_half_the_denoisers(pipe):
+    pruned = CMDPipeline.from_pretrained("pruned")
+    pruned.set_progress_bar_config(disable=True)
+    for small, whole in ((pruned.unet, pipe.unet), (pruned.motion_transformer, pipe.motion_transformer)):
+        assert small.num_parameters() < 0.55 * whole.num_parameters()
+    generator = torch.Generator().manual_seed(0)
+    out = pruned("a red circle moves to the right", num_inference_steps=10, generator=generator, output_type="pt")
+    assert red_center(out.frames[0, -1]) - red_center(out.frames[0, 0]) > 8
+
+
 def red_center(frame):
     """Mean column of what is red in a frame (3, H, W) in [0, 1]."""
     red = (frame[0] > 0.6) & (frame[1] < 0.4) & (frame[2] < 0.4)

@@ -122,7 +122,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> "CMDPipeline":
-        """Load a pipeline from a folder, a hub id, or one that ships: "default", also without an argument, "turbo".
+        """Load a pipeline from a folder, a hub id, or one that ships: "default" (no argument), "turbo", "pruned".
 
         All parts come in float32 if no dtype is given, whatever the files hold.
         """

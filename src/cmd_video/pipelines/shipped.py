@@ -13,6 +13,7 @@ DEFAULT_MODEL = _PACKAGE / "default_model"
 SHIPPED = {
     "default": DEFAULT_MODEL,
     "turbo": _PACKAGE / "turbo_model",  # the default one with half its content model left out, distilled for few steps
+    "pruned": _PACKAGE / "pruned_model",  # the same content model, and half of the motion model's blocks (VDMini)
 }
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
 
