@@ -105,6 +105,8 @@ def unsafe(node: ast.AST) -> str | None:
     match node:
         case ast.Import(names=names) if {n.name.split(".")[0] for n in names} & {"pickle", "cloudpickle", "dill"}:
             return "pickle"
+        case ast.ImportFrom(module="pickle", names=[ast.alias(name="UnpicklingError")]):
+            return None  # what torch.load raises when it refuses to run code
         case ast.ImportFrom(module="pickle" | "cloudpickle" | "dill"):
             return "pickle"
         case ast.ImportFrom(names=[ast.alias(name="*")]):
@@ -150,6 +152,8 @@ def test_nothing_unsafe_in_the_source():
     ("line", "bad"),
     [
         ("import pickle", True),
+        ("from pickle import UnpicklingError, loads", True),
+        ("from pickle import UnpicklingError", False),
         ("from x import *", True),
         ("torch.save(a, b)", True),
         ("torch.load(a)", True),

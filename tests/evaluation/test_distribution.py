@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from cmd_video.evaluation.distribution import coverage, frechet_estimate, kernel_distance, nearest_distance
+from cmd_video.evaluation.distribution import (
+    coverage,
+    frechet_estimate,
+    inception_score,
+    kernel_distance,
+    nearest_distance,
+)
 from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
 
 
@@ -111,3 +117,16 @@ def test_too_few():
         kernel_distance(table(1, 3), table(5, 3))
     with pytest.raises(ValueError, match="coverage with 5 neighbours needs more of each kind, got 5 and 9"):
         coverage(table(5, 3), table(9, 3))
+
+
+def test_inception_score_in_closed_form():
+    """Sure and even over k classes: k. Unsure, or always the same: 1. Half sure: the divergence of two coins."""
+    sure = 200 * torch.eye(5).repeat(20, 1)
+    assert inception_score(sure).value == pytest.approx(5)
+    assert inception_score(torch.zeros(100, 5)).value == inception_score(sure[::5]).value == pytest.approx(1)
+    coins = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).log().repeat(50, 1)
+    divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert inception_score(coins).value == pytest.approx(math.exp(divergence))
+    shuffled = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    assert inception_score(coins[shuffled] + 7).value == pytest.approx(math.exp(divergence))
+    assert math.isnan(inception_score(sure[:9]).error) and inception_score(table(400, 5)).error < 0.2

@@ -1,12 +1,16 @@
 """Networks: shapes of their layers, names and number of their weights as published, padding as in TensorFlow."""
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_video.data.sprites import SpritesDataset
-from cmd_video.evaluation.extractors import SPRITE_ACTION, build_extractor, load_exactly
-from cmd_video.evaluation.networks import I3D, INCEPTIONS, SqueezeNet, _pad_same
+from cmd_video.evaluation.extractors import SPRITE_CLASSIFIERS, build_extractor, load_exactly
+from cmd_video.evaluation.networks import C3D, I3D, INCEPTIONS, SqueezeNet, _pad_same
 from cmd_video.evaluation.weights import WEIGHT_FILES
 from cmd_video.models import SpriteClassifier
 
@@ -73,6 +77,51 @@ def test_weights_of_another_network_are_refused():
         load_exactly(I3D(), nn.Linear(1, 1).state_dict())
 
 
+def test_c3d_has_the_published_size():
+    """MMAction2's table: 78.4 M parameters, 38.5 G multiply-adds of a clip of 16x112x112."""
+    with torch.device("meta"):
+        model = C3D().eval()
+        video = torch.empty(1, 3, 16, 112, 112)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert model(video).shape == (1, 101)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(78.4, abs=0.05)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(38.5, abs=0.1)
+
+
+@torch.no_grad()
+def test_c3d_opens_the_published_layout_and_its_classes_are_scored(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = C3D().eval().half().float()
+    parts = {"conv": "backbone.{}.conv", "fc6": "backbone.{}", "fc7": "backbone.{}", "fc_cls": "cls_head.{}"}
+    state = {}
+    for name, value in model.state_dict().items():
+        layer, leaf = name.rsplit(".", 1)
+        part = next(form for start, form in parts.items() if layer.startswith(start))
+        state[f"{part.format(layer)}.{leaf}"] = value.half()
+    assert {"backbone.conv1a.conv.weight", "backbone.fc6.bias", "cls_head.fc_cls.weight"} <= set(state)
+    path = tmp_path / WEIGHT_FILES["c3d"].file
+    torch.save({"meta": {"epoch": 45}, "state_dict": state}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(WEIGHT_FILES, "c3d", replace(WEIGHT_FILES["c3d"], sha256=digest))
+    extractor = build_extractor("c3d", tmp_path)
+    frames = torch.randint(0, 256, (1, 17, 128, 171, 3), dtype=torch.uint8)
+    video = frames[:, :16, 8:120, 29:141].permute(0, 4, 1, 2, 3).float()
+    logits = extractor(frames)
+    torch.testing.assert_close(logits, model(video))
+    assert torch.equal(extractor.classify(logits), logits)
+    with pytest.raises(ValueError, match="c3d needs 16 or more, got 8"):
+        extractor(frames[:, :8])
+
+
+def test_weights_with_code_in_them_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / WEIGHT_FILES["c3d"].file
+    torch.save({"state_dict": C3D.WIDTHS, "meta": replace}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(WEIGHT_FILES, "c3d", replace(WEIGHT_FILES["c3d"], sha256=digest))
+    with pytest.raises(ValueError, match="holds more than weights"):
+        build_extractor("c3d", tmp_path)
+
+
 @torch.no_grad()
 def test_squeezenet_sees_pictures_in_blue_green_red():
     """The mean color, in its own order of channels, is what the first layer sees as nothing."""
@@ -130,8 +179,21 @@ def test_the_action_classifier_sees_order():
     torch.testing.assert_close(
         features[:3], torch.cat([extractor(clip[None]) for clip in clips[:3]]), atol=1e-3, rtol=0
     )
-    logits = SpriteClassifier.from_pretrained(SPRITE_ACTION).classify(features)
+    logits = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / "action").classify(features)
     truth = torch.tensor([dataset[number]["class_label"] for number in range(24)])
     assert (logits.argmax(1) == truth).float().mean() > 0.9
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     assert (extractor(clips[:, order]) - features).norm() > 0.3 * features.norm()
+
+
+def test_the_appearance_classifier_sees_frames_and_not_their_order():
+    dataset = SpritesDataset(24, seed=5, split="held_out")
+    clips = torch.stack([((dataset[number]["video"] + 1) * 127.5).byte().permute(1, 2, 3, 0) for number in range(24)])
+    extractor = build_extractor("sprites-appearance")
+    features = extractor(clips)
+    assert features.shape == (24 * 16, 96) and extractor.per == "frame" and extractor.classify is None
+    torch.testing.assert_close(features[:16], extractor(clips[:1]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(extractor(clips.flip(1))[:16].flip(0), features[:16], atol=1e-3, rtol=0)
+    logits = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / "appearance").classify(features)
+    truth = torch.stack([dataset[number]["appearance"] for number in range(24)]).repeat_interleave(16, dim=0)
+    assert ((logits > 0) == (truth > 0)).float().mean() > 0.95

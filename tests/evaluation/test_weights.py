@@ -80,7 +80,11 @@ def test_extractors_that_are_not_there(name, message, tmp_path):
 
 def test_digests_are_of_published_files():
     for known in WEIGHT_FILES.values():
-        assert len(known.sha256) == 64 and known.size > 0 and known.source
+        assert known.source
+        if known.size is None:  # openmmlab names files by the first digits, and publishes no more
+            assert known.file.rpartition("-")[2] == f"{known.sha256}.pth"
+        else:
+            assert len(known.sha256) == 64 and known.size > 0
 
 
 def test_nothing_is_loaded_that_could_run_code(tmp_path, published):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel
 
 from cmd_video.losses import diffusion_target, predicted_sample, pseudo_huber
 from cmd_video.pipelines import CMDPipeline
@@ -84,14 +84,17 @@ def test_a_step_is_a_step_of_ddim_and_its_sample_is_found_again(kind):
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
-@pytest.mark.parametrize("segments", [1, 2, 5])
-def test_the_sampler_jumps_from_segment_to_segment(name, segments, build_tiny, batch_of):
-    objective = distilled("consistency", segments=segments)
+@pytest.mark.parametrize(
+    ("method", "segments"),
+    [("consistency", 1), ("consistency", 2), ("consistency", 5), ("backward", 1), ("backward", 5)],
+)
+def test_the_sampler_jumps_from_segment_to_segment(name, method, segments, build_tiny, batch_of):
+    objective = distilled(method, segments=segments)
     stage, dataset = build_tiny(name, objective=objective, validation__num_inference_steps=segments)
     scheduler = stage.sampler()
     scheduler.set_timesteps(segments)
     assert scheduler.timesteps.tolist() == [1000 * part // segments - 1 for part in range(segments, 0, -1)]
-    assert isinstance(scheduler, LCMScheduler) == (segments == 1)
+    assert isinstance(scheduler, LCMScheduler) == ((method, segments) == ("consistency", 1))
     batch, last = batch_of(dataset, range(3)), scheduler.timesteps[-1]
     sample = stage.sample(batch)
     with torch.no_grad():
@@ -127,6 +130,53 @@ def test_where_a_segment_ends_the_target_is_the_teachers(name, build_tiny, batch
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_backward_distillation_follows_the_teacher_from_where_sampling_led(name, build_tiny, batch_of):
+    """Both ways walked with diffusers' sampler: the student's jumps to the segment, the guided teacher's steps on."""
+    stage, batch, sample = awake(name, build_tiny, batch_of, "backward")
+    noise, scheduler, high = (
+        torch.randn(sample.shape),
+        stage.components[stage.scheduler],
+        torch.tensor([999, 499, 499]),
+    )
+    noisy = scheduler.add_noise(sample, noise, torch.full((3,), 999))
+    jumps, steps = stage.sampler(), stage.sampler()
+    jumps.set_timesteps(2)
+    steps.set_timesteps(10)
+    with torch.no_grad():
+        loss = stage._backward_loss(sample, noise, torch.tensor([700, 100, 499]), batch)
+        first = jumps.step(stage.predict(noisy, torch.full((3,), 999), batch), 999, noisy).prev_sample
+        start = torch.stack([noisy[0], first[1], first[2]])
+        ends = []
+        for number, timesteps in enumerate([steps.timesteps[:5], steps.timesteps[5:], steps.timesteps[5:]]):
+            state = start.clone()
+            for timestep in timesteps:
+                guided = stage._guided_teacher(state, timestep.expand(3), batch)
+                state = steps.step(guided, timestep, state).prev_sample
+            ends.append(state[number])
+        clean = ddim_sample(scheduler, start, torch.stack(ends), high, high - 500)
+        expected = pseudo_huber(stage._predicted_sample(start, high, batch), clean)
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_teacher_of_its_own_teaches(build_tiny, tiny_config, tmp_path):
+    """Where the student starts from another one's weights, as from an earlier student's."""
+    stage, _ = build_tiny("content", objective=distilled("backward"))
+    teacher = stage.components["unet"]
+    torch.nn.init.constant_(teacher.conv_in.weight, 0.125)
+    teacher.save_pretrained(tmp_path / "unet")
+    components = {"components__teacher": {"path": str(tmp_path / "unet")}}
+    stage, _ = build_tiny("content", objective=distilled("backward"), **components)
+    assert torch.equal(stage.frozen["teacher"].conv_in.weight, teacher.conv_in.weight)
+    assert not torch.equal(stage.components["unet"].conv_in.weight, teacher.conv_in.weight)
+    other = UNet2DConditionModel.from_config(teacher.config, in_channels=3)
+    other.save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match=r"components\.teacher\.in_channels: 3, the student has"):
+        build_tiny("content", objective=distilled("backward"), **components)
+    with pytest.raises(ValueError, match=r"components\.teacher: it belongs to"):
+        TrainConfig.model_validate(tiny_config("content", tmp_path, **components))
+
+
 def test_noise_on_the_content_frame_is_the_same_for_student_and_teacher(build_tiny, batch_of, monkeypatch):
     stage, batch, _ = awake("motion", build_tiny, batch_of, "guidance", content_frame_noise=0.5)
     stage.train()
@@ -140,7 +190,7 @@ def test_noise_on_the_content_frame_is_the_same_for_student_and_teacher(build_ti
     assert not torch.equal(seen[0], batch["content_frame"])
 
 
-@pytest.mark.parametrize("method", ["guidance", "consistency"])
+@pytest.mark.parametrize("method", ["guidance", "consistency", "backward"])
 def test_the_sampler_has_the_teachers_noise_schedule(method, build_tiny, tmp_path):
     """Also where the recipe leaves values out: the few-step sampler's own defaults are others."""
     stage, _ = build_tiny("content", objective=distilled(method))
@@ -171,7 +221,7 @@ def test_consistency_loss_of_a_perfect_model_is_zero(name, build_tiny, batch_of,
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
-@pytest.mark.parametrize("method", ["guidance", "consistency"])
+@pytest.mark.parametrize("method", ["guidance", "consistency", "backward"])
 def test_the_student_learns_and_the_teacher_stays(name, method, build_tiny, batch_of):
     stage, dataset = build_tiny(name, weights=0.1, objective={**distilled(method), "condition_dropout": 0.0})
     batch = batch_of(dataset, range(8))
@@ -226,11 +276,11 @@ def _weight_bytes(folder):
             {**distilled("guidance"), "train_text_encoder": True},
             "train_text_encoder: has no meaning in a distillation",
         ),
-        ("motion", {"distillation": {"method": "magic"}}, "'guidance' or 'consistency'"),
+        ("motion", {"distillation": {"method": "magic"}}, "'guidance', 'consistency' or 'backward'"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 64}}, "64 is no divisor of 1000"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 1}}, "1 is no divisor of 1000 that is"),
         ("motion", distilled("consistency", segments=3), "num_segments: 3 does not divide num_timesteps = 10"),
-        ("motion", distilled("consistency", segments=5), "5 is neither 1 nor validation.num_inference_steps = 2"),
+        ("motion", distilled("consistency", segments=5), "5 is not validation.num_inference_steps = 2"),
     ],
 )
 def test_wrong_settings_are_refused(stage, objective, message, tiny_config, tmp_path):

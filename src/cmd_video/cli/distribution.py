@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Extractor = Annotated[
     str,
     typer.Option(
-        help="i3d or i3d-torchscript (FVD), videomae:PATH, vjepa2:PATH, squeezenet, sprites-action, "
-        "flow, pixels, pixel-motion."
+        help="i3d or i3d-torchscript (FVD), c3d (Inception score), videomae:PATH, vjepa2:PATH, squeezenet, "
+        "sprites-action, sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
 
@@ -91,7 +91,8 @@ def calc(
 ) -> None:
     """Fréchet and kernel distance, precision, recall and coverage, each beside what real clips give among themselves.
 
-    With `--extractor i3d` or `i3d-torchscript` the Fréchet distance is FVD and the kernel distance KVD.
+    With `--extractor i3d` or `i3d-torchscript` the Fréchet distance is FVD and the kernel distance KVD. Extractors
+    that know classes (those, c3d, sprites-action) give the Inception score as well.
 
     Example: cmd-video evaluate calc made/ --reference ucf101-i3d -o fvd.json
     """
@@ -115,7 +116,7 @@ def calc(
     found = _extract(clips, built, works[1], batch_size)
     if not state.is_main_process:
         return
-    values = measure(known, found, neighbours)
+    values = measure(known, found, neighbours, built.classify)
     protocol = {"real": known.protocol, "made": found.protocol, "neighbours": neighbours}
     write_result(output, "distribution", values, protocol)
     for work in works:

@@ -26,7 +26,8 @@ def list_files(weights_dir: WeightsDir = None) -> None:
             found = str(find_weights(name, weights_dir))
         except ValueError as error:
             found = "not there" if "weights: no " in str(error) else "damaged"
-        print(f"{name:16s} {known.file}  {known.size / 1e6:.1f} MB  {found}")
+        size = "" if known.size is None else f"{known.size / 1e6:.1f} MB  "
+        print(f"{name:16s} {known.file}  {size}{found}")
         print(f"{'':16s} {known.source}, {known.url or 'no address'}")
         print(f"{'':16s} sha256 {known.sha256}")
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from .clips import ClipSource
-from .distribution import Estimate, coverage, frechet_estimate, kernel_distance, nearest_distance
-from .extractors import Extractor
+from .distribution import Estimate, coverage, frechet_estimate, inception_score, kernel_distance, nearest_distance
+from .extractors import Classify, Extractor
 from .tables import FeatureTable
 
 SAME = ("extractor", "extractor_sha256", "extractor_resize", "frames")
@@ -40,17 +40,23 @@ def check(real: FeatureTable, extractor: Extractor, clips: ClipSource, neighbour
         raise ValueError(f"--neighbours: {neighbours}, must be less than the {fewest} features of the smaller set")
 
 
-def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5) -> dict[str, dict[str, Any]]:
+def measure(
+    real: FeatureTable, made: FeatureTable, neighbours: int = 5, classify: Classify | None = None
+) -> dict[str, dict[str, Any]]:
     """Fréchet and kernel distances, the nearest real clip, precision, recall, density, coverage, and how much moves.
+
+    With `classify`, the extractor's, also the Inception score.
 
     Args:
         real: the yardstick.
         made: what is judged.
         neighbours: of precision, recall, density and coverage.
+        classify: logits of features.
 
     Returns:
         name -> `value`, `standard_error` (None where there are fewer than ten clips) and `real_against_real`: the same
-        number between the even and the odd real clips, half as many; of `dynamic_degree`, that of the real clips.
+        number between the even and the odd real clips, half as many; of `dynamic_degree` and `inception_score`, that
+        of the real clips.
 
     Raises:
         ValueError: the tables hold different features, or too few.
@@ -75,6 +81,9 @@ def measure(real: FeatureTable, made: FeatureTable, neighbours: int = 5) -> dict
     floors = coverage(*halves, neighbours, rows) if min(map(len, halves)) > neighbours else {}
     for name, estimate in coverage(real.features, made.features, neighbours, rows).items():
         values[name] = _row(estimate, floors[name].value if floors else None)
+    if classify is not None:
+        scores = [inception_score(classify(table.features), rows) for table in (made, real)]
+        values["inception_score"] = _row(scores[0], scores[1].value)
     if len(made.dynamic) and len(real.dynamic):
         error = float(made.dynamic.std()) / math.sqrt(len(made.dynamic)) if len(made.dynamic) > 1 else math.nan
         values["dynamic_degree"] = _row(Estimate(float(made.dynamic.mean()), error), float(real.dynamic.mean()))

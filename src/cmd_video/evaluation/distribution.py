@@ -1,4 +1,4 @@
-"""Distances between two tables of features beyond Fréchet's: kernel distance, precision, recall, coverage.
+"""Distances between two tables of features: Fréchet, kernel distance, precision, recall, coverage; Inception score.
 
     frechet_estimate(real, made), kernel_distance(real, made, degree=3)           # value and standard error
     coverage(real, made)["precision"]
@@ -130,6 +130,31 @@ def _coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int) -> dict[s
         "density": float(inside_real.mean() / neighbours),
         "coverage": float(covered.double().mean()),
     }
+
+
+def inception_score(logits: torch.Tensor, rows: int = 1) -> Estimate:
+    """The exponential of the mean divergence KL(p(y|x) || p(y)) of made clips' classes (arXiv 1606.03498, section 4).
+
+    Over all clips at once; papers often give the mean over ten parts, which is lower.
+
+    Args:
+        logits: (M, classes).
+        rows: of a clip.
+
+    Returns:
+        the score, from 1 to the number of classes, and its standard error.
+    """
+    log_probability = logits.double().log_softmax(dim=1)
+
+    def score(log_p: torch.Tensor) -> float:
+        log_mean = log_p.exp().mean(dim=0).log()
+        return math.exp(float((log_p.exp() * (log_p - log_mean)).sum(dim=1).mean()))
+
+    parts = _groups(log_probability, rows)
+    if len(parts) < GROUPS:
+        return Estimate(score(log_probability), math.nan)
+    without = [score(torch.cat([*parts[:out], *parts[out + 1 :]])) for out in range(GROUPS)]
+    return _jackknife(score(log_probability), without)
 
 
 def nearest_distance(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> Estimate:

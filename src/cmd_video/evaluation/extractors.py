@@ -9,6 +9,7 @@ B batch, F frames, H, W.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -17,11 +18,13 @@ import torch.nn.functional as F
 from cmd_video.models import SpriteClassifier
 
 from .flow import flow_features
-from .networks import I3D, SqueezeNet
+from .networks import C3D, I3D, SqueezeNet
 from .pixel_features import content_features, motion_features
 from .weights import WEIGHT_FILES, digest_weights, find_weights
 
+Classify = Callable[[torch.Tensor], torch.Tensor]  # features (N, d) -> logits (N, classes)
 RESIZE = "bilinear, align_corners=False, no antialias"  # StyleGAN-V's
+C3D_RESIZE = f"{RESIZE}, to 128x171, middle 112x112"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Extractor:
         resize: how frames come to the network's size, in words.
         sha256: digest of the weights; None where there are none.
         run: uint8 (B, F, H, W, 3) -> (B, d) or (B * F, d).
+        classify: features (N, d) to logits of exclusive classes, for the Inception score; None where there are none.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Extractor:
     resize: str
     sha256: str | None
     run: Callable[[torch.Tensor], torch.Tensor]
+    classify: Classify | None = None
 
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
@@ -59,9 +64,10 @@ class Extractor:
 
 
 EXTRACTORS = (
-    "i3d", "i3d-torchscript", "videomae", "vjepa2", "squeezenet", "sprites-action", "flow", "pixels", "pixel-motion",
+    "i3d", "i3d-torchscript", "c3d", "videomae", "vjepa2", "squeezenet", "sprites-action", "sprites-appearance",
+    "flow", "pixels", "pixel-motion",
 )  # fmt: skip
-SPRITE_ACTION = Path(__file__).parent.parent / "sprite_classifiers" / "action"
+SPRITE_CLASSIFIERS = Path(__file__).parent.parent / "sprite_classifiers"
 
 
 def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
@@ -79,7 +85,7 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(name, "clip", 2, "mean over an 8x8 grid", None, lambda x: motion_features(_to_video(x)))
     if kind == "flow":
         return Extractor(name, "clip", 3, "none", None, lambda x: torch.stack([flow_features(clip) for clip in x]))
-    if kind == "sprites-action":
+    if kind.startswith("sprites-"):
         return _of_sprites(name, device)
     if kind in ("videomae", "vjepa2"):
         if not path:
@@ -90,11 +96,18 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
     if kind == "i3d-torchscript":
         script = torch.jit.load(weights, map_location=device).eval()  # its digest has been compared
         options = {"rescale": True, "resize": True, "return_features": True}
-        return Extractor(name, "clip", 10, RESIZE, digest, lambda x: script(_to_video(x, False).to(device), **options))
-    state = torch.load(weights, map_location=device, weights_only=True)
+        return Extractor(
+            name, "clip", 10, RESIZE, digest, lambda x: script(_to_video(x, False).to(device), **options), _same
+        )
+    state = _load_weights(weights, device)
     if kind == "i3d":
         i3d = load_exactly(I3D(), state).to(device)
-        return Extractor(name, "clip", 10, RESIZE, digest, lambda x: i3d(_resize(_to_video(x).to(device), 224)))
+        return Extractor(name, "clip", 10, RESIZE, digest, lambda x: i3d(_resize(_to_video(x).to(device), 224)), _same)
+    if kind == "c3d":
+        c3d = load_exactly(C3D(), _names_of_c3d(state)).to(device)
+        return Extractor(
+            name, "clip", 16, C3D_RESIZE, digest, lambda x: c3d(_frames_of_c3d(_to_video(x, False)).to(device)), _same
+        )
     squeezenet = load_exactly(SqueezeNet(), {key.replace("/", "."): value for key, value in state.items()}).to(device)
 
     def frame_features(frames: torch.Tensor) -> torch.Tensor:
@@ -122,13 +135,50 @@ def load_exactly(model: Any, state: dict[str, torch.Tensor]) -> Any:
 
 
 def _of_sprites(name: str, device: str) -> Extractor:
-    """Features of the classifier of motions that ships with the package, at the 64 pixels it knows."""
-    model = SpriteClassifier.from_pretrained(SPRITE_ACTION).to(device).eval()
+    """Features of one of the classifiers that ship with the package, at the 64 pixels they know."""
+    model = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / name.removeprefix("sprites-")).to(device).eval()
 
     def features(frames: torch.Tensor) -> torch.Tensor:
         return model(_resize(_to_video(frames).to(device), 64))[1]
 
-    return Extractor(name, "clip", 2, f"{RESIZE}, to 64", digest_weights(model), features)
+    def classify(features: torch.Tensor) -> torch.Tensor:
+        return model.classify(features.to(device)).detach().cpu()
+
+    resize, digest = f"{RESIZE}, to 64", digest_weights(model)
+    if name == "sprites-action":
+        return Extractor(name, "clip", 2, resize, digest, features, classify)
+    return Extractor(name, "frame", 1, resize, digest, features)  # several shapes and colors at once: no classes
+
+
+def _load_weights(path: Path, device: str) -> dict[str, torch.Tensor]:
+    """Nothing but tensors out of a file.
+
+    Raises:
+        ValueError: it wants to run code.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"weights: {path} holds more than weights: {str(error).splitlines()[0]}") from error
+
+
+def _names_of_c3d(state: Any) -> dict[str, torch.Tensor]:
+    """MMAction2's names without the parts they belong to: backbone.conv1a.conv.weight -> conv1a.weight."""
+    weights = state.get("state_dict", state)
+    named = {key.removeprefix("backbone.").removeprefix("cls_head."): value for key, value in weights.items()}
+    return {key.replace(".conv.", "."): value for key, value in named.items()}
+
+
+def _frames_of_c3d(video: torch.Tensor) -> torch.Tensor:
+    """The middle 112x112 of the first 16 frames at 128x171: (B, 3, F, H, W) -> (B, 3, 16, 112, 112)."""
+    frames = video[:, :, :16].transpose(1, 2).flatten(0, 1)
+    small = F.interpolate(frames, (128, 171), mode="bilinear", align_corners=False)[:, :, 8:120, 29:141]
+    return small.unflatten(0, (len(video), 16)).transpose(1, 2)
+
+
+def _same(features: torch.Tensor) -> torch.Tensor:
+    """Of networks whose features are logits."""
+    return features
 
 
 def _from_transformers(name: str, kind: str, path: str, device: str) -> Extractor:

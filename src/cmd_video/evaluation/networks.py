@@ -2,6 +2,7 @@
 
     logits = I3D()(video)                # (B, 3, F, H, W) in [-1, 1] -> (B, 400): what FVD is measured on
     features = SqueezeNet()(pictures)    # (N, 3, H, W) in [0, 255] -> (N, 512)
+    logits = C3D()(video)                # (B, 3, 16, 112, 112) in [0, 255] -> (B, 101): for the Inception score
 
 B batch, F frames, H, W, N pictures.
 """
@@ -106,6 +107,40 @@ class I3D(nn.Sequential):
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """Logits, a mean over time: (B, 3, F, 224, 224) in [-1, 1], F >= 9 -> (B, 400)."""
         return super().forward(video).mean(dim=(2, 3, 4))
+
+
+class C3D(nn.Module):
+    """Eight 3x3x3 convolutions and three linear layers, for the 101 classes of UCF-101 (arXiv 1412.0767, figure 3).
+
+    Mean color and names are those of MMAction2's weights.
+    """
+
+    MEAN = (104.0, 117.0, 128.0)  # of red, green and blue
+    WIDTHS: dict[str, int] = {
+        "conv1a": 64, "conv2a": 128, "conv3a": 256, "conv3b": 256,
+        "conv4a": 512, "conv4b": 512, "conv5a": 512, "conv5b": 512,
+    }  # fmt: skip
+    POOLED = ("conv1a", "conv2a", "conv3b", "conv4b", "conv5b")  # halved behind these
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = 3
+        for name, width in self.WIDTHS.items():
+            self.add_module(name, nn.Conv3d(channels, width, 3, padding=1))
+            channels = width
+        self.fc6, self.fc7 = nn.Linear(8192, 4096), nn.Linear(4096, 4096)
+        self.fc_cls = nn.Linear(4096, 101)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Logits: RGB (B, 3, 16, 112, 112) in [0, 255] -> (B, 101)."""
+        x = video - torch.tensor(self.MEAN, device=video.device).view(3, 1, 1, 1)
+        for name in self.WIDTHS:
+            x = F.relu(self.get_submodule(name)(x))
+            if name in self.POOLED:  # the first pool keeps all frames; the last one pads 7x7 to 8x8
+                over_time, edge = 1 if name == "conv1a" else 2, 1 if name == "conv5b" else 0
+                x = F.max_pool3d(x, (over_time, 2, 2), padding=(0, edge, edge))
+        x = F.relu(self.fc6(x.flatten(1)))  # (B, 512 * 1 * 4 * 4) -> (B, 4096)
+        return self.fc_cls(F.relu(self.fc7(x)))
 
 
 class _Fire(nn.Module):

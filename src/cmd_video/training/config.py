@@ -21,7 +21,10 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
     "classifier": ("SpriteClassifier",),
     "video_model": tuple(f"{prefix}{name}" for name in VIDEO_MODELS for prefix in ("", "Pruned")),
-    "teacher": ("UNet2DConditionModel", "CMDMotionTransformer", *VIDEO_MODELS),
+    "teacher": (
+        *(f"{prefix}{name}" for name in ("UNet2DConditionModel", "CMDMotionTransformer") for prefix in ("", "Pruned")),
+        *VIDEO_MODELS,
+    ),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer",),
     "motion_text_encoder": ("CLIPTextModel",),
@@ -185,15 +188,16 @@ class LoopConfig(Section):
 class DistillationConfig(Section):
     """Few-step sampling without guidance: what the student learns from the model that the run starts from."""
 
-    method: Literal["guidance", "consistency"]
-    """One pass instead of two, then few steps instead of many; "consistency" alone does both at once."""
+    method: Literal["guidance", "consistency", "backward"]
+    """One pass instead of two; few steps instead of many, for which the other two each do without the first:
+    "consistency" learns at all noise levels, "backward" only the jumps of sampling, from where they really start."""
     guidance_scale: float = Field(1.0, ge=1)
     """Guidance of the teacher; 1 for a teacher that has it built in."""
     num_timesteps: int = Field(20, gt=0)
-    """consistency: stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
+    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
     num_segments: int = Field(4, gt=0)
-    """consistency: parts of diffusion time, of some stretches each, through each of which the student learns to jump;
-    also the number of steps it is sampled with, but that 1 allows any (Latent Consistency Models)."""
+    """Parts of diffusion time, of some stretches each, through each of which the student learns to jump; also the
+    number of steps it is sampled with, but that 1 of consistency allows any (Latent Consistency Models)."""
 
     def check(self, steps: int) -> None:
         """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
@@ -209,10 +213,9 @@ class DistillationConfig(Section):
             raise ValueError(
                 f"objective.distillation.num_segments: {segments} does not divide num_timesteps = {stretches}"
             )
-        if segments not in (1, steps):
+        if segments != steps and (segments, self.method) != (1, "consistency"):
             raise ValueError(
-                f"objective.distillation.num_segments: {segments} is neither 1 nor "
-                f"validation.num_inference_steps = {steps}"
+                f"objective.distillation.num_segments: {segments} is not validation.num_inference_steps = {steps}"
             )
 
 
@@ -260,7 +263,8 @@ class ObjectiveConfig(Section):
     """motion, distill: differs from paper: noise added to the true content frame, so that a generated one does not
     surprise."""
     distillation: DistillationConfig | None = None
-    """content, motion: learn from a teacher instead of from data; null = off."""
+    """content, motion: learn from the component `teacher`, or from what the run starts from, instead of from data;
+    null = off."""
     recovery: RecoveryConfig = RecoveryConfig()
     """distill: losses that win quality back after pruning."""
     min_snr_gamma: float | None = Field(None, gt=0)
@@ -325,8 +329,8 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"objective.{field}: it belongs to {', '.join(stages)}, not to the stage {self.stage!r}"
                 )
-        if "teacher" in self.components and self.stage != "distill":
-            raise ValueError(f"components.teacher: it belongs to distill, not to the stage {self.stage!r}")
+        if "teacher" in self.components and self.stage != "distill" and self.objective.distillation is None:
+            raise ValueError("components.teacher: it belongs to the stage 'distill' or to objective.distillation")
         if self.objective.distillation is not None:
             self.objective.distillation.check(self.validation.num_inference_steps)
             for field in ("train_text_encoder", "min_snr_gamma", "snr_power"):

@@ -1,13 +1,16 @@
 """Few-step sampling without guidance: distillation of the content and the motion model, by the stages' own loop.
 
-Two methods, one after the other: "guidance" teaches a student to predict in one pass what guidance makes of two
-(arXiv 2210.03142, stage 1); "consistency" teaches it to jump from any noise level to the end of its segment of
-diffusion time (Multistep Consistency Models, arXiv 2403.06807), from where the next jump starts. With one segment
-every jump ends at the clean sample, and new noise leads to the next (Latent Consistency Models, arXiv 2310.04378).
-Several segments are easier to learn. The teacher is the component that the run starts from.
+Three methods. "guidance" teaches a student to predict in one pass what guidance makes of two (arXiv 2210.03142,
+stage 1). "consistency" teaches it to jump from any noise level to the end of its segment of diffusion time (Multistep
+Consistency Models, arXiv 2403.06807), from where the next jump starts. With one segment every jump ends at the clean
+sample, and new noise leads to the next (Latent Consistency Models, arXiv 2310.04378). Several segments are easier to
+learn. "backward" trains the jumps that sampling makes and no others, from where the student's own jumps from noise
+have led, so that a later one learns to repair what an earlier one spoiled (backward distillation, Imagine Flash,
+arXiv 2405.05224). The teacher is the component `teacher`, or the one that the run starts from.
 
 Differs from those papers: guidance has one fixed scale instead of being an input; the target of consistency is the
-student itself, without gradient, instead of its running average (as arXiv 2310.14189 found better).
+student itself, without gradient, instead of its running average (as arXiv 2310.14189 found better); backward
+distillation is the plain distance to where the teacher's own steps lead, without a discriminator.
 
 B batch; x_0 clean sample, z_t noisy one, alpha_t and sigma_t the scheduler's, 1 and 0 at timestep -1, which is clean.
 """
@@ -22,7 +25,12 @@ from cmd_video.losses import predicted_sample, pseudo_huber
 from cmd_video.pipelines.sampling import DISTILLED_STEPS, with_schedule
 
 from .config import DistillationConfig, TrainConfig
-from .stages import Batch, ContentStage, DiffusionStage, MotionStage
+from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
+
+INTERFACE = (  # fields of a denoiser's configuration that its inputs and outputs depend on
+    "in_channels", "out_channels", "cross_attention_dim",
+    "latent_channels", "content_channels", "autoencoder_patch_size", "num_classes", "text_dim",
+)  # fmt: skip
 
 
 class Distillation(DiffusionStage):
@@ -32,11 +40,13 @@ class Distillation(DiffusionStage):
     guidance_built_in = True
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
+        components = dict(components)
+        teacher = components.pop("teacher", None) or copy.deepcopy(components[self.denoiser])
+        _check_teacher(components[self.denoiser], teacher)
         super().__init__(config, components)  # type: ignore[call-arg]  # of the stage that this is mixed into
         assert config.objective.distillation is not None
         self.settings = config.objective.distillation
-        teacher = copy.deepcopy(components[self.denoiser]).eval().requires_grad_(False)
-        self.frozen["teacher"] = teacher  # not registered: neither trained nor saved
+        self.frozen["teacher"] = teacher.eval().requires_grad_(False)  # not registered: neither trained nor saved
 
     def _loss(
         self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
@@ -45,9 +55,12 @@ class Distillation(DiffusionStage):
             sample = self.sample(batch)
         noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
         condition = self._disturb({**batch, **condition}, draws)  # once: student and teacher see the same
-        if self.settings.method == "guidance":
-            return self._guidance_loss(sample, noise, timestep.to(sample.device), condition)
-        return self._consistency_loss(sample, noise, timestep.to(sample.device), condition)
+        losses = {
+            "guidance": self._guidance_loss,
+            "consistency": self._consistency_loss,
+            "backward": self._backward_loss,
+        }
+        return losses[self.settings.method](sample, noise, timestep.to(sample.device), condition)
 
     def _guidance_loss(
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
@@ -76,6 +89,28 @@ class Distillation(DiffusionStage):
             target = ddim_sample(scheduler, noisy, reached, high, end)
         return pseudo_huber(self._predicted_sample(noisy, high, condition), target)
 
+    def _backward_loss(
+        self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
+    ) -> torch.Tensor:
+        """Per sample (B,): the student's jump over the segment of t against the teacher's steps over the same."""
+        scheduler, total = self._scheduler(), self._scheduler().config.num_train_timesteps
+        stride, length = total // self.settings.num_timesteps, total // self.settings.num_segments
+        high = (timestep // length + 1) * length - 1  # where the segment starts
+        noisy = scheduler.add_noise(sample, noise, torch.full_like(high, total - 1))
+        with torch.no_grad():
+            for start in range(total - 1, int(high.min()), -length):
+                time = torch.full_like(high, start)  # as in sampling; each sample as far as its `high`
+                clean = self._predicted_sample(noisy, time, condition)
+                jumped = ddim_step(scheduler, noisy, clean, time, time - length)
+                noisy = torch.where(_as_column(time > high, noisy), jumped, noisy)
+            reached = noisy
+            for passed in range(0, length, stride):
+                time = high - passed
+                guided = predicted_sample(scheduler, self._guided_teacher(reached, time, condition), reached, time)
+                reached = ddim_step(scheduler, reached, guided, time, time - stride)
+            target = ddim_sample(scheduler, noisy, reached, high, high - length)
+        return pseudo_huber(self._predicted_sample(noisy, high, condition), target)
+
     def _predicted_sample(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         return predicted_sample(self._scheduler(), self.predict(noisy, timestep, condition), noisy, timestep)
 
@@ -97,11 +132,11 @@ class Distillation(DiffusionStage):
         return self.components[self.scheduler]
 
     def sampler(self) -> Any:
-        """The few-step sampler for a student of consistency distillation."""
+        """The few-step sampler for a student that jumps."""
         settings = self.settings
         if settings.method == "guidance":
             return super().sampler()
-        if settings.num_segments == 1:
+        if settings.method == "consistency" and settings.num_segments == 1:
             return with_schedule(LCMScheduler, self._scheduler(), original_inference_steps=settings.num_timesteps)
         sampler = with_schedule(
             DDIMScheduler, self._scheduler(), timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=False
@@ -121,6 +156,14 @@ class ContentDistillation(Distillation, ContentStage):
 
 class MotionDistillation(Distillation, MotionStage):
     """Distils the motion model."""
+
+
+def _check_teacher(student: Any, teacher: Any) -> None:
+    """Student and teacher may differ in size, not in what goes in and comes out."""
+    for name in INTERFACE:
+        mine, its = (config_of(model).get(name) for model in (student, teacher))
+        if mine != its:
+            raise ValueError(f"components.teacher.{name}: {its}, the student has {mine}")
 
 
 def ddim_step(
