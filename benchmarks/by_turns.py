@@ -10,7 +10,10 @@ from typing import Any
 import torch
 
 from cmd_video.data.sprites import render
+from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
+from cmd_video.evaluation.distribution import frechet_estimate
+from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.pipelines import CMDPipeline
 
@@ -44,11 +47,27 @@ def compare(makers: dict[str, Maker], num_scenes: int) -> dict[str, dict[str, An
             "seconds_per_clip": seconds[name] / num_scenes,
             f"times_as_fast_as_{first}": seconds[first] / seconds[name],
             "adherence": adherence["accuracy"],
-            "frechet": pixel_distances(parts, [truth]),
+            "frechet": distances(parts, [truth]),
         }
         rates = ", ".join(f"{kind} {score['rate']:.1%}" for kind, score in adherence["accuracy"].items())
         print(f"{name:18s} {seconds[first] / seconds[name]:.2f} times as fast   {rates}")
     return values
+
+
+def distances(made: list[torch.Tensor], real: list[torch.Tensor]) -> dict[str, float]:
+    """Fréchet distances between clips (B, 3, F, H, W) in [-1, 1].
+
+    In averaged pixels (`content`, `motion`), and in features of the classifiers of sprites (`appearance`, `action`).
+    """
+    found = pixel_distances(made, real)
+    for name in ("appearance", "action"):
+        extractor = build_extractor(f"sprites-{name}")
+        known, other = (
+            torch.cat([extractor(torch.stack([to_uint8(clip) for clip in part])) for part in side])
+            for side in (real, made)
+        )
+        found[name] = frechet_estimate(known, other).value
+    return found
 
 
 def true_clips(num_scenes: int, seed: int = 0) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 python benchmarks/presets.py -o benchmarks/results/sprites-presets.json [--rows quality fast] [--num-scenes 200]
 
-Rows take turns (`by_turns`): presets of the default model, and models made from it. Distances are in pixel features
-(`cmd_video.evaluation.pixel_features`), beside that between two sets of true clips.
+Rows take turns (`by_turns`): presets of the default model, and models made from it. Distances (`by_turns.distances`)
+stand beside that between two sets of true clips.
 """
 
 import argparse
@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, clips_of, compare, true_clips
+from by_turns import BATCH, clips_of, compare, distances, true_clips
 
-from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.shipped import SHIPPED
@@ -36,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pipes = {row: load_pipeline(ROWS[row], preset=None if ROWS[row] in SHIPPED else row) for row in arguments.rows}
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
-    values: dict[str, Any] = {"another set of true clips": {"frechet": pixel_distances([others], [truth])}}
+    values: dict[str, Any] = {"another set of true clips": {"frechet": distances([others], [truth])}}
     values |= compare({preset: clips_of(pipe) for preset, pipe in pipes.items()}, arguments.num_scenes)
     protocol = {
         "clips": arguments.num_scenes,

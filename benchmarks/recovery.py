@@ -66,6 +66,7 @@ class Case:
         objective: of its stage.
         batch_size: clips in a step.
         guidance_scale: for samples.
+        num_inference_steps: for samples.
     """
 
     stage: str
@@ -77,6 +78,7 @@ class Case:
     objective: dict[str, Any]
     batch_size: int
     guidance_scale: float
+    num_inference_steps: int
 
     def recipe(self, model: str, **loop: Any) -> dict[str, Any]:
         """The recipe of its own stage, from the weights in a folder."""
@@ -86,7 +88,11 @@ class Case:
             "output_dir": "unused",
             "components": {name: {"path": path} for name, path in paths.items()},
             "data": self.data,
-            "validation": {"data": self.held_out, "guidance_scale": self.guidance_scale},
+            "validation": {
+                "data": self.held_out,
+                "guidance_scale": self.guidance_scale,
+                "num_inference_steps": self.num_inference_steps,
+            },
             "objective": self.objective,
             "loop": {"steps": 1, "batch_size": self.batch_size, **loop},
         }
@@ -163,6 +169,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     case = Case(
         "motion", "motion_transformer", dict.fromkeys(parts, folder), f"{folder}/motion_transformer",
         latents["train"], latents["held_out"], {"content_frame_noise": 0.1}, 16, 2.0,
+        arguments.inference_steps,
     )  # fmt: skip
     pipes = {"teacher": load_pipeline(folder)}
     teacher = pipes["teacher"].motion_transformer
@@ -185,8 +192,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
         row: {**pipeline_cost(pipe), **last_validation(arguments.work, row), **rows[row]}
         for row, pipe in pipes.items()
     }
-    done = protocol(arguments, case, selections, {"content": CONTENT})
-    return values, {**done, "num_inference_steps": arguments.inference_steps}
+    return values, protocol(arguments, case, selections, {"content": CONTENT})
 
 
 def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -197,6 +203,7 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         "video", "video_model", dict.fromkeys(parts, folder), f"{folder}/video_model",
         {"kind": "sprites"}, {"kind": "sprites", "split": "held_out", "length": 32},
         {"snr_power": 0.25, "logit_normal": [1.4, 1.2]}, 4, 3.0,
+        arguments.inference_steps,
     )  # fmt: skip
     scores, shares = case.measures(16)
     teacher = stage_of(case, case.teacher).components[case.denoiser]
@@ -268,6 +275,7 @@ def protocol(
         "student_updates": arguments.steps,
         "batch": case.batch_size,
         "lr": arguments.lr,
+        "num_inference_steps": case.num_inference_steps,
         "removed": {**more, **{name: selection.removed for name, selection in selections.items()}},
         "threads": torch.get_num_threads(),
         "teacher_sha256": digest(Path(case.teacher)),
@@ -284,7 +292,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.55, help="motion: share of the operations that stays")
     parser.add_argument("--steps", type=int, default=400, help="updates of each student")
     parser.add_argument("--lr", type=float, default=4e-4)
-    parser.add_argument("--inference-steps", type=int, default=50, help="motion: of both models")
+    parser.add_argument("--inference-steps", type=int, default=50, help="when sampling; motion: of both models")
     parser.add_argument("--num-scenes", type=int, default=100)
     arguments = parser.parse_args()
     if arguments.case == "motion" and arguments.latents is None:

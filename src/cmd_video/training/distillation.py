@@ -98,11 +98,11 @@ class Distillation(DiffusionStage):
         high = (timestep // length + 1) * length - 1  # where the segment starts
         noisy = scheduler.add_noise(sample, noise, torch.full_like(high, total - 1))
         with torch.no_grad():
-            for start in range(total - 1, int(high.min()), -length):
-                time = torch.full_like(high, start)  # as in sampling; each sample as far as its `high`
-                clean = self._predicted_sample(noisy, time, condition)
-                jumped = ddim_step(scheduler, noisy, clean, time, time - length)
-                noisy = torch.where(_as_column(time > high, noisy), jumped, noisy)
+            for start in range(total - 1, int(high.min()), -length):  # as in sampling
+                on = high < start  # each sample as far as its own segment
+                time = torch.full_like(high[on], start)
+                clean = self._predicted_sample(noisy[on], time, _rows(condition, on))
+                noisy[on] = ddim_step(scheduler, noisy[on], clean, time, time - length)
             reached = noisy
             for passed in range(0, length, stride):
                 time = high - passed
@@ -182,6 +182,15 @@ def ddim_sample(
     alpha, sigma = _levels(scheduler, start, noisy)
     alpha_end, sigma_end = _levels(scheduler, end, noisy)
     return (reached - sigma_end / sigma * noisy) / (alpha_end - alpha * sigma_end / sigma)
+
+
+def _rows(batch: Batch, chosen: torch.Tensor) -> Batch:
+    """Some samples of a batch: tensors (B, ...) and lists of B."""
+    numbers = chosen.nonzero().flatten().tolist()
+    return {
+        name: value[chosen] if isinstance(value, torch.Tensor) else [value[number] for number in numbers]
+        for name, value in batch.items()
+    }
 
 
 def _levels(scheduler: Any, timestep: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,94 @@
+"""CMD's tables at the size of the default model: its stages (as table 4a), guidance (as table 11), and steps.
+
+python benchmarks/tables.py stages|guidance|steps --num-scenes 100 -o benchmarks/results/sprites-stages.json
+
+Rows take turns on the same scenes and noise (`by_turns`). Guidance and steps change one model's setting at a time, the
+other's stay at the default's.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from by_turns import BATCH, Maker, clips_of, compare, distances, true_clips
+
+from cmd_video.data.sprites import render
+from cmd_video.evaluation.adherence import choose_scenes
+from cmd_video.evaluation.results import digest_model, write_result
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.image_space import decode_video, encode_video
+
+GUIDANCE = {"content": (1.0, 2.0, 4.0, 7.0), "motion": (1.0, 2.0, 4.0)}
+STEPS = {"content": (5, 10, 25, 50), "motion": (5, 10, 25, 50)}
+
+
+def stages(num_scenes: int) -> dict[str, Maker]:
+    """What the autoencoder allows, what the motion model makes of true content frames, and everything generated."""
+    pipe = CMDPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    scenes = choose_scenes(num_scenes)
+
+    def encode(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        videos = torch.stack([render(scenes.get(index, scenes[min(scenes)]), 16, 64, 64) for index in indices])
+        return pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
+
+    def reconstruct(prompts: list[str], indices: list[int]) -> torch.Tensor:
+        return decode_video(pipe.vae, pipe.autoencoder.decode(*encode(indices)).sample)
+
+    def animate(prompts: list[str], indices: list[int]) -> torch.Tensor:
+        still = decode_video(pipe.vae, encode(indices)[0][:, :, None])[:, :, 0]  # (B, 3, H, W)
+        sources = [torch.Generator().manual_seed(index) for index in indices]
+        frames: Any = pipe(prompts, image=still.clamp(-1, 1) / 2 + 0.5, generator=sources, output_type="pt").frames
+        return frames.transpose(1, 2) * 2 - 1
+
+    return {
+        "everything generated": clips_of(pipe),
+        "motion on true content frames": animate,
+        "reconstruction": reconstruct,
+    }
+
+
+def settings(field: str, motion_field: str, sweep: dict[str, tuple[Any, ...]]) -> dict[str, Maker]:
+    """A row for each value of one model's setting; the first is the default model as it is."""
+    rows = {"default": clips_of(CMDPipeline.from_pretrained())}
+    for name, values in ((field, sweep["content"]), (motion_field, sweep["motion"])):
+        for value in values:
+            pipe = CMDPipeline.from_pretrained()
+            if pipe.config[name] != value:
+                pipe.register_to_config(**{name: value})
+                rows[f"{name} {value:g}"] = clips_of(pipe)
+    return rows
+
+
+TABLES: dict[str, Callable[[int], dict[str, Maker]]] = {
+    "stages": stages,
+    "guidance": lambda _: settings("guidance_scale", "motion_guidance_scale", GUIDANCE),
+    "steps": lambda _: settings("num_inference_steps", "motion_num_inference_steps", STEPS),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--num-scenes", type=int, default=100)
+    arguments = parser.parse_args()
+    truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
+    values: dict[str, Any] = {"another set of true clips": {"frechet": distances([others], [truth])}}
+    values |= compare(TABLES[arguments.table](arguments.num_scenes), arguments.num_scenes)
+    config = CMDPipeline.from_pretrained().config
+    names = ("guidance_scale", "motion_guidance_scale", "num_inference_steps", "motion_num_inference_steps")
+    protocol = {
+        "clips": arguments.num_scenes,
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+        "default": {name: config[name] for name in names},
+        "model_sha256": digest_model(None),
+    }
+    write_result(arguments.output, arguments.table, values, protocol)
+
+
+if __name__ == "__main__":
+    main()
