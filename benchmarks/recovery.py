@@ -5,10 +5,9 @@ python benchmarks/recovery.py video --teacher runs/sprites/video --work runs/vid
 
 "motion" is CMD's default model: in all rows but the teacher's its content model has lost its innermost stages and the
 middle, without training, for the denoising loss grows by 0.3% without them; the motion model loses the blocks that
-a measure says matter least, and is trained on. "video" is a video UNet of the usual kind; it loses what VDMini's rule
-says, or the same share of operations by another measure. All rows are updated as often; with MCA every other step is
-the discriminator's, so those runs have twice the steps. "from scratch" has the pruned layout and fresh weights. Rows
-trained by an earlier call are taken from --work.
+a measure says matter least, and is trained on. "video" is a video UNet of the usual kind, of which the same is done.
+All rows are updated as often; with MCA every other step is the discriminator's, so those runs have twice the steps.
+"from scratch" has the pruned layout and fresh weights. Rows trained by an earlier call are taken from --work.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.shipped import DEFAULT_MODEL
 from cmd_video.pruning.importance import importance_and_cost, measure_importance, weight_importance
 from cmd_video.pruning.pruned_models import prune
-from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
+from cmd_video.pruning.selection import BlockSelection, select_by_importance
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig
@@ -118,11 +117,19 @@ class Case:
         model = stage.components[self.denoiser]
         loss, shares = importance_and_cost(measure_importance(model, batches))
         scores = {
-            "loss": loss,
+            "chosen": loss,
             "magnitude": weight_importance(model, batches, "magnitude"),
             "taylor": weight_importance(model, batches, "taylor"),
         }
         return scores, shares
+
+
+def select(case: Case, teacher: Any, num_clips: int, budget: float) -> dict[str, BlockSelection]:
+    """What leaves, by measure; "chosen" is measured by the denoising loss."""
+    scores, shares = case.measures(num_clips)
+    for unit, share in shares.items():
+        print(unit, f"{share:.3f}", *(f"{name} {score[unit]:.4g}" for name, score in scores.items()), flush=True)
+    return {name: select_by_importance(teacher, score, shares, budget) for name, score in scores.items()}
 
 
 def train_rows(
@@ -173,11 +180,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     )  # fmt: skip
     pipes = {"teacher": load_pipeline(folder)}
     teacher = pipes["teacher"].motion_transformer
-    scores, shares = case.measures(32)
-    selections = {
-        name: select_by_importance(teacher, score, shares, arguments.budget) for name, score in scores.items()
-    }
-    selections["chosen"] = selections.pop("loss")
+    selections = select(case, teacher, 32, arguments.budget)
     models = train_rows(case, teacher, selections, arguments)
     content = BlockSelection("UNet2DConditionModel", CONTENT, "measured importance: loss + 0.3%")
     unet = prune(pipes["teacher"].unet, content).eval()
@@ -205,12 +208,8 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         {"snr_power": 0.25, "logit_normal": [1.4, 1.2]}, 4, 3.0,
         arguments.inference_steps,
     )  # fmt: skip
-    scores, shares = case.measures(16)
     teacher = stage_of(case, case.teacher).components[case.denoiser]
-    selections = {"chosen": select_by_rule(teacher, "vdmini")}
-    left = operations(case, prune(teacher, selections["chosen"])) / operations(case, teacher)
-    for measure in ("magnitude", "taylor"):
-        selections[measure] = select_by_importance(teacher, scores[measure], shares, left)
+    selections = select(case, teacher, 16, arguments.budget)
     models = {"teacher": teacher, **train_rows(case, teacher, selections, arguments)}
     rows = compare({row: video_maker(case, model) for row, model in models.items()}, arguments.num_scenes)
     costs = {
@@ -289,7 +288,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--teacher", type=Path, help="motion: a pipeline folder; video: a run of the stage video")
     parser.add_argument("--latents", type=Path, help="motion: folder with train/ and held_out/")
-    parser.add_argument("--budget", type=float, default=0.55, help="motion: share of the operations that stays")
+    parser.add_argument("--budget", type=float, default=0.55, help="share of the operations that stays")
     parser.add_argument("--steps", type=int, default=400, help="updates of each student")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--inference-steps", type=int, default=50, help="when sampling; motion: of both models")

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel
 
 from cmd_video.losses import diffusion_target, predicted_sample, pseudo_huber
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.sampling import is_distilled
+from cmd_video.pipelines.sampling import distilled_steps, is_distilled, set_timesteps
 from cmd_video.training.config import TrainConfig
 from cmd_video.training.distillation import ddim_sample, ddim_step
 from cmd_video.training.export import export_pipeline
@@ -28,9 +28,12 @@ def test_pseudo_huber_is_square_near_zero_and_linear_far_away():
     assert far == pytest.approx(50 - 0.03, rel=1e-3)
 
 
-def distilled(method, scale=3.0, segments=2):
+DDIM = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
+
+
+def distilled(method, scale=3.0, segments=2, starts=None):
     settings = {"method": method, "guidance_scale": scale, "num_timesteps": 10, "num_segments": segments}
-    return {"distillation": settings}
+    return {"distillation": {**settings, "starts": starts}}
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
@@ -42,10 +45,10 @@ def test_guidance_loss_is_the_distance_to_the_guided_teacher(name, build_tiny, b
     torch.testing.assert_close(loss, torch.zeros(4), atol=1e-12, rtol=0)  # without guidance: itself
 
 
-def awake(name, build_tiny, batch_of, method, segments=2, **changes):
+def awake(name, build_tiny, batch_of, method, segments=2, starts=None, **changes):
     """A stage whose student and teacher differ, both with awake weights; a batch, its noise and its sample."""
     torch.manual_seed(5)
-    objective = {**distilled(method, 3.0, segments), **changes}
+    objective = {**distilled(method, 3.0, segments, starts), **changes}
     stage, dataset = build_tiny(name, weights=0.2, objective=objective, validation__num_inference_steps=segments)
     for parameter in stage.frozen["teacher"].parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -92,7 +95,7 @@ def test_the_sampler_jumps_from_segment_to_segment(name, method, segments, build
     objective = distilled(method, segments=segments)
     stage, dataset = build_tiny(name, objective=objective, validation__num_inference_steps=segments)
     scheduler = stage.sampler()
-    scheduler.set_timesteps(segments)
+    set_timesteps(scheduler, segments)
     assert scheduler.timesteps.tolist() == [1000 * part // segments - 1 for part in range(segments, 0, -1)]
     assert isinstance(scheduler, LCMScheduler) == ((method, segments) == ("consistency", 1))
     batch, last = batch_of(dataset, range(3)), scheduler.timesteps[-1]
@@ -131,32 +134,49 @@ def test_where_a_segment_ends_the_target_is_the_teachers(name, build_tiny, batch
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
-def test_backward_distillation_follows_the_teacher_from_where_sampling_led(name, build_tiny, batch_of):
-    """Both ways walked with diffusers' sampler: the student's jumps to the segment, the guided teacher's steps on."""
-    stage, batch, sample = awake(name, build_tiny, batch_of, "backward")
-    noise, scheduler, high = (
-        torch.randn(sample.shape),
-        stage.components[stage.scheduler],
-        torch.tensor([999, 499, 499]),
-    )
+@pytest.mark.parametrize(("starts", "times"), [(None, [700, 100, 499]), ((999, 799), [900, 100, 799])])
+def test_backward_distillation_follows_the_teacher_from_where_sampling_led(name, starts, times, build_tiny, batch_of):
+    """Both ways walked with diffusers' samplers: the student's jumps to the segment, the guided teacher's steps on."""
+    stage, batch, sample = awake(name, build_tiny, batch_of, "backward", starts=starts)
+    second = 499 if starts is None else 799
+    noise, scheduler = torch.randn(sample.shape), stage.components[stage.scheduler]
+    high, end = torch.tensor([999, second, second]), torch.tensor([second, -1, -1])
     noisy = scheduler.add_noise(sample, noise, torch.full((3,), 999))
-    jumps, steps = stage.sampler(), stage.sampler()
-    jumps.set_timesteps(2)
+    jumps, steps = stage.sampler(), DDIMScheduler.from_config(scheduler.config, **DDIM)
+    set_timesteps(jumps, 2)
     steps.set_timesteps(10)
     with torch.no_grad():
-        loss = stage._backward_loss(sample, noise, torch.tensor([700, 100, 499]), batch)
+        loss = stage._backward_loss(sample, noise, torch.tensor(times), batch)
         first = jumps.step(stage.predict(noisy, torch.full((3,), 999), batch), 999, noisy).prev_sample
         start = torch.stack([noisy[0], first[1], first[2]])
         ends = []
-        for number, timesteps in enumerate([steps.timesteps[:5], steps.timesteps[5:], steps.timesteps[5:]]):
+        for number in range(3):
             state = start.clone()
-            for timestep in timesteps:
+            for timestep in [t for t in steps.timesteps if end[number] < t <= high[number]]:
                 guided = stage._guided_teacher(state, timestep.expand(3), batch)
                 state = steps.step(guided, timestep, state).prev_sample
             ends.append(state[number])
-        clean = ddim_sample(scheduler, start, torch.stack(ends), high, high - 500)
+        clean = ddim_sample(scheduler, start, torch.stack(ends), high, end)
         expected = pseudo_huber(stage._predicted_sample(start, high, batch), clean)
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_jumps_of_any_length_are_steps_of_ddim(zero, build_tiny):
+    """The few-step sampler against the closed form of each jump, also from a start without signal."""
+    objective = {"distillation": {**distilled("backward", segments=3)["distillation"], "starts": [999, 899, 399]}}
+    stage, _ = build_tiny("content", objective=objective, validation__num_inference_steps=3)
+    schedule = {"prediction_type": "sample", "clip_sample": False, "rescale_betas_zero_snr": zero}
+    stage.components["content_scheduler"] = scheduler = DDIMScheduler(**schedule)
+    sampler = stage.sampler()
+    set_timesteps(sampler, 3)
+    assert sampler.timesteps.tolist() == [999, 899, 399] and distilled_steps(sampler) == 3
+    state = torch.randn(2, 3, 4, 4)
+    for start, end in ((999, 899), (899, 399), (399, -1)):
+        clean = torch.randn(2, 3, 4, 4)
+        expected = ddim_step(scheduler, state, clean, torch.full((2,), start), torch.full((2,), end))
+        state = sampler.step(clean, start, state).prev_sample
+        torch.testing.assert_close(state, expected, atol=2e-3, rtol=1e-3)
 
 
 def test_a_teacher_of_its_own_teaches(build_tiny, tiny_config, tmp_path):
@@ -248,6 +268,9 @@ def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path
     pipe.set_progress_bar_config(disable=True)
     assert is_distilled(pipe.content_scheduler) and is_distilled(pipe.motion_scheduler)
     assert pipe.config.guidance_scale == pipe.config.motion_guidance_scale == 1.0
+    schedule = {"components__content_scheduler": {"path": str(folder)}}
+    with pytest.raises(ValueError, match="components.content_scheduler: it samples a distilled model"):
+        run_train(tiny_config("content", tmp_path / "again", **schedule))
     assert pipe.config.num_inference_steps == pipe.config.motion_num_inference_steps == 2
     with pytest.raises(ValueError, match="motion_num_inference_steps: 3, but the model was distilled for 2 steps"):
         pipe("a red ball", motion_num_inference_steps=3)
@@ -280,6 +303,10 @@ def _weight_bytes(folder):
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 64}}, "64 is no divisor of 1000"),
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 1}}, "1 is no divisor of 1000 that is"),
         ("motion", distilled("consistency", segments=3), "num_segments: 3 does not divide num_timesteps = 10"),
+        ("motion", distilled("backward", starts=[999, 449]), r"\[999, 449\] does not fall from 999 by multiples of"),
+        ("motion", distilled("backward", starts=[899, 499]), "does not fall from 999"),
+        ("motion", distilled("backward", starts=[999, 499, 499]), "does not fall from 999"),
+        ("motion", distilled("backward", starts=[999, 499, 99]), "starts: 3 of them, but num_segments is 2"),
         ("motion", distilled("consistency", segments=5), "5 is not validation.num_inference_steps = 2"),
     ],
 )

@@ -20,7 +20,7 @@ from cmd_video.pipelines.conditions import Rows
 from cmd_video.pipelines.feature_reuse import check_reusable
 from cmd_video.pipelines.image_space import decode_video
 from cmd_video.pipelines.inputs import check_multiple
-from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, with_schedule
+from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, set_timesteps, with_schedule
 from cmd_video.pipelines.shapes import size_unit
 
 from .system import Part, Size, System, place
@@ -133,7 +133,7 @@ def _steps(
     """One part for each kind of step: guided or not, with deep features computed or used again, and, if the first of
     its kind leaves something for the others, first or not.
     """
-    scheduler.set_timesteps(sampling.num_inference_steps)
+    set_timesteps(scheduler, sampling.num_inference_steps)
     plan = sampling.plan(scheduler)
     guided = [step.guided for step in plan]
     kinds = Counter((step, remembers and guided.index(step.guided) == number) for number, step in enumerate(plan))

@@ -31,7 +31,7 @@ from .image_model import load_image_model
 from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
 from .inputs import as_list, check_condition, check_generator, check_images, check_multiple
 from .pipeline_output import CMDPipelineOutput
-from .sampling import DISTILLED_STEPS, PRESETS, Sampling, make_solver, resolve
+from .sampling import PRESETS, Sampling, distilled_steps, make_solver, resolve, set_timesteps
 from .shapes import content_shape, default_size, motion_shape, size_unit
 from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder
 
@@ -163,7 +163,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not settings.pop("guided"):
             settings |= {"guidance_scale": 1.0, "motion_guidance_scale": 1.0}
         for part, steps in zip(parts, ("num_inference_steps", "motion_num_inference_steps"), strict=True):
-            settings[steps] = getattr(self, part).config.get(DISTILLED_STEPS, settings[steps])
+            settings[steps] = distilled_steps(getattr(self, part)) or settings[steps]
         settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
         self.register_to_config(**settings)
 
@@ -338,7 +338,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         latents: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling, generator: Generator,
     ) -> torch.Tensor:  # fmt: skip
         """The loop of algorithm 1, with the usual s = w + 1: eps = eps(0) + s (eps(c) - eps(0)), in one batch."""
-        scheduler.set_timesteps(sampling.num_inference_steps, device=latents.device)
+        set_timesteps(scheduler, sampling.num_inference_steps, latents.device)
         latents = latents * scheduler.init_noise_sigma  # known only now
         both = {key: torch.cat([negative[key], condition[key]]) for key in condition}
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 OWN_SPACING = "_own_timestep_spacing"  # in the configuration of a sampler that replaced another: that one's spacing
-DISTILLED_STEPS = (
-    "_distilled_steps"  # in the configuration of a DDIM sampler: how many steps the model was distilled for
-)
+DISTILLED_TIMESTEPS = "_distilled_timesteps"  # in a sampler's configuration: where a distilled model's jumps start
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ class Sampling:
         steps, most = self.num_inference_steps, scheduler.config.num_train_timesteps
         if not isinstance(steps, int) or not 1 <= steps <= most:
             raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{most}")
-        distilled = scheduler.config.get(DISTILLED_STEPS, steps)
-        if steps != distilled:
+        distilled = distilled_steps(scheduler)
+        if distilled is not None and steps != distilled:
             raise ValueError(
                 f"{prefix}num_inference_steps: {steps}, but the model was distilled for {distilled} steps"
             )
@@ -157,7 +156,22 @@ def plan_steps(
 
 def is_distilled(scheduler: SchedulerMixin) -> bool:
     """Whether a sampler belongs to a model distilled for few steps: here, or by Latent Consistency Models."""
-    return isinstance(scheduler, LCMScheduler) or DISTILLED_STEPS in scheduler.config
+    return isinstance(scheduler, LCMScheduler) or DISTILLED_TIMESTEPS in scheduler.config
+
+
+def distilled_steps(scheduler: SchedulerMixin) -> int | None:
+    """How many steps a model was distilled for, and no others; None where any number will do."""
+    timesteps = scheduler.config.get(DISTILLED_TIMESTEPS)
+    return None if timesteps is None else len(timesteps)
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device | None = None) -> None:
+    """Ready a sampler for a loop: so many steps, or those the model was distilled for."""
+    distilled = scheduler.config.get(DISTILLED_TIMESTEPS)
+    if distilled is None:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    else:
+        scheduler.set_timesteps(timesteps=list(distilled), device=device)
 
 
 def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:

@@ -5,6 +5,8 @@ stage = build_stage(config, build_components(config.components));  loss = stage(
 
 from typing import Any
 
+from cmd_video.pipelines.sampling import distilled_steps
+
 from .classifier import ClassifierStage
 from .config import TrainConfig
 from .distillation import ContentDistillation, MotionDistillation
@@ -34,6 +36,9 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     Raises:
         ValueError: a component does not fit the stage.
     """
+    for name, component in components.items():
+        if name.endswith("scheduler") and distilled_steps(component) is not None:
+            raise ValueError(f"components.{name}: it samples a distilled model; give the one of that model's teacher")
     if config.stage == "distill":
         return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
     if config.objective.distillation is not None:

@@ -13,6 +13,7 @@ import transformers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cmd_video import models
+from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS
 from cmd_video.pruning import pruned_models
 
 from .config import COMPONENT_CLASSES, ComponentConfig
@@ -86,7 +87,8 @@ def _load(name: str, path: str) -> Any:
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
         found = [json.loads(file.read_text()) for file in files if file.is_file()]
         class_name = found[0].get("_class_name") if found else None
-        if name.endswith("scheduler") and class_name not in (None, *COMPONENT_CLASSES[name]):
+        distilled = DISTILLED_TIMESTEPS in (found[0] if found else {})  # not for training, but runs of it are exported
+        if name.endswith("scheduler") and class_name not in (None, "DDIMScheduler", "LCMScheduler") and not distilled:
             # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
             return diffusers.DDIMScheduler.from_pretrained(path, subfolder=subfolder or None, clip_sample=False)
     else:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cmd_video.data.sprites import MOTIONS
+
+from .config_teacher import DistillationConfig, RecoveryConfig, Section
 
 VIDEO_MODELS = ("UNet3DConditionModel", "UNetMotionModel", "WanTransformer3DModel")
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
@@ -29,8 +31,8 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer",),
     "motion_text_encoder": ("CLIPTextModel",),
     "motion_tokenizer": ("CLIPTokenizer",),
-    "content_scheduler": ("DDIMScheduler", "LCMScheduler"),
-    "motion_scheduler": ("DDIMScheduler", "LCMScheduler"),
+    "content_scheduler": ("DDIMScheduler", "LCMScheduler", "DPMSolverMultistepScheduler"),
+    "motion_scheduler": ("DDIMScheduler", "LCMScheduler", "DPMSolverMultistepScheduler"),
     "video_scheduler": ("DDIMScheduler",),
 }
 STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without
@@ -59,12 +61,6 @@ OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objecti
     "logit_normal": DIFFUSION_STAGES,
 }
 DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_model": "video"}  # whose stage
-
-
-class Section(BaseModel):
-    """A part of the configuration that refuses what it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ComponentConfig(Section):
@@ -183,58 +179,6 @@ class LoopConfig(Section):
     checkpoint_every: int = Field(500, gt=0)
     keep_last: int = Field(2, gt=0)
     """Checkpoints to keep besides the one with the lowest validation loss."""
-
-
-class DistillationConfig(Section):
-    """Few-step sampling without guidance: what the student learns from the model that the run starts from."""
-
-    method: Literal["guidance", "consistency", "backward"]
-    """One pass instead of two; few steps instead of many, for which the other two each do without the first:
-    "consistency" learns at all noise levels, "backward" only the jumps of sampling, from where they really start."""
-    guidance_scale: float = Field(1.0, ge=1)
-    """Guidance of the teacher; 1 for a teacher that has it built in."""
-    num_timesteps: int = Field(20, gt=0)
-    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
-    num_segments: int = Field(4, gt=0)
-    """Parts of diffusion time, of some stretches each, through each of which the student learns to jump; also the
-    number of steps it is sampled with, but that 1 of consistency allows any (Latent Consistency Models)."""
-
-    def check(self, steps: int) -> None:
-        """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
-        stretches, segments = self.num_timesteps, self.num_segments
-        if self.method == "guidance":
-            return
-        if 1000 % stretches or stretches < steps:
-            raise ValueError(
-                f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
-                f"validation.num_inference_steps = {steps}"
-            )
-        if stretches % segments:
-            raise ValueError(
-                f"objective.distillation.num_segments: {segments} does not divide num_timesteps = {stretches}"
-            )
-        if segments != steps and (segments, self.method) != (1, "consistency"):
-            raise ValueError(
-                f"objective.distillation.num_segments: {segments} is not validation.num_inference_steps = {steps}"
-            )
-
-
-class RecoveryConfig(Section):
-    """Losses beside the task's for a pruned denoiser and its teacher (VDMini, arXiv 2411.18375)."""
-
-    content_weight: float = Field(0.1, ge=0)
-    """Of ICD, the distance of features (eq. 4); the paper's best."""
-    adversarial_weight: float = Field(1.0, ge=0)
-    """Of MCA, the adversarial loss (eq. 5 and 6); the paper's best; 0 = no discriminator."""
-    noise_mean: float = -1.0
-    """Outputs are noised again to a ratio of noise to signal whose logarithm is normal; its mean (as SF-V,
-    arXiv 2406.04324, where this is the most sensitive setting)."""
-    noise_std: float = Field(1.0, gt=0)
-    """And its standard deviation."""
-    r1_weight: float = Field(1.0, ge=0)
-    """Of the discriminator's R1 penalty."""
-    discriminator_lr_scale: float = Field(10.0, gt=0)
-    """The discriminator's learning rate over the student's (SF-V: 1e-4 to 1e-5)."""
 
 
 class ObjectiveConfig(Section):

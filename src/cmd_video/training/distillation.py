@@ -16,15 +16,17 @@ B batch; x_0 clean sample, z_t noisy one, alpha_t and sigma_t the scheduler's, 1
 """
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers import DPMSolverMultistepScheduler, LCMScheduler
 
 from cmd_video.losses import predicted_sample, pseudo_huber
-from cmd_video.pipelines.sampling import DISTILLED_STEPS, with_schedule
+from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS, with_schedule
 
-from .config import DistillationConfig, TrainConfig
+from .config import TrainConfig
+from .config_teacher import DistillationConfig
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
 
 INTERFACE = (  # fields of a denoiser's configuration that its inputs and outputs depend on
@@ -74,11 +76,10 @@ class Distillation(DiffusionStage):
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
         """Per sample (B,): a jump of the student from t against a step of the teacher to s and its jump from there."""
-        scheduler, total = self._scheduler(), self._scheduler().config.num_train_timesteps
-        stride, length = total // self.settings.num_timesteps, total // self.settings.num_segments
+        scheduler = self._scheduler()
+        stride = scheduler.config.num_train_timesteps // self.settings.num_timesteps
         high = (timestep // stride + 1) * stride - 1  # t: the upper end of the stretch that was drawn
-        low = high - stride  # s
-        end = timestep // length * length - 1  # of the segment
+        low, (_, end) = high - stride, self._segment(high)  # s, and where the jump leads
         noisy = scheduler.add_noise(sample, noise, high)
         with torch.no_grad():
             guided = predicted_sample(scheduler, self._guided_teacher(noisy, high, condition), noisy, high)
@@ -93,23 +94,32 @@ class Distillation(DiffusionStage):
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
         """Per sample (B,): the student's jump over the segment of t against the teacher's steps over the same."""
-        scheduler, total = self._scheduler(), self._scheduler().config.num_train_timesteps
-        stride, length = total // self.settings.num_timesteps, total // self.settings.num_segments
-        high = (timestep // length + 1) * length - 1  # where the segment starts
-        noisy = scheduler.add_noise(sample, noise, torch.full_like(high, total - 1))
+        scheduler, starts = self._scheduler(), self.settings.segment_starts
+        stride = scheduler.config.num_train_timesteps // self.settings.num_timesteps
+        high, end = self._segment(timestep)
+        noisy = scheduler.add_noise(sample, noise, torch.full_like(high, starts[0]))
         with torch.no_grad():
-            for start in range(total - 1, int(high.min()), -length):  # as in sampling
-                on = high < start  # each sample as far as its own segment
-                time = torch.full_like(high[on], start)
-                clean = self._predicted_sample(noisy[on], time, _rows(condition, on))
-                noisy[on] = ddim_step(scheduler, noisy[on], clean, time, time - length)
-            reached = noisy
-            for passed in range(0, length, stride):
-                time = high - passed
-                guided = predicted_sample(scheduler, self._guided_teacher(reached, time, condition), reached, time)
-                reached = ddim_step(scheduler, reached, guided, time, time - stride)
-            target = ddim_sample(scheduler, noisy, reached, high, high - length)
+            for start, after in pairwise(starts):  # the student's jumps, as in sampling, to where the segment begins
+                on = high < start
+                if on.any():
+                    time = torch.full_like(high[on], start)
+                    clean = self._predicted_sample(noisy[on], time, _rows(condition, on))
+                    noisy[on] = ddim_step(scheduler, noisy[on], clean, time, torch.full_like(time, after))
+            reached, time = noisy.clone(), high.clone()
+            while (on := time > end).any():  # the teacher's steps to where it ends
+                now = time[on]
+                guided = self._guided_teacher(reached[on], now, _rows(condition, on))
+                clean = predicted_sample(scheduler, guided, reached[on], now)
+                reached[on] = ddim_step(scheduler, reached[on], clean, now, now - stride)
+                time[on] -= stride
+            target = ddim_sample(scheduler, noisy, reached, high, end)
         return pseudo_huber(self._predicted_sample(noisy, high, condition), target)
+
+    def _segment(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the segment of each timestep begins and where it ends, -1 = clean; both (B,)."""
+        starts = torch.tensor(self.settings.segment_starts[::-1], device=timestep.device)  # rising
+        number = torch.searchsorted(starts, timestep)
+        return starts[number], torch.cat([starts.new_tensor([-1]), starts])[number]
 
     def _predicted_sample(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         return predicted_sample(self._scheduler(), self.predict(noisy, timestep, condition), noisy, timestep)
@@ -139,9 +149,10 @@ class Distillation(DiffusionStage):
         if settings.method == "consistency" and settings.num_segments == 1:
             return with_schedule(LCMScheduler, self._scheduler(), original_inference_steps=settings.num_timesteps)
         sampler = with_schedule(
-            DDIMScheduler, self._scheduler(), timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=False
-        )
-        sampler.register_to_config(**{DISTILLED_STEPS: settings.num_segments})
+            DPMSolverMultistepScheduler, self._scheduler(), algorithm_type="dpmsolver++", solver_order=1,
+            final_sigmas_type="zero",
+        )  # fmt: skip
+        sampler.register_to_config(**{DISTILLED_TIMESTEPS: list(settings.segment_starts)})  # order 1 is DDIM
         return sampler
 
     def finish(self, batches: list[Batch]) -> None:

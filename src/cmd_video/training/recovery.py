@@ -27,7 +27,8 @@ from cmd_video.pruning.recovery import (
     tap,
 )
 
-from .config import RecoveryConfig, TrainConfig
+from .config import TrainConfig
+from .config_teacher import RecoveryConfig
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
 from .video import VideoStage
 

@@ -20,6 +20,7 @@ from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruct
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines.image_space import decode_video, encode_images, encode_video
 from cmd_video.pipelines.prompt import encode_prompts
+from cmd_video.pipelines.sampling import set_timesteps
 from cmd_video.pruning.importance import NoisyBatch
 
 from .coarse_warp import coarse_warp_loss
@@ -366,7 +367,7 @@ def draw_samples(stage: DiffusionStage, batch: Batch) -> torch.Tensor:
     """Sample x_0 from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
     validation, shape = stage.config.validation, stage.sample(batch).shape
     scheduler = stage.sampler()
-    scheduler.set_timesteps(validation.num_inference_steps)
+    set_timesteps(scheduler, validation.num_inference_steps)
     draws = generators(stage.config.seed + 2, batch["number"])
     x = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws]).to(stage._device())
     unconditional = {**batch, **stage._drop(batch, [True] * len(x))}

@@ -1,0 +1,84 @@
+"""The part of a training configuration that says what is learned from a teacher: few steps, or what pruning cost."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of the configuration that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DistillationConfig(Section):
+    """Few-step sampling without guidance: what the student learns from the model that the run starts from."""
+
+    method: Literal["guidance", "consistency", "backward"]
+    """One pass instead of two; few steps instead of many, for which the other two each do without the first:
+    "consistency" learns at all noise levels, "backward" only the jumps of sampling, from where they really start."""
+    guidance_scale: float = Field(1.0, ge=1)
+    """Guidance of the teacher; 1 for a teacher that has it built in."""
+    num_timesteps: int = Field(20, gt=0)
+    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
+    num_segments: int = Field(4, gt=0)
+    """Parts of diffusion time, of some stretches each, through each of which the student learns to jump; also the
+    number of steps it is sampled with, but that 1 of consistency allows any (Latent Consistency Models)."""
+
+    starts: tuple[int, ...] | None = None
+    """Timesteps from which the jumps start, from noise to clean, 999 first; each the upper end of a stretch. Short
+    segments where much is decided cost nothing; null = `num_segments` of equal length."""
+
+    @property
+    def segment_starts(self) -> tuple[int, ...]:
+        """Timesteps from which the jumps start, from noise to clean."""
+        length = 1000 // self.num_segments
+        return self.starts or tuple(range(999, -1, -length))
+
+    def check(self, steps: int) -> None:
+        """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
+        stretches, segments = self.num_timesteps, self.num_segments
+        if self.method == "guidance":
+            return
+        if 1000 % stretches or stretches < steps:
+            raise ValueError(
+                f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
+                f"validation.num_inference_steps = {steps}"
+            )
+        if self.starts is None and stretches % segments:
+            raise ValueError(
+                f"objective.distillation.num_segments: {segments} does not divide num_timesteps = {stretches}"
+            )
+        if self.starts is not None:
+            ends = [(start + 1) * stretches / 1000 for start in self.starts]
+            if ends[0] != stretches or ends != sorted({int(end) for end in ends if end >= 1}, reverse=True):
+                raise ValueError(
+                    f"objective.distillation.starts: {list(self.starts)} does not fall from 999 by multiples of "
+                    f"1000 / num_timesteps = {1000 // stretches}"
+                )
+            if len(self.starts) != segments:
+                raise ValueError(
+                    f"objective.distillation.starts: {len(self.starts)} of them, but num_segments is {segments}"
+                )
+        if segments != steps and (segments, self.method) != (1, "consistency"):
+            raise ValueError(
+                f"objective.distillation.num_segments: {segments} is not validation.num_inference_steps = {steps}"
+            )
+
+
+class RecoveryConfig(Section):
+    """Losses beside the task's for a pruned denoiser and its teacher (VDMini, arXiv 2411.18375)."""
+
+    content_weight: float = Field(0.1, ge=0)
+    """Of ICD, the distance of features (eq. 4); the paper's best."""
+    adversarial_weight: float = Field(1.0, ge=0)
+    """Of MCA, the adversarial loss (eq. 5 and 6); the paper's best; 0 = no discriminator."""
+    noise_mean: float = -1.0
+    """Outputs are noised again to a ratio of noise to signal whose logarithm is normal; its mean (as SF-V,
+    arXiv 2406.04324, where this is the most sensitive setting)."""
+    noise_std: float = Field(1.0, gt=0)
+    """And its standard deviation."""
+    r1_weight: float = Field(1.0, ge=0)
+    """Of the discriminator's R1 penalty."""
+    discriminator_lr_scale: float = Field(10.0, gt=0)
+    """The discriminator's learning rate over the student's (SF-V: 1e-4 to 1e-5)."""
