@@ -195,6 +195,17 @@ def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:
     return multistep
 
 
+def jumps_from(timesteps: Sequence[int], scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A sampler of the same noise schedule whose steps start at these timesteps, from noise to clean.
+
+    DPM-Solver++ of first order, which is DDIM.
+    """
+    settings = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
+    sampler = with_schedule(DPMSolverMultistepScheduler, scheduler, **settings)
+    sampler.register_to_config(**{DISTILLED_TIMESTEPS: list(timesteps)})
+    return sampler
+
+
 def with_schedule(kind: Any, scheduler: SchedulerMixin, **settings: Any) -> Any:
     """A sampler of another class with the same noise schedule.
 

@@ -20,10 +20,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import LCMScheduler
 
 from cmd_video.losses import predicted_sample, pseudo_huber
-from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS, with_schedule
+from cmd_video.pipelines.sampling import jumps_from, with_schedule
 
 from .config import TrainConfig
 from .config_teacher import DistillationConfig
@@ -148,12 +148,7 @@ class Distillation(DiffusionStage):
             return super().sampler()
         if settings.method == "consistency" and settings.num_segments == 1:
             return with_schedule(LCMScheduler, self._scheduler(), original_inference_steps=settings.num_timesteps)
-        sampler = with_schedule(
-            DPMSolverMultistepScheduler, self._scheduler(), algorithm_type="dpmsolver++", solver_order=1,
-            final_sigmas_type="zero",
-        )  # fmt: skip
-        sampler.register_to_config(**{DISTILLED_TIMESTEPS: list(settings.segment_starts)})  # order 1 is DDIM
-        return sampler
+        return jumps_from(settings.segment_starts, self._scheduler())
 
     def finish(self, batches: list[Batch]) -> None:
         """Save the sampler that goes with the weights."""
