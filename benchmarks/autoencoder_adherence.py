@@ -7,12 +7,12 @@ import argparse
 from pathlib import Path
 
 import torch
+from by_turns import encode_scenes
 
-from cmd_video.data.sprites import render
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.image_space import decode_video, encode_video
+from cmd_video.pipelines.image_space import decode_video
 from cmd_video.pipelines.shipped import DEFAULT_MODEL
 
 
@@ -26,9 +26,7 @@ def main() -> None:
     scenes = choose_scenes(arguments.num_scenes)
 
     def reconstruct(prompts: list[str], indices: list[int]) -> torch.Tensor:
-        videos = torch.stack([render(scenes[index], 16, 64, 64) for index in indices])
-        content_frame, motion_latents = pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
-        return decode_video(pipe.vae, pipe.autoencoder.decode(content_frame, motion_latents).sample)
+        return decode_video(pipe.vae, pipe.autoencoder.decode(*encode_scenes(pipe, scenes, indices)).sample)
 
     values = evaluate_adherence(reconstruct, arguments.num_scenes, batch_size=20)
     protocol = {"clips": arguments.num_scenes, "model": "default", "model_sha256": digest(DEFAULT_MODEL)}

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from cmd_video.data.sprites import render
+from cmd_video.data.sprites import SpriteScene, render
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.image_space import encode_video
 
 BATCH = 10
 Maker = Callable[[list[str], list[int]], torch.Tensor]  # prompts and seeds -> clips (B, 3, F, H, W) in [-1, 1]
@@ -73,6 +74,15 @@ def distances(made: list[torch.Tensor], real: list[torch.Tensor]) -> dict[str, f
 def true_clips(num_scenes: int, seed: int = 0) -> torch.Tensor:
     """The scenes that are asked for, drawn: (num_scenes, 3, 16, 64, 64) in [-1, 1]."""
     return torch.stack([render(scene, 16, 64, 64) for scene in choose_scenes(num_scenes, seed).values()])
+
+
+def encode_scenes(
+    pipe: CMDPipeline, scenes: dict[int, SpriteScene], indices: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Content frames and motion latents of true clips; in place of a scene that is not there, the first."""
+    chosen = [scenes.get(index, next(iter(scenes.values()))) for index in indices]  # the warm-up asks for any
+    videos = torch.stack([render(scene, 16, 64, 64) for scene in chosen])
+    return pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
 
 
 def clips_of(pipe: CMDPipeline) -> Maker:

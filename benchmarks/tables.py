@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, compare, distances, true_clips
+from by_turns import BATCH, Maker, clips_of, compare, distances, encode_scenes, true_clips
 
-from cmd_video.data.sprites import render
 from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.image_space import decode_video, encode_video
+from cmd_video.pipelines.image_space import decode_video
 
 GUIDANCE = {"content": (1.0, 2.0, 4.0, 7.0), "motion": (1.0, 2.0, 4.0)}
 STEPS = {"content": (5, 10, 25, 50), "motion": (5, 10, 25, 50)}
@@ -30,15 +29,12 @@ def stages(num_scenes: int) -> dict[str, Maker]:
     pipe.set_progress_bar_config(disable=True)
     scenes = choose_scenes(num_scenes)
 
-    def encode(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        videos = torch.stack([render(scenes.get(index, scenes[min(scenes)]), 16, 64, 64) for index in indices])
-        return pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
-
     def reconstruct(prompts: list[str], indices: list[int]) -> torch.Tensor:
-        return decode_video(pipe.vae, pipe.autoencoder.decode(*encode(indices)).sample)
+        return decode_video(pipe.vae, pipe.autoencoder.decode(*encode_scenes(pipe, scenes, indices)).sample)
 
     def animate(prompts: list[str], indices: list[int]) -> torch.Tensor:
-        still = decode_video(pipe.vae, encode(indices)[0][:, :, None])[:, :, 0]  # (B, 3, H, W)
+        content_frame, _ = encode_scenes(pipe, scenes, indices)
+        still = decode_video(pipe.vae, content_frame[:, :, None])[:, :, 0]  # (B, 3, H, W)
         sources = [torch.Generator().manual_seed(index) for index in indices]
         frames: Any = pipe(prompts, image=still.clamp(-1, 1) / 2 + 0.5, generator=sources, output_type="pt").frames
         return frames.transpose(1, 2) * 2 - 1

@@ -121,9 +121,10 @@ def test_too_few():
 
 def test_inception_score_in_closed_form():
     """Sure and even over k classes: k. Unsure, or always the same: 1. Half sure: the divergence of two coins."""
-    sure = 200 * torch.eye(5).repeat(20, 1)
+    sure = 2000 * torch.eye(5).repeat(20, 1)
     assert inception_score(sure).value == pytest.approx(5)
-    assert inception_score(torch.zeros(100, 5)).value == inception_score(sure[::5]).value == pytest.approx(1)
+    assert inception_score(torch.zeros(100, 5)).value == pytest.approx(1)
+    assert inception_score(sure[::5]).value == pytest.approx(1)
     coins = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).log().repeat(50, 1)
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert inception_score(coins).value == pytest.approx(math.exp(divergence))

@@ -141,12 +141,12 @@ def test_backward_distillation_follows_the_teacher_from_where_sampling_led(name,
     second = 499 if starts is None else 799
     noise, scheduler = torch.randn(sample.shape), stage.components[stage.scheduler]
     high, end = torch.tensor([999, second, second]), torch.tensor([second, -1, -1])
-    noisy = scheduler.add_noise(sample, noise, torch.full((3,), 999))
+    noisy = noise.clone()  # also with this schedule, which leaves some signal at t = 999
     jumps, steps = stage.sampler(), DDIMScheduler.from_config(scheduler.config, **DDIM)
     set_timesteps(jumps, 2)
     steps.set_timesteps(10)
     with torch.no_grad():
-        loss = stage._backward_loss(sample, noise, torch.tensor(times), batch)
+        loss = stage._backward_loss(noise, torch.tensor(times), batch)
         first = jumps.step(stage.predict(noisy, torch.full((3,), 999), batch), 999, noisy).prev_sample
         start = torch.stack([noisy[0], first[1], first[2]])
         ends = []
@@ -161,22 +161,33 @@ def test_backward_distillation_follows_the_teacher_from_where_sampling_led(name,
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("zero", [False, True])
-def test_jumps_of_any_length_are_steps_of_ddim(zero, build_tiny):
+@pytest.mark.parametrize(
+    ("kind", "zero"), [("sample", True), ("v_prediction", True), ("sample", False), ("epsilon", False)]
+)
+def test_jumps_of_any_length_are_steps_of_ddim(kind, zero, build_tiny):
     """The few-step sampler against the closed form of each jump, also from a start without signal."""
     objective = {"distillation": {**distilled("backward", segments=3)["distillation"], "starts": [999, 899, 399]}}
     stage, _ = build_tiny("content", objective=objective, validation__num_inference_steps=3)
-    schedule = {"prediction_type": "sample", "clip_sample": False, "rescale_betas_zero_snr": zero}
+    schedule = {"prediction_type": kind, "clip_sample": False, "rescale_betas_zero_snr": zero}
     stage.components["content_scheduler"] = scheduler = DDIMScheduler(**schedule)
     sampler = stage.sampler()
     set_timesteps(sampler, 3)
     assert sampler.timesteps.tolist() == [999, 899, 399] and distilled_steps(sampler) == 3
     state = torch.randn(2, 3, 4, 4)
     for start, end in ((999, 899), (899, 399), (399, -1)):
-        clean = torch.randn(2, 3, 4, 4)
-        expected = ddim_step(scheduler, state, clean, torch.full((2,), start), torch.full((2,), end))
-        state = sampler.step(clean, start, state).prev_sample
+        prediction, time = torch.randn(2, 3, 4, 4), torch.full((2,), start)
+        clean = predicted_sample(scheduler, prediction, state, time)
+        expected = ddim_step(scheduler, state, clean, time, torch.full((2,), end))
+        state = sampler.step(prediction, start, state).prev_sample
         torch.testing.assert_close(state, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_the_noise_schedule_must_have_as_many_timesteps_as_the_settings_assume(build_tiny):
+    schedule = {"components__content_scheduler": {"class": "DDIMScheduler", "config": {"num_train_timesteps": 500}}}
+    with pytest.raises(
+        ValueError, match="components.content_scheduler.num_train_timesteps: 500, distillation needs 1000"
+    ):
+        build_tiny("content", objective=distilled("backward"), **schedule)
 
 
 def test_a_teacher_of_its_own_teaches(build_tiny, tiny_config, tmp_path):
@@ -304,6 +315,8 @@ def _weight_bytes(folder):
         ("motion", {"distillation": {"method": "consistency", "num_timesteps": 1}}, "1 is no divisor of 1000 that is"),
         ("motion", distilled("consistency", segments=3), "num_segments: 3 does not divide num_timesteps = 10"),
         ("motion", distilled("backward", starts=[999, 449]), r"\[999, 449\] does not fall from 999 by multiples of"),
+        ("motion", distilled("guidance", starts=[999, 499]), "starts: they belong to consistency and backward"),
+        ("motion", distilled("backward", starts=[]), "starts"),
         ("motion", distilled("backward", starts=[899, 499]), "does not fall from 999"),
         ("motion", distilled("backward", starts=[999, 499, 499]), "does not fall from 999"),
         ("motion", distilled("backward", starts=[999, 499, 99]), "starts: 3 of them, but num_segments is 2"),

@@ -147,7 +147,7 @@ def inception_score(logits: torch.Tensor, rows: int = 1) -> Estimate:
     log_probability = logits.double().log_softmax(dim=1)
 
     def score(log_p: torch.Tensor) -> float:
-        log_mean = log_p.exp().mean(dim=0).log()
+        log_mean = log_p.logsumexp(dim=0) - math.log(len(log_p))  # of p(y); finite where p itself underflows
         return math.exp(float((log_p.exp() * (log_p - log_mean)).sum(dim=1).mean()))
 
     parts = _groups(log_probability, rows)

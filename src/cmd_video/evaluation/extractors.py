@@ -24,7 +24,7 @@ from .weights import WEIGHT_FILES, digest_weights, find_weights
 
 Classify = Callable[[torch.Tensor], torch.Tensor]  # features (N, d) -> logits (N, classes)
 RESIZE = "bilinear, align_corners=False, no antialias"  # StyleGAN-V's
-C3D_RESIZE = f"{RESIZE}, to 128x171, middle 112x112"
+C3D_RESIZE = f"{RESIZE}, shorter side to 128, middle 112x112"
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,12 @@ def _names_of_c3d(state: Any) -> dict[str, torch.Tensor]:
 
 
 def _frames_of_c3d(video: torch.Tensor) -> torch.Tensor:
-    """The middle 112x112 of the first 16 frames at 128x171: (B, 3, F, H, W) -> (B, 3, 16, 112, 112)."""
+    """The middle of the first 16 frames, as MMAction2 tests: (B, 3, F, H, W) -> (B, 3, 16, 112, 112)."""
+    height, width = (round(128 * size / min(video.shape[-2:])) for size in video.shape[-2:])
     frames = video[:, :, :16].transpose(1, 2).flatten(0, 1)
-    small = F.interpolate(frames, (128, 171), mode="bilinear", align_corners=False)[:, :, 8:120, 29:141]
-    return small.unflatten(0, (len(video), 16)).transpose(1, 2)
+    small = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False)
+    top, left = (height - 112) // 2, (width - 112) // 2
+    return small[:, :, top : top + 112, left : left + 112].unflatten(0, (len(video), 16)).transpose(1, 2)
 
 
 def _same(features: torch.Tensor) -> torch.Tensor:

@@ -28,8 +28,12 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
     Raises:
         OSError: the folder cannot be written.
     """
-    script = Path(sys.argv[0])
-    program = f"python {script.name}" if script.suffix == ".py" and script.stem != "__main__" else "cmd-video"
+    script = Path(sys.argv[0]).resolve()
+    program = (
+        f"python {script.parent.name}/{script.name}"
+        if script.suffix == ".py" and script.stem != "__main__"
+        else "cmd-video"
+    )
     command = " ".join([program, *sys.argv[1:]])
     record = {
         "name": name,

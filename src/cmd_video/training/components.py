@@ -87,8 +87,9 @@ def _load(name: str, path: str) -> Any:
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
         found = [json.loads(file.read_text()) for file in files if file.is_file()]
         class_name = found[0].get("_class_name") if found else None
-        distilled = DISTILLED_TIMESTEPS in (found[0] if found else {})  # not for training, but runs of it are exported
-        if name.endswith("scheduler") and class_name not in (None, "DDIMScheduler", "LCMScheduler") and not distilled:
+        if found and DISTILLED_TIMESTEPS in found[0]:  # a student's sampler: not for training, but its run is exported
+            return diffusers.DPMSolverMultistepScheduler.from_pretrained(path, subfolder=subfolder or None)
+        if name.endswith("scheduler") and class_name not in (None, *COMPONENT_CLASSES[name]):
             # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
             return diffusers.DDIMScheduler.from_pretrained(path, subfolder=subfolder or None, clip_sample=False)
     else:

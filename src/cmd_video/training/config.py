@@ -31,8 +31,8 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer",),
     "motion_text_encoder": ("CLIPTextModel",),
     "motion_tokenizer": ("CLIPTokenizer",),
-    "content_scheduler": ("DDIMScheduler", "LCMScheduler", "DPMSolverMultistepScheduler"),
-    "motion_scheduler": ("DDIMScheduler", "LCMScheduler", "DPMSolverMultistepScheduler"),
+    "content_scheduler": ("DDIMScheduler", "LCMScheduler"),
+    "motion_scheduler": ("DDIMScheduler", "LCMScheduler"),
     "video_scheduler": ("DDIMScheduler",),
 }
 STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without

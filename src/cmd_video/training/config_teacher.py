@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+NUM_TIMESTEPS = 1000  # of the noise schedules that few steps are distilled from
+
 
 class Section(BaseModel):
     """A part of the configuration that refuses what it does not know."""
@@ -12,7 +14,7 @@ class Section(BaseModel):
 
 
 class DistillationConfig(Section):
-    """Few-step sampling without guidance: what the student learns from the model that the run starts from."""
+    """Few-step sampling without guidance: what the student learns from its teacher."""
 
     method: Literal["guidance", "consistency", "backward"]
     """One pass instead of two; few steps instead of many, for which the other two each do without the first:
@@ -24,25 +26,27 @@ class DistillationConfig(Section):
     num_segments: int = Field(4, gt=0)
     """Parts of diffusion time, of some stretches each, through each of which the student learns to jump; also the
     number of steps it is sampled with, but that 1 of consistency allows any (Latent Consistency Models)."""
-
-    starts: tuple[int, ...] | None = None
+    starts: tuple[int, ...] | None = Field(None, min_length=1)
     """Timesteps from which the jumps start, from noise to clean, 999 first; each the upper end of a stretch. Short
-    segments where much is decided cost nothing; null = `num_segments` of equal length."""
+    segments where much is decided cost nothing; null = `num_segments` of equal length; else as many as those."""
 
     @property
     def segment_starts(self) -> tuple[int, ...]:
         """Timesteps from which the jumps start, from noise to clean."""
-        length = 1000 // self.num_segments
-        return self.starts or tuple(range(999, -1, -length))
+        return self.starts or tuple(range(NUM_TIMESTEPS - 1, -1, -(NUM_TIMESTEPS // self.num_segments)))
 
     def check(self, steps: int) -> None:
         """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
         stretches, segments = self.num_timesteps, self.num_segments
         if self.method == "guidance":
+            if self.starts is not None:
+                raise ValueError(
+                    "objective.distillation.starts: they belong to consistency and backward, not to guidance"
+                )
             return
-        if 1000 % stretches or stretches < steps:
+        if NUM_TIMESTEPS % stretches or stretches < steps:
             raise ValueError(
-                f"objective.distillation.num_timesteps: {stretches} is no divisor of 1000 that is at least "
+                f"objective.distillation.num_timesteps: {stretches} is no divisor of {NUM_TIMESTEPS} that is at least "
                 f"validation.num_inference_steps = {steps}"
             )
         if self.starts is None and stretches % segments:
@@ -50,11 +54,11 @@ class DistillationConfig(Section):
                 f"objective.distillation.num_segments: {segments} does not divide num_timesteps = {stretches}"
             )
         if self.starts is not None:
-            ends = [(start + 1) * stretches / 1000 for start in self.starts]
+            ends = [(start + 1) * stretches / NUM_TIMESTEPS for start in self.starts]
             if ends[0] != stretches or ends != sorted({int(end) for end in ends if end >= 1}, reverse=True):
                 raise ValueError(
-                    f"objective.distillation.starts: {list(self.starts)} does not fall from 999 by multiples of "
-                    f"1000 / num_timesteps = {1000 // stretches}"
+                    f"objective.distillation.starts: {list(self.starts)} does not fall from {NUM_TIMESTEPS - 1} by "
+                    f"multiples of {NUM_TIMESTEPS} / num_timesteps = {NUM_TIMESTEPS // stretches}"
                 )
             if len(self.starts) != segments:
                 raise ValueError(

@@ -26,7 +26,7 @@ from cmd_video.losses import predicted_sample, pseudo_huber
 from cmd_video.pipelines.sampling import jumps_from, with_schedule
 
 from .config import TrainConfig
-from .config_teacher import DistillationConfig
+from .config_teacher import NUM_TIMESTEPS, DistillationConfig
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
 
 INTERFACE = (  # fields of a denoiser's configuration that its inputs and outputs depend on
@@ -48,6 +48,11 @@ class Distillation(DiffusionStage):
         super().__init__(config, components)  # type: ignore[call-arg]  # of the stage that this is mixed into
         assert config.objective.distillation is not None
         self.settings = config.objective.distillation
+        total = self._scheduler().config.num_train_timesteps
+        if self.settings.method != "guidance" and total != NUM_TIMESTEPS:
+            raise ValueError(
+                f"components.{self.scheduler}.num_train_timesteps: {total}, distillation needs {NUM_TIMESTEPS}"
+            )
         self.frozen["teacher"] = teacher.eval().requires_grad_(False)  # not registered: neither trained nor saved
 
     def _loss(
@@ -57,12 +62,11 @@ class Distillation(DiffusionStage):
             sample = self.sample(batch)
         noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
         condition = self._disturb({**batch, **condition}, draws)  # once: student and teacher see the same
-        losses = {
-            "guidance": self._guidance_loss,
-            "consistency": self._consistency_loss,
-            "backward": self._backward_loss,
-        }
-        return losses[self.settings.method](sample, noise, timestep.to(sample.device), condition)
+        timestep = timestep.to(sample.device)
+        if self.settings.method == "backward":
+            return self._backward_loss(noise, timestep, condition)
+        loss = self._guidance_loss if self.settings.method == "guidance" else self._consistency_loss
+        return loss(sample, noise, timestep, condition)
 
     def _guidance_loss(
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
@@ -76,8 +80,7 @@ class Distillation(DiffusionStage):
         self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
     ) -> torch.Tensor:
         """Per sample (B,): a jump of the student from t against a step of the teacher to s and its jump from there."""
-        scheduler = self._scheduler()
-        stride = scheduler.config.num_train_timesteps // self.settings.num_timesteps
+        scheduler, stride = self._scheduler(), NUM_TIMESTEPS // self.settings.num_timesteps
         high = (timestep // stride + 1) * stride - 1  # t: the upper end of the stretch that was drawn
         low, (_, end) = high - stride, self._segment(high)  # s, and where the jump leads
         noisy = scheduler.add_noise(sample, noise, high)
@@ -90,14 +93,15 @@ class Distillation(DiffusionStage):
             target = ddim_sample(scheduler, noisy, reached, high, end)
         return pseudo_huber(self._predicted_sample(noisy, high, condition), target)
 
-    def _backward_loss(
-        self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch
-    ) -> torch.Tensor:
-        """Per sample (B,): the student's jump over the segment of t against the teacher's steps over the same."""
+    def _backward_loss(self, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        """Per sample (B,): the student's jump over the segment of t against the teacher's steps over the same.
+
+        No clean sample: with a schedule that keeps some signal to the end, one would leak into the first jump.
+        """
         scheduler, starts = self._scheduler(), self.settings.segment_starts
-        stride = scheduler.config.num_train_timesteps // self.settings.num_timesteps
+        stride = NUM_TIMESTEPS // self.settings.num_timesteps
         high, end = self._segment(timestep)
-        noisy = scheduler.add_noise(sample, noise, torch.full_like(high, starts[0]))
+        noisy = noise.clone()  # z_T
         with torch.no_grad():
             for start, after in pairwise(starts):  # the student's jumps, as in sampling, to where the segment begins
                 on = high < start
