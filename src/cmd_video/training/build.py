@@ -10,6 +10,7 @@ from cmd_video.pipelines.sampling import distilled_steps
 from .classifier import ClassifierStage
 from .config import TrainConfig
 from .distillation import ContentDistillation, MotionDistillation
+from .distribution_matching import ContentMatching, MotionMatching
 from .recovery import ContentRecovery, MotionRecovery, VideoRecovery
 from .stages import AutoencoderStage, ContentStage, MotionStage, Stage
 from .video import VideoStage
@@ -23,6 +24,7 @@ STAGES: dict[str, Any] = {
     "classifier": ClassifierStage,
 }
 DISTILLATIONS: dict[str, Any] = {"content": ContentDistillation, "motion": MotionDistillation}
+MATCHINGS: dict[str, Any] = {"content": ContentMatching, "motion": MotionMatching}
 RECOVERIES: dict[str, Any] = {
     "unet": ContentRecovery,
     "motion_transformer": MotionRecovery,
@@ -42,5 +44,6 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     if config.stage == "distill":
         return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
     if config.objective.distillation is not None:
-        return DISTILLATIONS[config.stage](config, components)
+        matching = config.objective.distillation.method == "distribution_matching"
+        return (MATCHINGS if matching else DISTILLATIONS)[config.stage](config, components)
     return STAGES[config.stage](config, components)

@@ -247,6 +247,13 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a step updates only a part of what learns: two networks are trained in turn."""
+        distillation = self.objective.distillation
+        matching = distillation is not None and distillation.method == "distribution_matching"
+        return self.stage == "distill" or matching
+
     @model_validator(mode="after")
     def _complete(self) -> "TrainConfig":
         for name, component in self.components.items():

@@ -16,9 +16,10 @@ class Section(BaseModel):
 class DistillationConfig(Section):
     """Few-step sampling without guidance: what the student learns from its teacher."""
 
-    method: Literal["guidance", "consistency", "backward"]
-    """One pass instead of two; few steps instead of many, for which the other two each do without the first:
-    "consistency" learns at all noise levels, "backward" only the jumps of sampling, from where they really start."""
+    method: Literal["guidance", "consistency", "backward", "distribution_matching"]
+    """One pass instead of two; few steps instead of many, for which the other three each do without the first:
+    "consistency" learns at all noise levels, "backward" only the jumps of sampling, from where they really start,
+    "distribution_matching" from the scores of the samples that they lead to."""
     guidance_scale: float = Field(1.0, ge=1)
     """Guidance of the teacher; 1 for a teacher that has it built in."""
     num_timesteps: int = Field(20, gt=0)
@@ -30,6 +31,9 @@ class DistillationConfig(Section):
     """Timesteps from which the jumps start, from noise to clean, 999 first; each the upper end of a stretch. Short
     segments where much is decided cost nothing; null = `num_segments` of equal length; else as many as those."""
 
+    fake_score_steps: int = Field(2, gt=0)
+    """distribution_matching: updates of the fake score for each one of the student."""
+
     @property
     def segment_starts(self) -> tuple[int, ...]:
         """Timesteps from which the jumps start, from noise to clean."""
@@ -38,11 +42,13 @@ class DistillationConfig(Section):
     def check(self, steps: int) -> None:
         """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
         stretches, segments = self.num_timesteps, self.num_segments
+        if "fake_score_steps" in self.model_fields_set and self.method != "distribution_matching":
+            raise ValueError(
+                "objective.distillation.fake_score_steps: it belongs to distribution_matching, not to " + self.method
+            )
         if self.method == "guidance":
             if self.starts is not None:
-                raise ValueError(
-                    "objective.distillation.starts: they belong to consistency and backward, not to guidance"
-                )
+                raise ValueError("objective.distillation.starts: guidance has no jumps, the other methods have")
             return
         if NUM_TIMESTEPS % stretches or stretches < steps:
             raise ValueError(

@@ -27,6 +27,7 @@ from cmd_video.pipelines.sampling import jumps_from, with_schedule
 
 from .config import TrainConfig
 from .config_teacher import NUM_TIMESTEPS, DistillationConfig
+from .draws import draw_noise
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
 
 INTERFACE = (  # fields of a denoiser's configuration that its inputs and outputs depend on
@@ -60,7 +61,7 @@ class Distillation(DiffusionStage):
     ) -> torch.Tensor:
         with torch.no_grad():
             sample = self.sample(batch)
-        noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
+        noise = draw_noise(sample, draws)
         condition = self._disturb({**batch, **condition}, draws)  # once: student and teacher see the same
         timestep = timestep.to(sample.device)
         if self.settings.method == "backward":

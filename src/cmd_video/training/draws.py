@@ -20,3 +20,8 @@ def draw_timestep(
     mean, std = logit_normal
     share = torch.sigmoid(mean + std * torch.randn(1, generator=generator))
     return (share * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
+def draw_noise(like: torch.Tensor, draws: list[torch.Generator]) -> torch.Tensor:
+    """Standard normal noise (B, ...) of the shape and on the device of `like`, each sample's from its own source."""
+    return torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws]).to(like)

@@ -73,7 +73,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.stage == "distill")],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.takes_turns)],
     )
     run = Path(config.output_dir)
     per_process = loop.gradient_accumulation_steps * accelerator.num_processes

@@ -29,6 +29,7 @@ from cmd_video.pruning.recovery import (
 
 from .config import TrainConfig
 from .config_teacher import RecoveryConfig
+from .draws import draw_noise
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
 from .video import VideoStage
 
@@ -107,7 +108,7 @@ class Recovery(DiffusionStage):
         self, real: torch.Tensor, fake: torch.Tensor, draws: list[torch.Generator], condition: Batch
     ) -> torch.Tensor:
         """Hinge, and R1 by a finite difference (arXiv 2501.08316, section 3.3): D must be flat around the teacher."""
-        nearby = real + R1_NOISE * self._draw_like(real, draws)
+        nearby = real + R1_NOISE * draw_noise(real, draws)
         states = [draw.get_state() for draw in draws]
 
         def scores(sample: torch.Tensor) -> torch.Tensor:  # at the same level, with the same noise
@@ -127,7 +128,7 @@ class Recovery(DiffusionStage):
         assert self.discriminator is not None
         scheduler, teacher = self.components[self.scheduler], self.frozen["teacher"]
         level = torch.cat([_level(scheduler, draw, self.settings) for draw in draws]).to(sample.device)
-        noisy = scheduler.add_noise(sample, self._draw_like(sample, draws), level)
+        noisy = scheduler.add_noise(sample, draw_noise(sample, draws), level)
         with tap(teacher, self.taps, stop=True) as features:
             self._as_teacher(noisy, level, condition)
         frames, tokens = self._layout(sample)
@@ -154,9 +155,6 @@ class Recovery(DiffusionStage):
 
     def _clean(self, prediction: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return predicted_sample(self.components[self.scheduler], prediction, noisy, timestep)
-
-    def _draw_like(self, sample: torch.Tensor, draws: list[torch.Generator]) -> torch.Tensor:
-        return torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
 
 
 class ContentRecovery(Recovery, ContentStage):

@@ -25,7 +25,7 @@ from cmd_video.pruning.importance import NoisyBatch
 
 from .coarse_warp import coarse_warp_loss
 from .config import TrainConfig
-from .draws import draw_timestep, generators
+from .draws import draw_noise, draw_timestep, generators
 from .grids import evenly, tile
 
 Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
@@ -114,8 +114,7 @@ class AutoencoderStage(Stage):
         level = self.config.objective.motion_latents_noise
         if level:
             draws = generators(self.config.seed, batch["number"])
-            noise = torch.stack([torch.randn(motion_latents.shape[1:], generator=draw) for draw in draws])
-            motion_latents = motion_latents + level * noise.to(motion_latents)
+            motion_latents = motion_latents + level * draw_noise(motion_latents, draws)
         reconstruction, flow = self.autoencoder.decode_with_flow(content_frame, motion_latents)
         loss = reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
         if flow is not None and self.config.objective.coarse_warp_weight:
@@ -198,7 +197,7 @@ class DiffusionStage(Stage):
         """Clean sample x_0, noise, and x_0 noised up to the timestep; all of one shape."""
         with torch.no_grad():
             sample = self.sample(batch)
-        noise = torch.stack([torch.randn(sample.shape[1:], generator=draw) for draw in draws]).to(sample)
+        noise = draw_noise(sample, draws)
         return sample, noise, self.components[self.scheduler].add_noise(sample, noise, timestep.to(sample.device))
 
     def _loss(
@@ -350,8 +349,7 @@ class MotionStage(DiffusionStage):
     def _disturb(self, condition: Batch, draws: list[torch.Generator]) -> Batch:
         content_frame, level = condition["content_frame"], self.config.objective.content_frame_noise
         if level and self.training:
-            noise = [torch.randn(content_frame.shape[1:], generator=draw) for draw in draws]
-            content_frame = content_frame + level * torch.stack(noise).to(content_frame)
+            content_frame = content_frame + level * draw_noise(content_frame, draws)
         return {**condition, "content_frame": content_frame}
 
     def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
