@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, compare, distances, true_clips
+from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, true_clips
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
@@ -28,7 +28,6 @@ from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, LatentsData, TrainConfig, load_config
 from cmd_video.training.data import build_dataset, collate
 from cmd_video.training.export import export_pipeline
-from cmd_video.training.stages import draw_samples
 
 
 def trained(run: Path) -> tuple[TrainConfig, Any]:
@@ -86,15 +85,7 @@ def video_row(run: Path, steps: int, scale: float) -> tuple[dict[str, Any], Make
     config, stage = trained(run)
     validation = config.validation.model_copy(update={"num_inference_steps": steps, "guidance_scale": scale})
     stage.config = config.model_copy(update={"validation": validation})
-    stage.eval()
-
-    def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        size = len(prompts), 3, config.data.num_frames, config.data.height, config.data.width
-        labels = torch.zeros(len(prompts), dtype=torch.long)
-        batch = {"prompt": prompts, "class_label": labels, "number": torch.tensor(seeds), "video": torch.zeros(size)}
-        return stage.pixels(batch, draw_samples(stage, batch)).clamp(-1, 1)
-
-    return costs, make
+    return costs, clips_of_stage(stage.eval())
 
 
 def sampling(make: Callable[[list[str], list[int]], torch.Tensor]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import encode_video
+from cmd_video.training.stages import draw_samples
 
 BATCH = 10
 Maker = Callable[[list[str], list[int]], torch.Tensor]  # prompts and seeds -> clips (B, 3, F, H, W) in [-1, 1]
@@ -93,5 +94,22 @@ def clips_of(pipe: CMDPipeline) -> Maker:
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         frames: Any = pipe(prompts, generator=sources, output_type="pt").frames
         return frames.transpose(1, 2) * 2 - 1
+
+    return make
+
+
+def clips_of_stage(stage: Any) -> Maker:
+    """What makes clips by a stage "video", with its recipe's steps and guidance."""
+    data = stage.config.data
+
+    def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        count = len(prompts)
+        batch = {
+            "prompt": prompts,
+            "class_label": torch.zeros(count, dtype=torch.long),
+            "number": torch.tensor(seeds),
+            "video": torch.zeros(count, 3, data.num_frames, data.height, data.width),
+        }
+        return stage.pixels(batch, draw_samples(stage, batch)).clamp(-1, 1)
 
     return make

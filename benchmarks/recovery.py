@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import Maker, clips_of, compare
+from by_turns import Maker, clips_of, clips_of_stage, compare
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,7 +36,6 @@ from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig
 from cmd_video.training.data import build_dataset, fixed_batches
 from cmd_video.training.loop import train
-from cmd_video.training.stages import draw_samples
 
 CONTENT = ("down_blocks.2", "mid_block", "up_blocks.0")
 ROWS: dict[str, tuple[str, float, float] | None] = {  # selection, weight of ICD, of MCA; None = not trained
@@ -234,11 +233,7 @@ def video_maker(case: Case, model: Any) -> Maker:
     stage = stage_of(case, case.teacher)
     stage.components[case.denoiser] = model
 
-    def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        batch = {"prompt": prompts, "number": seeds, "video": torch.zeros(len(prompts), 3, 16, 64, 64)}
-        return stage.pixels(batch, draw_samples(stage, batch)).clamp(-1, 1)
-
-    return make
+    return clips_of_stage(stage)
 
 
 @torch.no_grad()
