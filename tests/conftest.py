@@ -80,6 +80,7 @@ TEXT = ("tokenizer", "text_encoder")
 STAGE_PARTS = {
     "autoencoder": ("vae", "autoencoder"),
     "classifier": ("classifier",),
+    "decoder": (),  # a teacher and what is left of it: a test's own
     "image": ("vae", "unet", "content_scheduler", *TEXT),
     "content": ("vae", "autoencoder", "unet", "content_scheduler", *TEXT),
     "motion": (

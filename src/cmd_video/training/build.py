@@ -5,10 +5,13 @@ stage = build_stage(config, build_components(config.components));  loss = stage(
 
 from typing import Any
 
+from diffusers import AutoencoderKLTemporalDecoder
+
 from cmd_video.pipelines.sampling import distilled_steps
 
 from .classifier import ClassifierStage
 from .config import TrainConfig
+from .decoder import DecoderStage
 from .distillation import ContentDistillation, MotionDistillation
 from .distribution_matching import ContentMatching, MotionMatching
 from .recovery import ContentRecovery, MotionRecovery, VideoRecovery
@@ -22,6 +25,7 @@ STAGES: dict[str, Any] = {
     "motion": MotionStage,
     "video": VideoStage,
     "classifier": ClassifierStage,
+    "decoder": DecoderStage,
 }
 DISTILLATIONS: dict[str, Any] = {"content": ContentDistillation, "motion": MotionDistillation}
 MATCHINGS: dict[str, Any] = {"content": ContentMatching, "motion": MotionMatching}
@@ -41,6 +45,8 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     for name, component in components.items():
         if name.endswith("scheduler") and distilled_steps(component) is not None:
             raise ValueError(f"components.{name}: it samples a distilled model; give the one of that model's teacher")
+    if config.stage != "decoder" and isinstance(components.get("vae"), AutoencoderKLTemporalDecoder):
+        raise ValueError("components.vae: an AutoencoderKLTemporalDecoder; only the stage 'decoder' trains one")
     if config.stage == "distill":
         return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
     if config.objective.distillation is not None:

@@ -16,8 +16,11 @@ from cmd_video.data.sprites import MOTIONS
 from .config_teacher import DistillationConfig, RecoveryConfig, Section
 
 VIDEO_MODELS = ("UNet3DConditionModel", "UNetMotionModel", "WanTransformer3DModel")
+KL_AUTOENCODERS = tuple(
+    f"{prefix}{name}" for name in ("AutoencoderKL", "AutoencoderKLTemporalDecoder") for prefix in ("", "Pruned")
+)
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
-    "vae": ("AutoencoderKL", "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
+    "vae": (*KL_AUTOENCODERS, "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
     "autoencoder": ("CMDAutoencoder",),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
@@ -26,6 +29,7 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "teacher": (
         *(f"{prefix}{name}" for name in ("UNet2DConditionModel", "CMDMotionTransformer") for prefix in ("", "Pruned")),
         *VIDEO_MODELS,
+        *KL_AUTOENCODERS,
     ),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer",),
@@ -43,10 +47,12 @@ STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do wi
     "video": ("video_model", "video_scheduler", "text_encoder"),
     "distill": ("teacher",),
     "classifier": ("classifier",),
+    "decoder": ("vae", "teacher"),
 }
 DIFFUSION_STAGES = ("image", "content", "motion", "video", "distill")
 OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objective means something
-    "reconstruction": ("autoencoder",),
+    "reconstruction": ("autoencoder", "decoder"),
+    "perceptual_weight": ("decoder",),
     "motion_latents_noise": ("autoencoder",),
     "anchor_weight": ("autoencoder",),
     "coarse_warp_weight": ("autoencoder",),
@@ -185,7 +191,9 @@ class ObjectiveConfig(Section):
     """What the loss is; each field belongs to the stages named."""
 
     reconstruction: Literal["l2", "l1"] = "l2"
-    """autoencoder: distance between clip and reconstruction (the paper: l2)."""
+    """autoencoder, decoder: distance between clip and reconstruction (the paper: l2)."""
+    perceptual_weight: float = Field(1.0, ge=0)
+    """decoder: of the distance in features of the teacher's encoder."""
     motion_latents_noise: float = Field(0.0, ge=0)
     """autoencoder: differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so
     that the decoder forgives the motion model's small errors."""
@@ -237,7 +245,7 @@ class ValidationConfig(Section):
 class TrainConfig(Section):
     """A whole run."""
 
-    stage: Literal["autoencoder", "image", "content", "motion", "video", "distill", "classifier"]
+    stage: Literal["autoencoder", "image", "content", "motion", "video", "distill", "classifier", "decoder"]
     output_dir: str
     seed: int = Field(0, ge=0)
     components: dict[str, ComponentConfig]
@@ -270,7 +278,10 @@ class TrainConfig(Section):
             if len(found) != 1:
                 raise ValueError(f"components: the stage 'distill' needs one of {', '.join(DENOISERS)}, got {found}")
             kind = DENOISERS[found[0]]
-        if kind in ("autoencoder", "video", "classifier") and "latents" in (self.data.kind, self.validation.data.kind):
+        if kind in ("autoencoder", "video", "classifier", "decoder") and "latents" in (
+            self.data.kind,
+            self.validation.data.kind,
+        ):
             raise ValueError(f"data.kind: the stage {self.stage!r} trains on clips here, not on latents")
         if kind == "classifier" and (self.data.kind, self.validation.data.kind) != ("sprites", "sprites"):
             raise ValueError("data.kind: the stage 'classifier' trains on sprites, whose ground truth it needs")
@@ -280,8 +291,11 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"objective.{field}: it belongs to {', '.join(stages)}, not to the stage {self.stage!r}"
                 )
-        if "teacher" in self.components and self.stage != "distill" and self.objective.distillation is None:
-            raise ValueError("components.teacher: it belongs to the stage 'distill' or to objective.distillation")
+        taught = self.stage in ("distill", "decoder") or self.objective.distillation is not None
+        if "teacher" in self.components and not taught:
+            raise ValueError(
+                "components.teacher: it belongs to the stages 'distill' and 'decoder' or to objective.distillation"
+            )
         if self.objective.distillation is not None:
             self.objective.distillation.check(self.validation.num_inference_steps)
             for field in ("train_text_encoder", "min_snr_gamma", "snr_power"):
