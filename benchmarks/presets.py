@@ -3,7 +3,8 @@
 python benchmarks/presets.py -o benchmarks/results/sprites-presets.json [--rows quality fast] [--num-scenes 200]
 
 Rows take turns (`by_turns`): presets of the default model, and models made from it. Distances (`by_turns.distances`)
-stand beside that between two sets of true clips.
+stand beside that between two sets of true clips. `--picture FILE` draws four prompts with one object and four with
+two, an early and a late frame of each row.
 """
 
 import argparse
@@ -11,18 +12,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, clips_of, compare, distances, true_clips
+from by_turns import BATCH, Maker, clips_of, compare, distances, true_clips
+from PIL import Image
 
+from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines.loading import load_pipeline
-from cmd_video.pipelines.shipped import SHIPPED
 
-ROWS = {
-    "quality": None,
-    "fast": None,
-    "turbo": "turbo",
-    "pruned": "pruned",
-}  # presets of the default model, and models
+ROWS: dict[str, tuple[str | None, str | None]] = {  # model, preset; None = the default model, the model's own
+    "quality": (None, "quality"),
+    "fast": (None, "fast"),
+    "turbo": ("turbo", None),
+    "pruned": ("pruned", None),
+    "pruned, fast": ("pruned", "fast"),
+}
+FRAMES = (2, 13)
+
+
+@torch.inference_mode()
+def draw(makers: dict[str, Maker], num_scenes: int, path: Path) -> None:
+    """Prompts side by side, rows below each other, enlarged twice."""
+    scenes = choose_scenes(num_scenes)
+    indices = [index for count in (1, 2) for index in [i for i, s in scenes.items() if len(s.objects) == count][40:44]]
+    strips = []
+    for make in makers.values():
+        clips = make([scenes[index].prompt for index in indices], indices)  # (8, 3, F, H, W)
+        strips += [torch.cat(list(clips[:, :, frame]), dim=2) for frame in FRAMES]
+    pixels = (torch.cat(strips, dim=1).clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0)
+    picture = Image.fromarray(pixels.numpy())
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
+    print(*(scenes[index].prompt for index in indices), sep="\n")
 
 
 def main() -> None:
@@ -32,16 +51,20 @@ def main() -> None:
         "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="the first is what speeds refer to"
     )
     parser.add_argument("--num-scenes", type=int, default=200)
+    parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
-    pipes = {row: load_pipeline(ROWS[row], preset=None if ROWS[row] in SHIPPED else row) for row in arguments.rows}
+    pipes = {row: load_pipeline(ROWS[row][0], preset=ROWS[row][1]) for row in arguments.rows}
+    makers = {preset: clips_of(pipe) for preset, pipe in pipes.items()}
+    if arguments.picture is not None:
+        draw(makers, arguments.num_scenes, arguments.picture)
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values: dict[str, Any] = {"another set of true clips": {"frechet": distances([others], [truth])}}
-    values |= compare({preset: clips_of(pipe) for preset, pipe in pipes.items()}, arguments.num_scenes)
+    values |= compare(makers, arguments.num_scenes)
     protocol = {
         "clips": arguments.num_scenes,
         "batch": BATCH,
         "threads": torch.get_num_threads(),
-        "model_sha256": {row: digest_model(ROWS[row]) for row in arguments.rows},
+        "model_sha256": {row: digest_model(ROWS[row][0]) for row in arguments.rows},
     }
     write_result(arguments.output, "presets", values, protocol)
 
