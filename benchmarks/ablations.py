@@ -4,7 +4,8 @@ python benchmarks/ablations.py autoencoder --work runs/ablations -o sprites-abla
 python benchmarks/ablations.py motion --work runs/ablations -o sprites-ablation-motion.json \
     --set data.path=latents/sprites/train --set validation.data.path=latents/sprites/held_out
 
-Every row is the recipe of configs/sprites with a few fields changed, from fresh weights, for as many steps. Rows
+Every row is the recipe of configs/sprites with a few fields changed, for as many steps, from fresh weights but for the
+text encoder. Rows
 trained by an earlier call are taken from --work.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from by_turns import seconds_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
@@ -55,11 +57,14 @@ def run_row(table: str, row: str, arguments: argparse.Namespace) -> dict[str, An
     config = load_config(output / "config.json")
     parts = {name: ComponentConfig(path=str(output / "pipeline" / name)) for name in config.components}
     stage: Any = build_stage(config, build_components(parts)).eval()
+    wanted = load_config(RECIPES / f"{table}.yaml", overrides)
+    if config.model_dump(mode="json") != wanted.model_dump(mode="json"):
+        raise ValueError(f"--work: {output} was trained with other settings than these; choose a new folder")
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     measured = {
         "parameters": sum(weight.numel() for weight in stage.get_submodule(stage.trained[0]).parameters()),
         "validation_loss": [line["loss"] for line in lines if line["kind"] == "validation"][-1],
-        "seconds": max(line["seconds"] for line in lines),
+        "seconds": seconds_of(output),
         "weights_sha256": digest(output / "pipeline"),
     }
     return measured | MEASURES[table](stage, config, arguments.num_clips)

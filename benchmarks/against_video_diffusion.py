@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, true_clips
+from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, seconds_of, true_clips
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
 from cmd_video.benchmark.memory import peak_bytes
+from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.training.build import build_stage
@@ -32,13 +33,13 @@ from cmd_video.training.export import export_pipeline
 
 def trained(run: Path) -> tuple[TrainConfig, Any]:
     """A finished run's configuration and its stage with the weights that came out."""
-    config = load_config(run / "config.json", [])
+    config = load_config(run / "config.json")
     parts = {name: ComponentConfig(path=str(run / "pipeline" / name)) for name in config.components}
     return config, build_stage(config, build_components(parts))
 
 
 def training(runs: list[Path]) -> dict[str, Any]:
-    """Operations (two per multiply-add, attention counted) and seconds of a row's training, in all and by run."""
+    """Operations (two per multiply-add, attention counted) and seconds of a row's training, in all and by stage."""
     parts: dict[str, dict[str, float]] = {}
     for run in runs:
         config, stage = trained(run)
@@ -46,14 +47,13 @@ def training(runs: list[Path]) -> dict[str, Any]:
         batch = collate([{**dataset[number], "number": number} for number in range(size)])
         with sdpa_kernel(SDPBackend.MATH):  # attention written out: counted
             step = count(lambda stage=stage, batch=batch: stage.train()(batch), backward=True).flops
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         parts[config.stage] = {
             "steps": config.loop.steps,
             "clips_per_step": size,
             "operations": step * config.loop.steps,
-            "seconds": max(line["seconds"] for line in lines),
+            "seconds": seconds_of(run),
         }
-    return {"operations": sum(part["operations"] for part in parts.values()), "parts": parts}
+    return {**{key: sum(part[key] for part in parts.values()) for key in ("operations", "seconds")}, "parts": parts}
 
 
 def encoding(run: Path, num_clips: int) -> int:
@@ -68,10 +68,11 @@ def encoding(run: Path, num_clips: int) -> int:
 def cmd_row(runs: list[Path], steps: int, scale: float, motion_scale: float) -> tuple[dict[str, Any], Maker]:
     """Costs of CMD's three runs, and what samples from them."""
     costs = training(runs)
+    autoencoder = next(run for run in runs if load_config(run / "config.json").stage == "autoencoder")
     for run in runs:
-        config = load_config(run / "config.json", [])
+        config = load_config(run / "config.json")
         if isinstance(config.data, LatentsData):  # the same for both models
-            costs["encoding_operations"] = encoding(runs[0], len(build_dataset(config.data)))
+            costs["encoding_operations"] = encoding(autoencoder, len(build_dataset(config.data)))
     costs["operations"] += costs.get("encoding_operations", 0)
     with tempfile.TemporaryDirectory() as folder:
         pipe = CMDPipeline.from_pretrained(export_pipeline(runs, Path(folder) / "model", scale, motion_scale))
@@ -116,12 +117,14 @@ def main() -> None:
             parser.error(f"--row {name}: {len(runs)} runs; one of a video model or three of CMD")
         values[name] = {"training": costs, "sampling": sampling(makers[name])}
         print(name, json.dumps(values[name]), flush=True)
+    objects = {len(scene.objects) for scene in choose_scenes(arguments.num_scenes).values()}
     measured = compare(makers, arguments.num_scenes)
     values = {name: {**values[name], **measured[name]} for name in values}
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values["another set of true clips"] = {"frechet": distances([others], [truth])}
     protocol = {
         "clips": arguments.num_scenes,
+        "objects_in_a_scene": sorted(objects),
         "batch": BATCH,
         "num_inference_steps": arguments.steps,
         "guidance_scale": arguments.guidance,

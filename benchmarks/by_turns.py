@@ -3,8 +3,10 @@
 rows = compare({"quality": clips_of(pipe), "fast": clips_of(other)}, num_scenes=100)  # speed relative to the first
 """
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +98,12 @@ def clips_of(pipe: CMDPipeline) -> Maker:
         return frames.transpose(1, 2) * 2 - 1
 
     return make
+
+
+def seconds_of(run: Path) -> float:
+    """Seconds that a run's steps and validations took, also if it was stopped in between: each start counts from 0."""
+    seconds = [json.loads(line)["seconds"] for line in (run / "log.jsonl").read_text().splitlines()]
+    return sum(now for now, after in zip(seconds, [*seconds[1:], 0.0], strict=True) if after < now)
 
 
 def clips_of_stage(stage: Any) -> Maker:

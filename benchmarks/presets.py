@@ -33,6 +33,8 @@ FRAMES = (2, 13)
 def draw(makers: dict[str, Maker], num_scenes: int, path: Path) -> None:
     """Prompts side by side, rows below each other, enlarged twice."""
     scenes = choose_scenes(num_scenes)
+    if num_scenes < 200:
+        raise ValueError(f"--picture: {num_scenes} scenes are too few to have two objects in some")
     indices = [index for count in (1, 2) for index in [i for i, s in scenes.items() if len(s.objects) == count][40:44]]
     strips = []
     for make in makers.values():

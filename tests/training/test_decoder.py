@@ -7,6 +7,8 @@ import diffusers
 import pytest
 import torch
 
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pruning import pruned_models
 from cmd_video.pruning.pruned_models import prune
 from cmd_video.pruning.selection import BlockSelection
@@ -51,6 +53,25 @@ def test_the_decoder_learns_and_everything_else_stays(parts, tiny_config, run_tr
 
 def class_of(parts):
     return json.loads((Path(parts["teacher"]["path"]) / "config.json").read_text())["_class_name"]
+
+
+def test_what_comes_out_stands_in_a_pipeline(tiny_components, tmp_path):
+    """As the `vae` of an exported model, small decoder and all."""
+    teacher = diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=12,
+        **BLOCKS,
+    )
+    student = prune(teacher, BlockSelection("AutoencoderKL", ("decoder.mid_block",), "test", {}))
+    parts = tiny_components()
+    del parts["classifier"]
+    CMDPipeline(**{**parts, "vae": student}).save_pretrained(tmp_path)
+    pipe = load_pipeline(str(tmp_path))
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe("a red ball", num_inference_steps=2, output_type="pt").frames
+    assert type(pipe.vae).__name__ == "PrunedAutoencoderKL" and frames.shape == (1, 4, 3, 16, 16)
 
 
 def test_losses_in_closed_form(parts, build_tiny, batch_of):
@@ -119,11 +140,20 @@ def test_what_does_not_fit_is_named(parts, build_tiny, tmp_path):
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match=r"components\.teacher: a .*, the student is a Pruned"):
         build_tiny("decoder", components={**parts, "teacher": {"path": str(tmp_path / "other")}})
-    wider = type(other).from_config(other.config, latent_channels=6)
-    wider.save_pretrained(tmp_path / "wider")
-    other_parts = {"vae": {"path": str(tmp_path / "other")}, "teacher": {"path": str(tmp_path / "wider")}}
-    with pytest.raises(ValueError, match=r"components\.teacher\.latent_channels: 6, the student has 4"):
-        build_tiny("decoder", components=other_parts)
+    for field, value in (("latent_channels", 6), ("scaling_factor", 0.5)):
+        changed = type(other).from_config(other.config, **{field: value})
+        changed.save_pretrained(tmp_path / field)
+        pair = {"vae": {"path": str(tmp_path / "other")}, "teacher": {"path": str(tmp_path / field)}}
+        with pytest.raises(ValueError, match=rf"components\.teacher\.{field}: {value}, the student has"):
+            build_tiny("decoder", components=pair)
+    stranger = KINDS[class_of(parts)]()  # the same layout with other weights
+    stranger.save_pretrained(tmp_path / "stranger")
+    with pytest.raises(ValueError, match=r"components\.vae: its encoder is not the teacher's"):
+        build_tiny("decoder", components={**parts, "teacher": {"path": str(tmp_path / "stranger")}})
+    with pytest.raises(ValueError, match=r"validation\.data\.width: 17 is no multiple of the autoencoder's 2"):
+        build_tiny("decoder", components=parts, validation__data__width=17)
+    with pytest.raises(ValueError, match=r"components\.teacher\.path: some/model is no folder here"):
+        build_tiny("decoder", components={**parts, "teacher": {"path": "some/model"}})
     with pytest.raises(ValueError, match="components: the stage 'decoder' needs 'teacher'"):
         build_tiny("decoder", components={"vae": parts["vae"]})
     folded = {"class": "AutoencoderPixelUnshuffle", "config": {"patch_size": 2}}
@@ -131,9 +161,10 @@ def test_what_does_not_fit_is_named(parts, build_tiny, tmp_path):
         build_tiny("decoder", components={**parts, "vae": folded})
 
 
-def test_other_stages_refuse_a_decoder_of_clips(build_tiny, tmp_path):
+def test_other_stages_refuse_such_decoders(parts, build_tiny, tmp_path):
     KINDS["AutoencoderKLTemporalDecoder"]().save_pretrained(tmp_path / "vae")
-    with pytest.raises(ValueError, match="only the stage 'decoder' trains one"):
-        build_tiny("autoencoder", components__vae={"path": str(tmp_path / "vae")})
+    for path in (str(tmp_path / "vae"), parts["vae"]["path"]):
+        with pytest.raises(ValueError, match=r"components\.vae: a .* is for the stage 'decoder'"):
+            build_tiny("autoencoder", components__vae={"path": path})
     with pytest.raises(ValueError, match=r"objective\.perceptual_weight: it belongs to decoder"):
         build_tiny("autoencoder", objective={"perceptual_weight": 0.5})

@@ -1,5 +1,7 @@
 """Distillation: closed forms of its losses, a student that follows its teacher, and the pipeline that comes out."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel
@@ -249,6 +251,20 @@ def test_consistency_loss_of_a_perfect_model_is_zero(name, build_tiny, batch_of,
     draws = [torch.Generator().manual_seed(n) for n in range(4)]
     loss = stage._loss(batch, draws, torch.tensor([0, 150, 640, 999]), batch)
     torch.testing.assert_close(loss, torch.zeros(4), atol=1e-4, rtol=0)
+
+
+def test_a_run_from_before_a_field_was_added_goes_on(tiny_config, run_train, read_log, tmp_path):
+    objective = distilled("guidance")
+    run_train(tiny_config("content", tmp_path / "run", objective=objective, loop__steps=2))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["objective"]["distillation"]["fake_score_steps"]
+    path.write_text(json.dumps(config))
+    run_train(tiny_config("content", tmp_path / "run", objective=objective, loop__steps=4))
+    assert [line["step"] for line in read_log(tmp_path / "run", "train")] == [1, 2, 3, 4]
+    other = {"distillation": {**objective["distillation"], "guidance_scale": 5.0}}
+    with pytest.raises(ValueError, match="another objective.distillation"):
+        run_train(tiny_config("content", tmp_path / "run", objective=other, loop__steps=6))
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])

@@ -14,7 +14,7 @@ SETTINGS = {
     "num_timesteps": 10,
     "num_segments": 2,
     "starts": [999, 699],
-    "fake_score_steps": 1,
+    "fake_score_steps": 2,
 }
 OBJECTIVE = {"objective": {"distillation": SETTINGS, "condition_dropout": 0.0}, "validation__num_inference_steps": 2}
 
@@ -75,7 +75,7 @@ def test_the_gradient_leads_from_the_students_distribution_to_the_teachers(
 
 @pytest.mark.parametrize("name", ["content", "motion"])
 def test_student_and_fake_score_take_turns(name, build_tiny, batch_of):
-    for first, student_learns in ((0, True), (4, False), (8, True)):  # the tiny batch has 4 clips
+    for first, student_learns in ((0, True), (4, False), (8, False), (12, True)):  # the tiny batch has 4 clips
         stage, batch = awake(name, build_tiny, batch_of, range(first, first + 4))
         assert stage.config.takes_turns and stage.config.loop.batch_size == 4
         stage(batch).backward()
@@ -85,6 +85,36 @@ def test_student_and_fake_score_take_turns(name, build_tiny, batch_of):
         assert any(grad is not None and grad.abs().sum() > 0 for grad in learns)
         assert all(grad is None for grad in rests)
         assert all(value.grad is None for value in stage.frozen["teacher"].parameters())
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_both_scores_and_every_jump_count(name, build_tiny, batch_of):
+    """Another fake score or teacher is another gradient; it reaches the weights through the first jump, too."""
+    stage, batch = awake(name, build_tiny, batch_of)
+    noise, timestep = draw_noise(stage.sample(batch), generators(0, batch["number"])), torch.tensor([100, 400, 800])
+
+    def gradient():
+        stage.zero_grad()
+        stage._student_loss(noise, timestep, batch, generators(1, batch["number"])).sum().backward()
+        return torch.cat([value.grad.flatten() for value in getattr(stage, stage.denoiser).parameters()])
+
+    whole = gradient()
+    for part in (stage.fake_score, stage.frozen["teacher"]):
+        before = {key: value.clone() for key, value in part.state_dict().items()}
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter.mul_(0.5)
+        assert not torch.allclose(gradient(), whole, rtol=1e-2)
+        part.load_state_dict(before)
+    assert torch.equal(gradient(), whole)
+    own = stage._predicted_sample
+
+    def last_jump_only(noisy, time, condition):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and int(time[0]) != 999):
+            return own(noisy, time, condition)
+
+    stage._predicted_sample = last_jump_only
+    assert not torch.allclose(gradient(), whole, rtol=1e-2)
 
 
 def test_the_fake_score_learns_the_students_distribution(build_tiny, batch_of):

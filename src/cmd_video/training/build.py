@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import AutoencoderKLTemporalDecoder
 
 from cmd_video.pipelines.sampling import distilled_steps
+from cmd_video.pruning.pruned_models import PrunedMixin
 
 from .classifier import ClassifierStage
 from .config import TrainConfig
@@ -45,8 +46,9 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     for name, component in components.items():
         if name.endswith("scheduler") and distilled_steps(component) is not None:
             raise ValueError(f"components.{name}: it samples a distilled model; give the one of that model's teacher")
-    if config.stage != "decoder" and isinstance(components.get("vae"), AutoencoderKLTemporalDecoder):
-        raise ValueError("components.vae: an AutoencoderKLTemporalDecoder; only the stage 'decoder' trains one")
+    vae = components.get("vae")
+    if config.stage != "decoder" and isinstance(vae, (AutoencoderKLTemporalDecoder, PrunedMixin)):
+        raise ValueError(f"components.vae: a {type(vae).__name__} is for the stage 'decoder'; give its teacher")
     if config.stage == "distill":
         return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
     if config.objective.distillation is not None:

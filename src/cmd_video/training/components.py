@@ -83,6 +83,8 @@ def _load(name: str, path: str) -> Any:
         return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
     if name.endswith("text_encoder"):
         return CLIPTextModel.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
+    if name == "teacher" and not folder.is_dir():
+        raise ValueError(f"components.teacher.path: {path} is no folder here; a teacher is loaded from its own folder")
     if folder.is_dir():
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
         found = [json.loads(file.read_text()) for file in files if file.is_file()]

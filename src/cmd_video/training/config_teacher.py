@@ -23,7 +23,8 @@ class DistillationConfig(Section):
     guidance_scale: float = Field(1.0, ge=1)
     """Guidance of the teacher; 1 for a teacher that has it built in."""
     num_timesteps: int = Field(20, gt=0)
-    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step."""
+    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step. With distribution_matching
+    only the grid on which `starts` lie: its teacher takes no steps."""
     num_segments: int = Field(4, gt=0)
     """Parts of diffusion time, of some stretches each, through each of which the student learns to jump; also the
     number of steps it is sampled with, but that 1 of consistency allows any (Latent Consistency Models)."""
@@ -31,8 +32,8 @@ class DistillationConfig(Section):
     """Timesteps from which the jumps start, from noise to clean, 999 first; each the upper end of a stretch. Short
     segments where much is decided cost nothing; null = `num_segments` of equal length; else as many as those."""
 
-    fake_score_steps: int = Field(2, gt=0)
-    """distribution_matching: updates of the fake score for each one of the student."""
+    fake_score_steps: int = Field(5, gt=0)
+    """distribution_matching: updates of the fake score for each one of the student (DMD2, section 4.2)."""
 
     @property
     def segment_starts(self) -> tuple[int, ...]:
@@ -42,7 +43,8 @@ class DistillationConfig(Section):
     def check(self, steps: int) -> None:
         """Whether stretches, segments and the steps of validation fit together; a ValueError says what does not."""
         stretches, segments = self.num_timesteps, self.num_segments
-        if "fake_score_steps" in self.model_fields_set and self.method != "distribution_matching":
+        default = DistillationConfig.model_fields["fake_score_steps"].default
+        if self.fake_score_steps != default and self.method != "distribution_matching":
             raise ValueError(
                 "objective.distillation.fake_score_steps: it belongs to distribution_matching, not to " + self.method
             )

@@ -39,6 +39,11 @@ class DecoderStage(Stage):
         self.frozen["teacher"] = teacher.eval().requires_grad_(False)
         self.vae.requires_grad_(False)
         self.vae.decoder.requires_grad_(True)
+        ratio = 2 ** (len(teacher.config.block_out_channels) - 1)
+        for place, data in (("data", config.data), ("validation.data", config.validation.data)):
+            for side, pixels in (("height", data.height), ("width", data.width)):  # type: ignore[union-attr]  # no latents
+                if pixels % ratio:
+                    raise ValueError(f"{place}.{side}: {pixels} is no multiple of the autoencoder's {ratio} pixels")
         self.layers = [f"down_blocks.{number}" for number in range(len(teacher.encoder.down_blocks))]
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -109,6 +114,13 @@ def _check_teacher(student: Any, teacher: Any) -> None:
             raise ValueError(f"components.{name}: a {type(model).__name__} has no decoder of this kind")
     if not isinstance(student, type(teacher)):
         raise ValueError(f"components.teacher: a {type(teacher).__name__}, the student is a {type(student).__name__}")
-    mine, its = student.config.latent_channels, teacher.config.latent_channels
-    if mine != its:
-        raise ValueError(f"components.teacher.latent_channels: {its}, the student has {mine}")
+    for name in ("latent_channels", "scaling_factor", "shift_factor"):
+        mine, its = student.config.get(name), teacher.config.get(name)
+        if mine != its:
+            raise ValueError(f"components.teacher.{name}: {its}, the student has {mine}")
+    weights, others = (model.encoder.state_dict() for model in (student, teacher))
+    same = weights.keys() == others.keys() and all(
+        weight.shape == others[key].shape and torch.equal(weight, others[key]) for key, weight in weights.items()
+    )
+    if not same:
+        raise ValueError("components.vae: its encoder is not the teacher's; prune the teacher's own autoencoder")

@@ -6,7 +6,8 @@ teacher draws from a noise, only how such samples are distributed, so a jump fro
 instead of a mean of several. Steps alternate: one updates the student, `fake_score_steps` the fake score.
 
 Differs from those papers: a sample is made by all of the student's jumps, without new noise between them, and the
-gradient passes through all of them; no discriminator.
+gradient passes through all of them; no discriminator; timesteps are drawn as in every stage, those outside of
+NOISE_LEVELS moved to its ends.
 
 B batch; x_0 clean sample, z_t noisy one.
 """
@@ -33,9 +34,10 @@ class DistributionMatching(Distillation):
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components)
         self.fake_score = copy.deepcopy(self.frozen["teacher"]).requires_grad_(True)  # trained, but not exported
+        self.trained = (*self.trained, "fake_score")
 
     def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """How far apart the two scores are on the student's samples: |difference|^2 over |x_0 - teacher's|^2."""
+        """How far apart the scores are on the student's samples: half the squared difference, in units of `scale`."""
         draws, timestep = self._validation_draws(batch)
         noise = draw_noise(self.sample(batch), draws)
         return {"loss": self._student_loss(noise, timestep.to(noise.device), batch, draws).mean()}
@@ -53,17 +55,21 @@ class DistributionMatching(Distillation):
     def _student_loss(
         self, noise: torch.Tensor, timestep: torch.Tensor, condition: Batch, draws: list[torch.Generator]
     ) -> torch.Tensor:
-        """Per sample (B,): half a square whose gradient is DMD's, equations 7 and 8, in terms of clean samples."""
+        """Per sample (B,): half a square whose gradient is DMD's, equations 7 and 8 in terms of clean samples.
+
+        Without the alpha_t that they leave over, as in DMD's algorithm 2.
+        """
         scheduler = self._scheduler()
         sample = self._generate(noise, condition)
         with torch.no_grad():
             timestep = timestep.clamp(*NOISE_LEVELS)
             noisy = scheduler.add_noise(sample, draw_noise(sample, draws), timestep)
-            real = predicted_sample(scheduler, self._guided_teacher(noisy, timestep, condition), noisy, timestep)
+            guided = self._guided_teacher(noisy, timestep, condition)
+            real = predicted_sample(scheduler, guided, noisy, timestep).float()
             with self.using(self.fake_score):
                 fake = self._predicted_sample(noisy, timestep, condition)
             scale = (sample - real).abs().flatten(1).mean(dim=1).clamp(min=1e-6)
-            target = sample - (fake - real) / scale.view(-1, *[1] * (sample.ndim - 1))
+            target = sample - (fake - real).float() / scale.view(-1, *[1] * (sample.ndim - 1))
         return 0.5 * (sample - target).float().square().flatten(1).mean(dim=1)
 
     def _fake_score_loss(

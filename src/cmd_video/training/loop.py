@@ -32,6 +32,7 @@ from .checkpoint import (
 )
 from .components import build_components
 from .config import OptimizerConfig, TrainConfig
+from .config_teacher import DistillationConfig
 from .data import ClipDataset, StepSampler, build_dataset, fixed_batches, training_batches
 from .logs import RunLog
 from .stages import Stage, to_device
@@ -249,7 +250,9 @@ def _claim(run: Path, config: TrainConfig) -> None:
         ]  # a tokenizer's captions
         changed = [key for key in fixed if previous.get(key) != resolved[key]]
         parts = ("distillation", "lora_rank")  # these decide what is trained at all
-        before, now = previous.get("objective", {}), resolved["objective"]
+        before, now = dict(previous.get("objective", {})), resolved["objective"]
+        if before.get("distillation"):  # fields that are newer than the run have their defaults
+            before["distillation"] = {**DistillationConfig(method="guidance").model_dump(), **before["distillation"]}
         changed += [f"objective.{key}" for key in parts if (before.get(key) or None) != (now[key] or None)]
         if changed:
             raise ValueError(
