@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, seconds_of, true_clips
+from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, draw, seconds_of, true_clips
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
+from cmd_video.data.sprites import SpriteScene, render
 from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
@@ -87,6 +88,11 @@ def video_row(run: Path, steps: int, scale: float) -> tuple[dict[str, Any], Make
     return costs, clips_of_stage(stage.eval())
 
 
+def render_all(scenes: dict[int, SpriteScene], numbers: list[int]) -> torch.Tensor:
+    """True clips (B, 3, 16, 64, 64) in [-1, 1]."""
+    return torch.stack([render(scenes[number], 16, 64, 64) for number in numbers])
+
+
 def sampling(make: Maker) -> int:
     """Operations of making one clip."""
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="of each denoiser, DDIM")
     parser.add_argument("--guidance", type=float, default=4.0, help="of the video and of the content model")
     parser.add_argument("--motion-guidance", type=float, default=2.0)
+    parser.add_argument("--picture", type=Path, help="first scenes of each row, below the true ones")
     arguments = parser.parse_args()
     makers: dict[str, Maker] = {}
     values: dict[str, Any] = {}
@@ -114,7 +121,11 @@ def main() -> None:
             parser.error(f"--row {name}: {len(runs)} runs; one of a video model or three of CMD")
         values[name] = {"training": costs, "sampling_operations": sampling(makers[name])}
         print(name, json.dumps(values[name]), flush=True)
-    objects = {len(scene.objects) for scene in choose_scenes(arguments.num_scenes).values()}
+    scenes = choose_scenes(arguments.num_scenes)
+    if arguments.picture is not None:
+        few = dict(list(scenes.items())[:8])
+        draw({"truth": lambda _, seeds: render_all(few, seeds), **makers}, few, arguments.picture)
+    objects = {len(scene.objects) for scene in scenes.values()}
     measured = compare(makers, arguments.num_scenes)
     values = {name: {**values[name], **measured[name]} for name in values}
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from cmd_video.data.sprites import SpriteScene, render
 from cmd_video.data.transforms import to_uint8
@@ -22,6 +23,7 @@ from cmd_video.pipelines.image_space import encode_video
 from cmd_video.training.stages import draw_samples
 
 BATCH = 10
+SHOWN_FRAMES = (2, 13)
 Maker = Callable[[list[str], list[int]], torch.Tensor]  # prompts and seeds -> clips (B, 3, F, H, W) in [-1, 1]
 
 
@@ -98,6 +100,19 @@ def clips_of(pipe: CMDPipeline) -> Maker:
         return frames.transpose(1, 2) * 2 - 1
 
     return make
+
+
+@torch.inference_mode()
+def draw(makers: dict[str, Maker], scenes: dict[int, SpriteScene], path: Path) -> None:
+    """Scenes side by side, an early and a late frame of each maker below each other, enlarged twice."""
+    strips = []
+    for make in makers.values():
+        clips = make([scene.prompt for scene in scenes.values()], list(scenes))  # (B, 3, F, H, W)
+        strips += [torch.cat(list(clips[:, :, frame]), dim=2) for frame in SHOWN_FRAMES]
+    pixels = (torch.cat(strips, dim=1).clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0)
+    picture = Image.fromarray(pixels.numpy())
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
+    print(*(scene.prompt for scene in scenes.values()), sep="\n")
 
 
 def seconds_of(run: Path) -> float:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, compare, distances, true_clips
-from PIL import Image
+from by_turns import BATCH, clips_of, compare, distances, draw, true_clips
 
+from cmd_video.data.sprites import SpriteScene
 from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines.loading import load_pipeline
@@ -26,24 +26,15 @@ ROWS: dict[str, tuple[str | None, str | None]] = {  # model, preset; None = the 
     "pruned": ("pruned", None),
     "pruned, fast": ("pruned", "fast"),
 }
-FRAMES = (2, 13)
 
 
-@torch.inference_mode()
-def draw(makers: dict[str, Maker], num_scenes: int, path: Path) -> None:
-    """Prompts side by side, rows below each other, enlarged twice."""
-    scenes = choose_scenes(num_scenes)
+def to_show(num_scenes: int) -> dict[int, SpriteScene]:
+    """Four scenes with one object and four with two."""
     if num_scenes < 200:
         raise ValueError(f"--picture: {num_scenes} scenes are too few to have two objects in some")
-    indices = [index for count in (1, 2) for index in [i for i, s in scenes.items() if len(s.objects) == count][40:44]]
-    strips = []
-    for make in makers.values():
-        clips = make([scenes[index].prompt for index in indices], indices)  # (8, 3, F, H, W)
-        strips += [torch.cat(list(clips[:, :, frame]), dim=2) for frame in FRAMES]
-    pixels = (torch.cat(strips, dim=1).clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0)
-    picture = Image.fromarray(pixels.numpy())
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
-    print(*(scenes[index].prompt for index in indices), sep="\n")
+    scenes = choose_scenes(num_scenes)
+    by_count = [[index for index, scene in scenes.items() if len(scene.objects) == count] for count in (1, 2)]
+    return {index: scenes[index] for indices in by_count for index in indices[40:44]}
 
 
 def main() -> None:
@@ -58,7 +49,7 @@ def main() -> None:
     pipes = {row: load_pipeline(ROWS[row][0], preset=ROWS[row][1]) for row in arguments.rows}
     makers = {preset: clips_of(pipe) for preset, pipe in pipes.items()}
     if arguments.picture is not None:
-        draw(makers, arguments.num_scenes, arguments.picture)
+        draw(makers, to_show(arguments.num_scenes), arguments.picture)
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values: dict[str, Any] = {"another set of true clips": {"frechet": distances([others], [truth])}}
     values |= compare(makers, arguments.num_scenes)
