@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import sys
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +35,7 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
         if script.suffix == ".py" and script.stem != "__main__"
         else "cmd-video"
     )
-    command = " ".join([program, *sys.argv[1:]])
+    command = f"{program} {shlex.join(sys.argv[1:])}".rstrip()
     record = {
         "name": name,
         "command": command,
