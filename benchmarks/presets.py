@@ -30,8 +30,6 @@ ROWS: dict[str, tuple[str | None, str | None]] = {  # model, preset; None = the 
 
 def to_show(num_scenes: int) -> dict[int, SpriteScene]:
     """Four scenes with one object and four with two."""
-    if num_scenes < 200:
-        raise ValueError(f"--picture: {num_scenes} scenes are too few to have two objects in some")
     scenes = choose_scenes(num_scenes)
     by_count = [[index for index, scene in scenes.items() if len(scene.objects) == count] for count in (1, 2)]
     return {index: scenes[index] for indices in by_count for index in indices[40:44]}
@@ -46,6 +44,8 @@ def main() -> None:
     parser.add_argument("--num-scenes", type=int, default=200)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
+    if arguments.picture is not None and arguments.num_scenes < 200:
+        parser.error(f"--picture: {arguments.num_scenes} scenes are too few to have two objects in some")
     pipes = {row: load_pipeline(ROWS[row][0], preset=ROWS[row][1]) for row in arguments.rows}
     makers = {preset: clips_of(pipe) for preset, pipe in pipes.items()}
     if arguments.picture is not None:

@@ -13,6 +13,7 @@ from cmd_video.pruning import pruned_models
 from cmd_video.pruning.pruned_models import prune
 from cmd_video.pruning.selection import BlockSelection
 from cmd_video.training.decoder import decode, perceptual_distance
+from cmd_video.training.export import export_pipeline
 
 BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "layers_per_block": 1}
 KINDS = {
@@ -56,7 +57,7 @@ def class_of(parts):
 
 
 def test_what_comes_out_stands_in_a_pipeline(tiny_components, tmp_path):
-    """As the `vae` of an exported model, small decoder and all."""
+    """`cmd-video export model run`: the run's small decoder in the place of the model's."""
     teacher = diffusers.AutoencoderKL(
         block_out_channels=(8, 16),
         norm_num_groups=4,
@@ -67,8 +68,9 @@ def test_what_comes_out_stands_in_a_pipeline(tiny_components, tmp_path):
     student = prune(teacher, BlockSelection("AutoencoderKL", ("decoder.mid_block",), "test", {}))
     parts = tiny_components()
     del parts["classifier"]
-    CMDPipeline(**{**parts, "vae": student}).save_pretrained(tmp_path)
-    pipe = load_pipeline(str(tmp_path))
+    CMDPipeline(**{**parts, "vae": teacher}).save_pretrained(tmp_path / "model")
+    student.save_pretrained(tmp_path / "run" / "pipeline" / "vae")
+    pipe = load_pipeline(str(export_pipeline([tmp_path / "model", tmp_path / "run"], tmp_path / "out")))
     pipe.set_progress_bar_config(disable=True)
     frames = pipe("a red ball", num_inference_steps=2, output_type="pt").frames
     assert type(pipe.vae).__name__ == "PrunedAutoencoderKL" and frames.shape == (1, 4, 3, 16, 16)

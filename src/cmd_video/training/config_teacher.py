@@ -31,7 +31,6 @@ class DistillationConfig(Section):
     starts: tuple[int, ...] | None = Field(None, min_length=1)
     """Timesteps from which the jumps start, from noise to clean, 999 first; each the upper end of a stretch. Short
     segments where much is decided cost nothing; null = `num_segments` of equal length; else as many as those."""
-
     fake_score_steps: int = Field(5, gt=0)
     """distribution_matching: updates of the fake score for each one of the student (DMD2, section 4.2)."""
 

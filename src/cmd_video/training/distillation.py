@@ -131,16 +131,12 @@ class Distillation(DiffusionStage):
 
     @torch.no_grad()
     def _guided_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        student = self.components[self.denoiser]
-        self.components[self.denoiser] = self.frozen["teacher"]
-        try:
+        with self.using(self.frozen["teacher"]):
             conditional = self.predict(noisy, timestep, condition)
             if self.settings.guidance_scale == 1:
                 return conditional
             nothing = {**condition, **self._drop(condition, [True] * len(noisy))}
             unconditional = self.predict(noisy, timestep, nothing)
-        finally:
-            self.components[self.denoiser] = student
         return unconditional + self.settings.guidance_scale * (conditional - unconditional)
 
     def _scheduler(self) -> Any:

@@ -67,9 +67,9 @@ class DistributionMatching(Distillation):
             guided = self._guided_teacher(noisy, timestep, condition)
             real = predicted_sample(scheduler, guided, noisy, timestep).float()
             with self.using(self.fake_score):
-                fake = self._predicted_sample(noisy, timestep, condition)
+                fake = self._predicted_sample(noisy, timestep, condition).float()
             scale = (sample - real).abs().flatten(1).mean(dim=1).clamp(min=1e-6)
-            target = sample - (fake - real).float() / scale.view(-1, *[1] * (sample.ndim - 1))
+            target = sample - (fake - real) / scale.view(-1, *[1] * (sample.ndim - 1))
         return 0.5 * (sample - target).float().square().flatten(1).mean(dim=1)
 
     def _fake_score_loss(

@@ -363,11 +363,11 @@ class MotionStage(DiffusionStage):
 
 def draw_samples(stage: DiffusionStage, batch: Batch) -> torch.Tensor:
     """Sample x_0 from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
-    validation, shape = stage.config.validation, stage.sample(batch).shape
+    validation = stage.config.validation
     scheduler = stage.sampler()
     set_timesteps(scheduler, validation.num_inference_steps)
     draws = generators(stage.config.seed + 2, batch["number"])
-    x = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws]).to(stage._device())
+    x = draw_noise(stage.sample(batch), draws).to(stage._device())
     unconditional = {**batch, **stage._drop(batch, [True] * len(x))}
     for step in scheduler.timesteps:
         timestep = step.to(x.device).expand(len(x))
