@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 
@@ -155,6 +156,15 @@ def test_a_folder_with_another_component(tiny_components, tmp_path):
     with pytest.raises(ValueError, match=r"components\.unet\.path: .* holds CMDAutoencoder"):
         build_components({"unet": ComponentConfig(path=str(tmp_path))})
     assert build_components({"autoencoder": ComponentConfig(path=str(tmp_path))})["autoencoder"].config.dim == 24
+
+
+def test_weights_stay_when_their_file_is_overwritten(tiny_components, tmp_path):
+    tiny_components("autoencoder")["autoencoder"].save_pretrained(tmp_path)
+    model = build_components({"autoencoder": ComponentConfig(path=str(tmp_path))})["autoencoder"]
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(b"\xff" * file.stat().st_size)  # in place, as cp does
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 @pytest.mark.parametrize(("field", "value"), [("vocab_size", 515), ("max_position_embeddings", 11)])

@@ -41,7 +41,7 @@ def build_components(
         torch.manual_seed(seed)
         try:
             if config.path is not None:
-                components[name] = _load(name, config.path)
+                components[name] = _in_memory(_load(name, config.path))
             elif name.endswith("tokenizer"):
                 components[name] = train_tokenizer(captions or [], **config.config)
             elif name.endswith("text_encoder"):
@@ -100,6 +100,14 @@ def _load(name: str, path: str) -> Any:
         allowed = ", ".join(COMPONENT_CLASSES[name])
         raise ValueError(f"components.{name}.path: {path} holds {class_name or 'no component'}, allowed: {allowed}")
     return _find_class(class_name).from_pretrained(path, subfolder=subfolder or None)
+
+
+def _in_memory(component: Any) -> Any:
+    """The component with weights of its own: those that are mapped from a file change when it is overwritten."""
+    if isinstance(component, torch.nn.Module):
+        for tensor in (*component.parameters(), *component.buffers()):
+            tensor.data = tensor.data.clone()
+    return component
 
 
 def _check_vocabulary(name: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
