@@ -92,3 +92,24 @@ def test_a_run_encodes_its_clips_or_others(tiny_config, run_train, tmp_path):
     with pytest.raises(ValueError, match="--set 'loop.steps=3': encoding uses the fields of `data`"):
         encode("new", overrides=["loop.steps=3"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_small_set_is_encoded_several_times_at_other_places(tiny_config, run_train, tmp_path):
+    from cmd_video.data.video_file import write_video
+    from cmd_video.training.encode import encode_run
+
+    (tmp_path / "clips").mkdir()
+    for name in "ab":
+        frames = np.random.default_rng(ord(name)).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+        write_video(frames, tmp_path / "clips" / f"{name}.mp4", fps=8)
+        (tmp_path / "clips" / f"{name}.txt").write_text(name)
+    data = {"kind": "captioned_folder", "path": str(tmp_path / "clips"), "num_frames": 4, "height": 16, "width": 16}
+    run_train(tiny_config("autoencoder", tmp_path / "run", data=data, validation__data={**data, "train": False}))
+    assert encode_run(tmp_path / "run", tmp_path / "once", 100) == 2
+    assert encode_run(tmp_path / "run", tmp_path / "latents", 100, passes=3) == 6
+    latents = LatentsDataset(tmp_path / "latents")
+    items = [latents[number] for number in range(6)]
+    assert sorted(item["prompt"] for item in items) == ["a", "a", "a", "b", "b", "b"]
+    assert len({item["content_frame"].sum().item() for item in items if item["prompt"] == "a"}) > 1
+    with pytest.raises(ValueError, match="--passes: 3, but these clips are the same in each pass"):
+        encode_run(tmp_path / "run", tmp_path / "none", 100, "validation", passes=3)

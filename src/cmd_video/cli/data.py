@@ -98,7 +98,10 @@ def make_command(
 def encode_command(
     run: Annotated[Path, typer.Argument(help="A finished run that holds an autoencoder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.")],
-    num_clips: Annotated[int, typer.Option(min=1, help="Clips; at most the whole set once.")] = 10_000,
+    num_clips: Annotated[int, typer.Option(min=1, help="Clips; at most the whole set in each pass.")] = 10_000,
+    passes: Annotated[
+        int, typer.Option(min=1, help="Go through a small set of videos so often, at other places each time.")
+    ] = 1,
     split: Annotated[str, typer.Option(help="The run's train or validation data.")] = "train",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 16,
     overrides: Annotated[
@@ -128,5 +131,6 @@ def encode_command(
             device=device,
             progress=lambda done: progress.update(task, completed=done),
             overrides=overrides,
+            passes=passes,
         )
     print(output)

@@ -15,7 +15,7 @@ from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, encode_video
 from cmd_video.pipelines.loading import load_autoencoder
 
-from .config import LatentsData, load_config
+from .config import LatentsData, VideoData, load_config
 from .data import build_dataset, collate
 
 
@@ -30,25 +30,28 @@ def encode_run(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
     overrides: list[str] | None = None,
+    passes: int = 1,
 ) -> int:
     """Encode the first clips of a run's data with its autoencoder; finished shards are kept, so a second call goes on.
 
     Args:
         run: a finished run that holds an autoencoder.
         output: folder for the shards.
-        num_clips: how many clips; at most the whole set once.
+        num_clips: how many clips; at most the whole set, as often as `passes` says.
         split: the run's training or validation data.
         batch_size: clips at a time.
         shard_size: clips per file.
         device: where to compute.
         progress: called with the number of clips done.
         overrides: fields of the run's data to change, "data.pairs=0.5": other clips than the run was trained on.
+        passes: how often to go through a small set of videos: each time at other places, and mirrored where it flips.
 
     Returns:
         Number of clips in `output`.
 
     Raises:
-        ValueError: the run is not finished, or its data are latents already, or an override is of something else.
+        ValueError: the run is not finished, or its data are latents already, or an override is of something else, or
+            another pass would give the same clips.
     """
     if not (run / "config.json").is_file():
         raise ValueError(f"{run}: no config.json; give the folder of a training run")
@@ -59,9 +62,11 @@ def encode_run(
     data = config.data if split == "train" else config.validation.data
     if isinstance(data, LatentsData):
         raise ValueError(f"{run}: its data are latents already ({data.path})")
+    if passes > 1 and not (isinstance(data, VideoData) and data.train):
+        raise ValueError(f"--passes: {passes}, but these clips are the same in each pass; allowed: 1")
     autoencoder, vae = load_autoencoder(run / "pipeline", device)
     dataset = build_dataset(data)
-    count = min(num_clips, len(dataset))
+    count = min(num_clips, passes * len(dataset))
 
     def encode(numbers: range) -> dict[str, Any]:
         parts = []
