@@ -3,22 +3,28 @@ r"""CMD beside a video diffusion model of the usual kind, trained on the same cl
 python benchmarks/against_video_diffusion.py --row "video UNet" runs/sprites/video \
     --row CMD runs/versus/autoencoder runs/versus/content runs/versus/motion -o benchmarks/results/sprites-versus.json
 
-A row is a run of the stage "video", or CMD's three. Training is counted per step, forward and backward, times the
-steps, plus the encoding of latents; what a run started from is not in it. Sampling is counted for one clip, with
-guidance. Rows take turns on the same prompts (`by_turns`).
+A row is a run of the stage "video", or CMD's three. Training is a step's operations and seconds, forward, backward
+and update, times the steps, plus the encoding of latents; the seconds are measured by turns in this call, without the
+drawing of clips, and what a run started from is not in them. Sampling is that of one clip, with guidance. Rows take
+turns on the same prompts (`by_turns`).
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, draw, seconds_of, true_clips
+from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, draw, median_seconds, true_clips
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
+from cmd_video.benchmark.memory import peak_bytes
+from cmd_video.benchmark.training_step import BYTES_PER_PARAMETER
 from cmd_video.data.sprites import SpriteScene, render
 from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest, write_result
@@ -37,55 +43,111 @@ def trained(run: Path) -> tuple[TrainConfig, Any]:
     return config, build_stage(config, build_components(parts))
 
 
-def training(runs: list[Path]) -> dict[str, Any]:
-    """Operations (two per multiply-add, attention counted) and seconds of a row's training, in all and by stage."""
-    parts: dict[str, dict[str, float]] = {}
+@dataclass
+class Part:
+    """One kind of work that training consists of.
+
+    Attributes:
+        name: the stage, or "encoding".
+        times: how often it is done.
+        clips: in a batch.
+        learning: parameters that it updates.
+        call: the loss of a batch; for encoding, the latents.
+    """
+
+    name: str
+    times: int
+    clips: int
+    learning: list[torch.nn.Parameter]
+    call: Callable[[], Any]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam, that moves nothing here."""
+        return torch.optim.AdamW(self.learning, lr=0.0)
+
+    def work(self) -> None:
+        """All of it once, the update included."""
+        if not self.learning:
+            with torch.no_grad():
+                self.call()
+            return
+        self.optimizer.zero_grad()
+        self.call().backward()
+        self.optimizer.step()
+
+    def cost(self, seconds: float) -> dict[str, float]:
+        """Operations (two per multiply-add, attention counted), seconds, and bytes at the peak.
+
+        The bytes are those of activations, and of the weights that learn with gradients and Adam's moments.
+        """
+        with sdpa_kernel(SDPBackend.MATH):  # attention written out: counted
+            operations = count(self.call, backward=bool(self.learning)).flops
+        parameters = sum(weight.numel() for weight in self.learning)
+        for weight in self.learning:
+            weight.grad = None
+        return {
+            "times": self.times,
+            "clips": self.clips,
+            "operations": self.times * operations,
+            "seconds": self.times * seconds,
+            "bytes": parameters * BYTES_PER_PARAMETER + peak_bytes(self.call, backward=bool(self.learning)),
+        }
+
+
+def parts_of(runs: list[Path]) -> list[Part]:
+    """What the training of a row consists of; latents are encoded once for both of CMD's models."""
+    parts: dict[str, Part] = {}
     for run in runs:
         config, stage = trained(run)
         dataset, size = build_dataset(config.data), config.loop.batch_size
         batch = collate([{**dataset[number], "number": number} for number in range(size)])
-        with sdpa_kernel(SDPBackend.MATH):  # attention written out: counted
-            step = count(lambda stage=stage, batch=batch: stage.train()(batch), backward=True).flops
-        parts[config.stage] = {
-            "steps": config.loop.steps,
-            "clips_per_step": size,
-            "operations": step * config.loop.steps,
-            "seconds": seconds_of(run),
-        }
-    return {**{key: sum(part[key] for part in parts.values()) for key in ("operations", "seconds")}, "parts": parts}
+        learning = [weight for weight in stage.train().parameters() if weight.requires_grad]
+        parts[config.stage] = Part(config.stage, config.loop.steps, size, learning, partial(stage, batch))
+        if isinstance(config.data, LatentsData):
+            autoencoder = next(folder for folder in runs if load_config(folder / "config.json").stage == "autoencoder")
+            parts["encoding"] = encoding(autoencoder, len(dataset))
+    return list(parts.values())
 
 
-def encoding(run: Path, num_clips: int) -> int:
-    """Operations of encoding that many clips with the autoencoder of a run."""
+def encoding(run: Path, num_clips: int) -> Part:
+    """Encoding that many clips with the autoencoder of a run."""
     config, stage = trained(run)
-    batch = collate([{**build_dataset(config.data)[0], "number": 0}])
-    with sdpa_kernel(SDPBackend.MATH):
-        one = count(lambda: stage.autoencoder.encode(stage._clip_latents(batch))).flops
-    return one * num_clips
+    dataset = build_dataset(config.data)
+    batch = collate([{**dataset[number], "number": number} for number in range(BATCH)])
+
+    def encode() -> Any:
+        return stage.autoencoder.encode(stage._clip_latents(batch), return_dict=False)
+
+    return Part("encoding", num_clips // BATCH, BATCH, [], encode)
 
 
-def cmd_row(runs: list[Path], steps: int, scale: float, motion_scale: float) -> tuple[dict[str, Any], Maker]:
-    """Costs of CMD's three runs, and what samples from them."""
-    costs = training(runs)
-    autoencoder = next(run for run in runs if load_config(run / "config.json").stage == "autoencoder")
-    for run in runs:
-        config = load_config(run / "config.json")
-        if isinstance(config.data, LatentsData):  # the same for both models
-            costs["encoding_operations"] = encoding(autoencoder, len(build_dataset(config.data)))
-    costs["operations"] += costs.get("encoding_operations", 0)
+def training(rows: dict[str, list[Path]]) -> dict[str, dict[str, Any]]:
+    """Costs of each row's training, in all and part by part; bytes are those of the part that needs most."""
+    parts = {name: parts_of(runs) for name, runs in rows.items()}
+    seconds = median_seconds({f"{name} {part.name}": part.work for name, row in parts.items() for part in row})
+    costs: dict[str, dict[str, Any]] = {}
+    for name, row in parts.items():
+        found = {part.name: part.cost(seconds[f"{name} {part.name}"]) for part in row}
+        total = {key: sum(part[key] for part in found.values()) for key in ("operations", "seconds")}
+        costs[name] = {**total, "bytes": max(part["bytes"] for part in found.values()), "parts": found}
+    return costs
+
+
+def cmd_maker(runs: list[Path], steps: int, scale: float, motion_scale: float) -> Maker:
+    """What samples from CMD's three runs."""
     with tempfile.TemporaryDirectory() as folder:
         pipe = CMDPipeline.from_pretrained(export_pipeline(runs, Path(folder) / "model", scale, motion_scale))
     pipe.register_to_config(num_inference_steps=steps, motion_num_inference_steps=steps)
-    return costs, clips_of(pipe)
+    return clips_of(pipe)
 
 
-def video_row(run: Path, steps: int, scale: float) -> tuple[dict[str, Any], Maker]:
-    """Costs of a run of the stage "video", and what samples from it."""
-    costs = training([run])
+def video_maker(run: Path, steps: int, scale: float) -> Maker:
+    """What samples from a run of the stage "video"."""
     config, stage = trained(run)
     validation = config.validation.model_copy(update={"num_inference_steps": steps, "guidance_scale": scale})
     stage.config = config.model_copy(update={"validation": validation})
-    return costs, clips_of_stage(stage.eval())
+    return clips_of_stage(stage.eval())
 
 
 def render_all(scenes: dict[int, SpriteScene], numbers: list[int]) -> torch.Tensor:
@@ -93,10 +155,15 @@ def render_all(scenes: dict[int, SpriteScene], numbers: list[int]) -> torch.Tens
     return torch.stack([render(scenes[number], 16, 64, 64) for number in numbers])
 
 
-def sampling(make: Maker) -> int:
-    """Operations of making one clip."""
+def sampling(make: Maker) -> dict[str, int]:
+    """Operations of making one clip, and bytes of activations at the peak."""
+
+    def one() -> Any:
+        return make(["a red ring moves up"], [0])
+
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-        return count(lambda: make(["a red ring moves up"], [0])).flops
+        operations = count(one).flops
+    return {"operations": operations, "activation_bytes": peak_bytes(one)}
 
 
 def main() -> None:
@@ -110,17 +177,19 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="first scenes of each row, below the true ones")
     arguments = parser.parse_args()
     makers: dict[str, Maker] = {}
-    values: dict[str, Any] = {}
-    for name, *folders in arguments.row:
-        runs = [Path(folder) for folder in folders]
+    rows = {name: [Path(run) for run in runs] for name, *runs in arguments.row}
+    for name, runs in rows.items():
         if len(runs) == 1:
-            costs, makers[name] = video_row(runs[0], arguments.steps, arguments.guidance)
+            makers[name] = video_maker(runs[0], arguments.steps, arguments.guidance)
         elif len(runs) == 3:
-            costs, makers[name] = cmd_row(runs, arguments.steps, arguments.guidance, arguments.motion_guidance)
+            makers[name] = cmd_maker(runs, arguments.steps, arguments.guidance, arguments.motion_guidance)
         else:
             parser.error(f"--row {name}: {len(runs)} runs; one of a video model or three of CMD")
-        values[name] = {"training": costs, "sampling_operations": sampling(makers[name])}
-        print(name, json.dumps(values[name]), flush=True)
+    costs = training(rows)
+    values: dict[str, Any] = {
+        name: {"training": costs[name], "sampling": sampling(make)} for name, make in makers.items()
+    }
+    print(json.dumps(values), flush=True)
     scenes = choose_scenes(arguments.num_scenes)
     if arguments.picture is not None:
         few = dict(list(scenes.items())[:8])
@@ -138,7 +207,7 @@ def main() -> None:
         "guidance_scale": arguments.guidance,
         "motion_guidance_scale": arguments.motion_guidance,
         "threads": torch.get_num_threads(),
-        "weights_sha256": {name: [digest(Path(run) / "pipeline") for run in runs] for name, *runs in arguments.row},
+        "weights_sha256": {name: [digest(run / "pipeline") for run in runs] for name, runs in rows.items()},
     }
     write_result(arguments.output, "CMD against video diffusion", values, protocol)
 

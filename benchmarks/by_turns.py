@@ -4,6 +4,7 @@ rows = compare({"quality": clips_of(pipe), "fast": clips_of(other)}, num_scenes=
 """
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,18 @@ def compare(makers: dict[str, Maker], num_scenes: int) -> dict[str, dict[str, An
         rates = ", ".join(f"{kind} {score['rate']:.1%}" for kind, score in adherence["accuracy"].items())
         print(f"{name:18s} {seconds[first] / seconds[name]:.2f} times as fast   {rates}")
     return values
+
+
+def median_seconds(calls: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each call, once around in every round, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(row) for name, row in seconds.items()}
 
 
 def distances(made: list[torch.Tensor], real: list[torch.Tensor]) -> dict[str, float]:

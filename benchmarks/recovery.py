@@ -13,12 +13,13 @@ All rows are updated as often; with MCA every other step is the discriminator's,
 import argparse
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import Maker, clips_of, clips_of_stage, compare
+from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, median_seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -211,10 +212,12 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
     selections = select(case, teacher, 16, arguments.budget)
     models = {"teacher": teacher, **train_rows(case, teacher, selections, arguments)}
     rows = compare({row: video_maker(case, model) for row, model in models.items()}, arguments.num_scenes)
+    seconds = median_seconds({row: prediction(case, model, BATCH) for row, model in models.items()})
     costs = {
         row: {
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "operations_per_step": operations(case, model),
+            "seconds_per_step": seconds[row] / BATCH,
         }
         for row, model in models.items()
     }
@@ -236,15 +239,20 @@ def video_maker(case: Case, model: Any) -> Maker:
     return clips_of_stage(stage)
 
 
-@torch.no_grad()
 def operations(case: Case, model: Any) -> int:
     """Operations (two per multiply-add, attention counted) of a prediction for one clip."""
+    call = prediction(case, model, 1)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops()
+
+
+def prediction(case: Case, model: Any, num_clips: int) -> Callable[[], Any]:
+    """A prediction of a video model for a batch of clips, to be counted or timed."""
     stage = stage_of(case, case.teacher)
     stage.components[case.denoiser] = model
-    noisy = stage.sample({"video": torch.zeros(1, 3, 16, 64, 64)})
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        stage.predict(noisy, torch.tensor([500]), {"prompt": [""]})
-    return counter.get_total_flops()
+    noisy = stage.sample({"video": torch.zeros(num_clips, 3, 16, 64, 64)})
+    return torch.no_grad()(lambda: stage.predict(noisy, torch.tensor([500]), {"prompt": [""] * num_clips}))
 
 
 def pipeline_cost(pipe: CMDPipeline) -> dict[str, int]:

@@ -21,7 +21,8 @@ def peak_bytes(call: Callable[[], Any], backward: bool = False) -> int:
     """Most bytes of new tensors alive at once.
 
     Args:
-        call: runs a model on the meta device; what exists before does not count.
+        call: runs a model on the meta device, or on a CPU, where what it computes is then wrong; what exists before
+            does not count.
         backward: keep what the backward pass needs and run it, on the loss that `call` returns.
     """
     with torch.set_grad_enabled(backward), _FusedAttention(), _Follow() as follow:
@@ -69,15 +70,15 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Allocates what a fused attention kernel does, and keeps for the backward pass what it keeps."""
+    """Allocates what a fused attention kernel does, and keeps for the backward pass what it keeps; zeros on a CPU."""
 
     @staticmethod
     def forward(context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        output = query.new_zeros(*query.shape[:-1], value.shape[-1])
         context.save_for_backward(query, key, value, output)
         return output
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
         query, key, value, _ = context.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
