@@ -5,6 +5,8 @@ import torch
 
 from cmd_video.data.sprites import COLORS, SHAPES, SpritesDataset
 from cmd_video.models import SpriteClassifier
+from cmd_video.training.build import build_stage
+from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig
 
 KINDS = {"action": 16, "appearance": 18}
@@ -52,8 +54,17 @@ def test_it_learns_a_few_clips(kind, build_tiny, batch_of):
 
 def test_it_needs_ground_truth(tiny_config, tmp_path):
     config = tiny_config("classifier", tmp_path / "run", data={"kind": "class_folder", "path": "clips"})
-    with pytest.raises(ValueError, match="the stage 'classifier' trains on sprites"):
-        TrainConfig.model_validate(config)
+    with pytest.raises(ValueError, match=r"data\.kind: 'class_folder', appearance is learned from sprites"):
+        build(config, kind="appearance", num_classes=18)
+    stage = build(config, kind="action", num_classes=3)
+    with pytest.raises(ValueError, match="class_label: 3 in the data, the model knows 0 to 2"):
+        stage({"video": torch.zeros(2, 3, 4, 16, 16), "class_label": torch.tensor([0, 3])})
+
+
+def build(config, **classifier):
+    config["components"]["classifier"]["config"] = {"widths": [8, 8], **classifier}
+    checked = TrainConfig.model_validate(config)
+    return build_stage(checked, build_components(checked.components))
 
 
 def test_a_run_leaves_a_classifier(tiny_config, tmp_path, run_train, read_log):

@@ -181,6 +181,42 @@ def test_conditions_are_dropped_at_their_rate(name, rate, build_tiny, monkeypatc
     assert seen[1]["prompt"] == batch["prompt"]
 
 
+DIT = {
+    "class": "DiTTransformer2DModel",
+    "config": {
+        "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "in_channels": 12, "out_channels": 12,
+        "sample_size": 8, "patch_size": 2, "norm_num_groups": 4,
+    },
+}  # fmt: skip
+
+
+def class_conditional(name, num_classes):
+    """Changes to a tiny configuration: a denoiser told classes, here sprites' 16 motions."""
+    if name == "content":
+        parts = {"class": DIT["class"], "config": {**DIT["config"], "num_embeds_ada_norm": num_classes}}
+        return {"components__unet": parts}
+    return {"components__motion_transformer__config__num_classes": num_classes}
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_classes_reach_the_model(name, build_tiny, batch_of):
+    stage, dataset = build_tiny(name, weights=0.2, **class_conditional(name, 16))
+    batch = batch_of(dataset, range(3))
+    noisy, timestep = stage.sample(batch), torch.tensor([500] * 3)
+    stage.eval()
+    with torch.no_grad():
+        told = stage.predict(noisy, timestep, batch)
+        other = stage.predict(noisy, timestep, {**batch, "class_label": (batch["class_label"] + 1) % 16})
+        none = stage.predict(noisy, timestep, {**batch, **stage._drop(batch, [True] * 3)})
+    assert min((told - other).abs().max(), (told - none).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["content", "motion"])
+def test_a_class_that_the_model_does_not_know(name, tiny_config, run_train, tmp_path):
+    with pytest.raises(ValueError, match=r"class_label: \d+ in the data, the model knows 0 to 1$"):
+        run_train(tiny_config(name, tmp_path / "run", **class_conditional(name, 2)))
+
+
 def test_a_dropped_prompt_reaches_the_text_encoder(build_tiny, batch_of, monkeypatch):
     stage, dataset = build_tiny("image", objective__condition_dropout=0.5)
     seen = []

@@ -1,4 +1,4 @@
-"""The stage "classifier": small networks that tell sprites' motions, or shapes and colors, for evaluation.
+"""The stage "classifier": small networks that tell clips' classes, or sprites' shapes and colors, for evaluation.
 
 stage = ClassifierStage(config, components);  loss = stage(batch)  # batch: video, class_label, appearance
 """
@@ -12,24 +12,30 @@ from cmd_video.models import SpriteClassifier
 
 from .config import TrainConfig
 from .grids import evenly, tile
+from .labels import check_labels
 from .stages import Batch, Stage
 
 
 class ClassifierStage(Stage):
-    """Cross-entropy: over the motions of a clip, or for each shape and color whether a frame shows it."""
+    """Cross-entropy: over the classes of a clip (of sprites: motions), or for each shape and color whether a frame
+    shows it.
+    """
 
     classifier: SpriteClassifier
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components, trained=("classifier",))
         self.by_frame = self.classifier.config.kind == "appearance"
+        for name, data in (("data", config.data), ("validation.data", config.validation.data)):
+            if self.by_frame and data.kind != "sprites":
+                raise ValueError(f"{name}.kind: {data.kind!r}, appearance is learned from sprites, that say theirs")
 
     def forward(self, batch: Batch) -> torch.Tensor:
         logits, _ = self.classifier(batch["video"])
         return self._losses(logits, self._target(batch)).mean()
 
     def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The loss, and how often a clip's motion, or all shapes and colors of a frame, are right."""
+        """The loss, and how often a clip's class, or all shapes and colors of a frame, are right."""
         logits, _ = self.classifier(batch["video"])
         target = self._target(batch)
         right = ((logits > 0) == (target > 0.5)).all(dim=1) if self.by_frame else logits.argmax(dim=1) == target
@@ -42,8 +48,13 @@ class ClassifierStage(Stage):
         return tile([evenly(batch["video"][losses.argsort(descending=True)])])
 
     def _target(self, batch: Batch) -> torch.Tensor:
-        """Motions (B,), or shapes and colors of every frame (B * F, 18)."""
+        """Classes (B,), or shapes and colors of every frame (B * F, 18).
+
+        Raises:
+            ValueError: a clip has no class, or one that the classifier does not know.
+        """
         if not self.by_frame:
+            check_labels(batch["class_label"], self.classifier.config.num_classes)
             return batch["class_label"]
         return batch["appearance"].repeat_interleave(batch["video"].shape[2], dim=0)
 

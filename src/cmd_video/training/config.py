@@ -283,8 +283,6 @@ class TrainConfig(Section):
             self.validation.data.kind,
         ):
             raise ValueError(f"data.kind: the stage {self.stage!r} trains on clips here, not on latents")
-        if kind == "classifier" and (self.data.kind, self.validation.data.kind) != ("sprites", "sprites"):
-            raise ValueError("data.kind: the stage 'classifier' trains on sprites, whose ground truth it needs")
         for field, stages in OBJECTIVE_STAGES.items():
             default = ObjectiveConfig.model_fields[field].default
             if self.stage not in stages and getattr(self.objective, field) != default:

@@ -28,7 +28,8 @@ from cmd_video.pipelines.sampling import jumps_from, with_schedule
 from .config import TrainConfig
 from .config_teacher import NUM_TIMESTEPS, DistillationConfig
 from .draws import draw_noise
-from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
+from .labels import config_of
+from .stages import Batch, ContentStage, DiffusionStage, MotionStage
 
 INTERFACE = (  # fields of a denoiser's configuration that its inputs and outputs depend on
     "in_channels", "out_channels", "cross_attention_dim",

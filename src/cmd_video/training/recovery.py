@@ -30,7 +30,8 @@ from cmd_video.pruning.recovery import (
 from .config import TrainConfig
 from .config_teacher import RecoveryConfig
 from .draws import draw_noise
-from .stages import Batch, ContentStage, DiffusionStage, MotionStage, config_of
+from .labels import config_of
+from .stages import Batch, ContentStage, DiffusionStage, MotionStage
 from .video import VideoStage
 
 R1_NOISE = 0.1

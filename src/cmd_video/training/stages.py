@@ -27,6 +27,7 @@ from .coarse_warp import coarse_warp_loss
 from .config import TrainConfig
 from .draws import draw_noise, draw_timestep, generators
 from .grids import evenly, tile
+from .labels import class_labels, config_of, null_label
 
 Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -307,8 +308,9 @@ class ContentStage(DiffusionStage):
 
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         model = self.components["unet"]
-        if null_label(model):  # a class-conditional DiT
-            return model(noisy, timestep, class_labels=condition["class_label"]).sample
+        labels = class_labels(model, condition["class_label"])
+        if labels is not None:  # a class-conditional DiT
+            return model(noisy, timestep, class_labels=labels).sample
         hidden_states, _ = self._text(condition["prompt"])
         return model(noisy, timestep, hidden_states).sample
 
@@ -342,7 +344,7 @@ class MotionStage(DiffusionStage):
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         content_frame = condition["content_frame"]
         model = self.components["motion_transformer"]
-        labels = condition["class_label"] if null_label(model) else None
+        labels = class_labels(model, condition["class_label"])
         pooled = self._text(condition["prompt"])[1] if config_of(model).text_dim else None
         return model(noisy, timestep, content_frame, pooled_text=pooled, class_labels=labels).sample
 
@@ -377,17 +379,6 @@ def draw_samples(stage: DiffusionStage, batch: Batch) -> torch.Tensor:
             guided = plain + validation.guidance_scale * (guided - plain)
         x = scheduler.step(guided, step, x, generator=draws).prev_sample
     return x
-
-
-def config_of(model: nn.Module) -> Any:
-    """The configuration of a model, also when it is wrapped for several processes."""
-    return getattr(model, "module", model).config
-
-
-def null_label(model: nn.Module) -> int:
-    """The class label that stands for no class, or 0 where the model has no class condition."""
-    config = config_of(model)
-    return int(getattr(config, "num_classes", 0) or getattr(config, "num_embeds_ada_norm", 0) or 0)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,0 +1,131 @@
+r"""CMD's stages on real clips: what the autoencoder loses, what the motion model adds, and everything generated.
+
+python benchmarks/weizmann.py --model runs/weizmann/model --classifier runs/weizmann/classifier \
+    --reference runs/weizmann/autoencoder -o benchmarks/results/weizmann-stages.json
+
+The clips are those of the validation data of the reference run, people that no model has seen, at random places. Each
+row shows as many clips of the same actions. Beside the distances: how often a classifier, trained on the same clips as
+the models, sees the action; and how far clips are from the nearest clip of the training data, for copies have 0.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from cmd_video.data.transforms import to_uint8
+from cmd_video.evaluation.distribution import frechet_estimate, nearest_distance
+from cmd_video.evaluation.extractors import build_extractor
+from cmd_video.evaluation.results import digest, digest_model, write_result
+from cmd_video.models import SpriteClassifier
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.image_space import decode_video, encode_video
+from cmd_video.training.config import load_config
+from cmd_video.training.data import build_dataset, collate
+
+EXTRACTORS = ("pixels", "pixel-motion", "flow")
+BATCH = 8
+Clips = tuple[torch.Tensor, torch.Tensor]  # (N, 3, F, H, W) in [-1, 1] and class labels (N,)
+
+
+def draw_clips(run: Path, split: str, num_clips: int) -> Clips:
+    """Clips of a run's data at random places, the set several times over."""
+    config = load_config(run / "config.json")
+    data = config.data if split == "train" else config.validation.data
+    dataset = build_dataset(data.model_copy(update={"train": True, "flip": False}))
+    batch = collate([dataset[number] for number in range(num_clips)])
+    return batch["video"], batch["class_label"]
+
+
+def rows_of(pipe: CMDPipeline, real: Clips) -> dict[str, torch.Tensor]:
+    """The clips of each row, (N, 3, F, H, W) in [-1, 1]."""
+    rows: dict[str, list[torch.Tensor]] = {
+        "reconstruction": [], "motion on true content frames": [], "everything generated": []
+    }  # fmt: skip
+    for start in range(0, len(real[0]), BATCH):
+        videos, labels = (part[start : start + BATCH] for part in real)
+        content_frame, motion = pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
+        rows["reconstruction"].append(decode_video(pipe.vae, pipe.autoencoder.decode(content_frame, motion).sample))
+        still = decode_video(pipe.vae, content_frame[:, :, None])[:, :, 0].clamp(-1, 1) / 2 + 0.5
+        for name, image in (("motion on true content frames", still), ("everything generated", None)):
+            sources = [torch.Generator().manual_seed(start + number) for number in range(len(videos))]
+            made: Any = pipe(class_labels=labels.tolist(), image=image, generator=sources, output_type="pt").frames
+            rows[name].append(made.transpose(1, 2) * 2 - 1)
+        print(f"{start + len(videos)} of {len(real[0])} clips", flush=True)
+    return {name: torch.cat(parts).clamp(-1, 1) for name, parts in rows.items()}
+
+
+def features_of(videos: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Features of clips by extractor."""
+    frames = torch.stack([to_uint8(clip) for clip in videos])
+    return {name: build_extractor(name)(frames).flatten(0, -2) for name in EXTRACTORS}
+
+
+def judge(
+    made: Clips, real: dict[str, torch.Tensor], seen: dict[str, torch.Tensor], classify: Callable[..., Any]
+) -> dict[str, Any]:
+    """A row of the table."""
+    videos, labels = made
+    logits = torch.cat([classify(part)[0] for part in videos.split(BATCH)])
+    found = features_of(videos)
+    return {
+        "action_right": (logits.argmax(dim=1) == labels).float().mean().item(),
+        "action_right_by_class": {
+            int(label): (logits.argmax(dim=1) == labels)[labels == label].float().mean().item()
+            for label in labels.unique()
+        },
+        "frechet": {name: frechet_estimate(real[name], found[name]).value for name in EXTRACTORS},
+        "nearest_training_clip": nearest_distance(seen["pixels"], found["pixels"]).value,
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="what `cmd-video export` wrote")
+    parser.add_argument("--classifier", type=Path, required=True, help="run of the stage classifier")
+    parser.add_argument("--reference", type=Path, required=True, help="run whose data are real clips")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--num-clips", type=int, default=96)
+    parser.add_argument("--samples", type=Path, help="a picture of the first clips of each row")
+    arguments = parser.parse_args()
+    pipe = CMDPipeline.from_pretrained(arguments.model)
+    pipe.set_progress_bar_config(disable=True)
+    classify = SpriteClassifier.from_pretrained(arguments.classifier / "pipeline" / "classifier").eval()
+    real, seen = (draw_clips(arguments.reference, split, arguments.num_clips) for split in ("held_out", "train"))
+    known, training = features_of(real[0]), features_of(seen[0])
+    rows: dict[str, Clips] = {name: (videos, real[1]) for name, videos in rows_of(pipe, real).items()}
+    if arguments.samples is not None:
+        draw({"truth": real[0], **{name: videos for name, (videos, _) in rows.items()}}, arguments.samples)
+    table = {"true clips": real, **rows, "true clips of the people seen in training": seen}
+    values = {name: judge(clips, known, training, classify) for name, clips in table.items()}
+    for name, row in values.items():
+        print(name, row)
+    config = load_config(arguments.reference / "config.json")
+    protocol = {
+        "clips": arguments.num_clips,
+        "data": config.validation.data.model_dump(mode="json", include={"num_frames", "height", "width", "stride"}),
+        "pipeline": {key: value for key, value in pipe.config.items() if "steps" in key or "scale" in key},
+        "model_sha256": digest_model(str(arguments.model)),
+        "classifier_sha256": digest(arguments.classifier / "pipeline"),
+    }
+    write_result(arguments.output, "stages on Weizmann actions", values, protocol)
+
+
+def draw(rows: dict[str, torch.Tensor], path: Path) -> None:
+    """Three frames of the first eight clips of each row, enlarged twice."""
+    from PIL import Image
+
+    strips = [
+        torch.cat([frame for clip in videos[:8] for frame in clip[:, [2, 8, 13]].unbind(1)], dim=2)
+        for videos in rows.values()
+    ]
+    pixels = F.interpolate(torch.cat(strips, dim=1)[None], scale_factor=2)[0]
+    Image.fromarray((pixels.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy()).save(path)
+
+
+if __name__ == "__main__":
+    main()
