@@ -10,6 +10,7 @@ the models, sees the action; and how far clips are from the nearest clip of the 
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,21 @@ from cmd_video.training.data import build_dataset, collate
 
 EXTRACTORS = ("pixels", "pixel-motion", "flow")
 BATCH = 8
-Clips = tuple[torch.Tensor, torch.Tensor]  # (N, 3, F, H, W) in [-1, 1] and class labels (N,)
+
+
+@dataclass
+class Clips:
+    """Clips of known actions.
+
+    Attributes:
+        videos: (N, 3, F, H, W) in [-1, 1].
+        labels: number of each clip's action, (N,).
+        prompts: name of each clip's action.
+    """
+
+    videos: torch.Tensor
+    labels: torch.Tensor
+    prompts: list[str]
 
 
 def draw_clips(run: Path, split: str, num_clips: int) -> Clips:
@@ -37,7 +52,7 @@ def draw_clips(run: Path, split: str, num_clips: int) -> Clips:
     data = config.data if split == "train" else config.validation.data
     dataset = build_dataset(data.model_copy(update={"train": True, "flip": False}))
     batch = collate([dataset[number] for number in range(num_clips)])
-    return batch["video"], batch["class_label"]
+    return Clips(batch["video"], batch["class_label"], batch["prompt"])
 
 
 def rows_of(pipe: CMDPipeline, real: Clips) -> dict[str, torch.Tensor]:
@@ -45,16 +60,16 @@ def rows_of(pipe: CMDPipeline, real: Clips) -> dict[str, torch.Tensor]:
     rows: dict[str, list[torch.Tensor]] = {
         "reconstruction": [], "motion on true content frames": [], "everything generated": []
     }  # fmt: skip
-    for start in range(0, len(real[0]), BATCH):
-        videos, labels = (part[start : start + BATCH] for part in real)
+    for start in range(0, len(real.prompts), BATCH):
+        videos, prompts = (part[start : start + BATCH] for part in (real.videos, real.prompts))
         content_frame, motion = pipe.autoencoder.encode(encode_video(pipe.vae, videos), return_dict=False)
         rows["reconstruction"].append(decode_video(pipe.vae, pipe.autoencoder.decode(content_frame, motion).sample))
         still = decode_video(pipe.vae, content_frame[:, :, None])[:, :, 0].clamp(-1, 1) / 2 + 0.5
         for name, image in (("motion on true content frames", still), ("everything generated", None)):
             sources = [torch.Generator().manual_seed(start + number) for number in range(len(videos))]
-            made: Any = pipe(class_labels=labels.tolist(), image=image, generator=sources, output_type="pt").frames
+            made: Any = pipe(prompts, image=image, generator=sources, output_type="pt").frames
             rows[name].append(made.transpose(1, 2) * 2 - 1)
-        print(f"{start + len(videos)} of {len(real[0])} clips", flush=True)
+        print(f"{start + len(videos)} of {len(real.prompts)} clips", flush=True)
     return {name: torch.cat(parts).clamp(-1, 1) for name, parts in rows.items()}
 
 
@@ -68,14 +83,14 @@ def judge(
     made: Clips, real: dict[str, torch.Tensor], seen: dict[str, torch.Tensor], classify: Callable[..., Any]
 ) -> dict[str, Any]:
     """A row of the table."""
-    videos, labels = made
-    logits = torch.cat([classify(part)[0] for part in videos.split(BATCH)])
-    found = features_of(videos)
+    logits = torch.cat([classify(part)[0] for part in made.videos.split(BATCH)])
+    right = (logits.argmax(dim=1) == made.labels).float()
+    found = features_of(made.videos)
     return {
-        "action_right": (logits.argmax(dim=1) == labels).float().mean().item(),
-        "action_right_by_class": {
-            int(label): (logits.argmax(dim=1) == labels)[labels == label].float().mean().item()
-            for label in labels.unique()
+        "action_right": right.mean().item(),
+        "action_right_by_action": {
+            made.prompts[int((made.labels == label).nonzero()[0])]: right[made.labels == label].mean().item()
+            for label in made.labels.unique()
         },
         "frechet": {name: frechet_estimate(real[name], found[name]).value for name in EXTRACTORS},
         "nearest_training_clip": nearest_distance(seen["pixels"], found["pixels"]).value,
@@ -96,11 +111,12 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     classify = SpriteClassifier.from_pretrained(arguments.classifier / "pipeline" / "classifier").eval()
     real, seen = (draw_clips(arguments.reference, split, arguments.num_clips) for split in ("held_out", "train"))
-    known, training = features_of(real[0]), features_of(seen[0])
-    rows: dict[str, Clips] = {name: (videos, real[1]) for name, videos in rows_of(pipe, real).items()}
+    known, training = features_of(real.videos), features_of(seen.videos)
+    rows = rows_of(pipe, real)
     if arguments.samples is not None:
-        draw({"truth": real[0], **{name: videos for name, (videos, _) in rows.items()}}, arguments.samples)
-    table = {"true clips": real, **rows, "true clips of the people seen in training": seen}
+        draw({"truth": real.videos, **rows}, arguments.samples)
+    table = {"true clips": real, **{name: replace(real, videos=videos) for name, videos in rows.items()}}
+    table["true clips of the people seen in training"] = seen
     values = {name: judge(clips, known, training, classify) for name, clips in table.items()}
     for name, row in values.items():
         print(name, row)

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import signal
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -286,7 +287,8 @@ def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any
         )
         ema.to(next(stage.parameters()).device)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint of step {state['step']} does not fit this run: {error}") from error
+        reason = textwrap.shorten(str(error), 300)  # torch names every weight
+        raise ValueError(f"the checkpoint of step {state['step']} does not fit this run: {reason}") from error
 
 
 def _save(
