@@ -158,6 +158,11 @@ def test_a_folder_with_another_component(tiny_components, tmp_path):
     assert build_components({"autoencoder": ComponentConfig(path=str(tmp_path))})["autoencoder"].config.dim == 24
 
 
+def test_a_model_that_ships_is_named():
+    vae = build_components({"vae": ComponentConfig(path="default")})["vae"]
+    assert vae.config.patch_size == 4
+
+
 def test_weights_stay_when_their_file_is_overwritten(tiny_components, tmp_path):
     tiny_components("autoencoder")["autoencoder"].save_pretrained(tmp_path)
     model = build_components({"autoencoder": ComponentConfig(path=str(tmp_path))})["autoencoder"]

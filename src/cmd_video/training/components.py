@@ -4,7 +4,6 @@ components = build_components(config, captions=[...])      # {"unet": UNet2DCond
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cmd_video import models
 from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS
+from cmd_video.pipelines.shipped import model_folder
 from cmd_video.pruning import pruned_models
 
 from .config import COMPONENT_CLASSES, ComponentConfig
@@ -71,8 +71,12 @@ def _find_class(class_name: str | None) -> Any:
 
 
 def _load(name: str, path: str) -> Any:
-    """Load component `name` from its own folder, or from its subfolder of a pipeline folder or of an image model."""
-    folder = Path(path)
+    """Load component `name` from its own folder, or from its subfolder of a pipeline folder or of an image model.
+
+    A model that ships is a pipeline folder, by its name.
+    """
+    folder = model_folder(path)
+    path = str(folder)
     in_image_model = "scheduler" if name.endswith("scheduler") else name.removeprefix("motion_")
     subfolder = in_image_model
     if folder.is_dir():

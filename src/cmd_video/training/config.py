@@ -73,7 +73,9 @@ class ComponentConfig(Section):
     """Where one component comes from: weights at `path`, or a fresh one of `class` with `config`."""
 
     path: str | None = None
-    """A component folder (written by `save_pretrained`), or a pipeline folder or hub id that has it as a subfolder."""
+    """A component folder (written by `save_pretrained`), or a pipeline folder or hub id that has it as a subfolder, or
+    a model that ships: "default", "turbo", "pruned".
+    """
     class_name: str | None = Field(default=None, alias="class")
     """Class of a fresh component, one of COMPONENT_CLASSES."""
     config: dict[str, Any] = {}

@@ -1,10 +1,10 @@
 r"""CMD's stages on real clips: what the autoencoder loses, what the motion model adds, and everything generated.
 
-python benchmarks/weizmann.py --model runs/weizmann/model --classifier runs/weizmann/classifier \
-    --reference runs/weizmann/autoencoder -o benchmarks/results/weizmann-stages.json
+python benchmarks/real_clips.py --model runs/own-clips/model --classifier runs/own-clips/classifier \
+    --config configs/own-clips/autoencoder.yaml -o benchmarks/results/weizmann-stages.json
 
-The clips are those of the validation data of the reference run, people that no model has seen, at random places. Each
-row shows as many clips of the same actions. Beside the distances: how often a classifier, trained on the same clips as
+The true clips are the validation data of the configuration, that no model has seen, at random places. Each row shows
+as many clips of the same actions. Beside the distances: how often a classifier, trained on the same clips as
 the models, sees the action; and how far clips are from the nearest clip of the training data, for copies have 0.
 """
 
@@ -24,7 +24,7 @@ from cmd_video.evaluation.results import digest, digest_model, write_result
 from cmd_video.models import SpriteClassifier
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import decode_video, encode_video
-from cmd_video.training.config import load_config
+from cmd_video.training.config import VideoData, load_config
 from cmd_video.training.data import build_dataset, collate
 
 EXTRACTORS = ("pixels", "pixel-motion", "flow")
@@ -46,10 +46,8 @@ class Clips:
     prompts: list[str]
 
 
-def draw_clips(run: Path, split: str, num_clips: int) -> Clips:
-    """Clips of a run's data at random places, the set several times over."""
-    config = load_config(run / "config.json")
-    data = config.data if split == "train" else config.validation.data
+def draw_clips(data: VideoData, num_clips: int) -> Clips:
+    """Clips of a set at random places, the set several times over."""
     dataset = build_dataset(data.model_copy(update={"train": True, "flip": False}))
     batch = collate([dataset[number] for number in range(num_clips)])
     return Clips(batch["video"], batch["class_label"], batch["prompt"])
@@ -102,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="what `cmd-video export` wrote")
     parser.add_argument("--classifier", type=Path, required=True, help="run of the stage classifier")
-    parser.add_argument("--reference", type=Path, required=True, help="run whose data are real clips")
+    parser.add_argument("--config", type=Path, required=True, help="of a stage that trains on real clips")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--num-clips", type=int, default=96)
     parser.add_argument("--samples", type=Path, help="a picture of the first clips of each row")
@@ -110,17 +108,19 @@ def main() -> None:
     pipe = CMDPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
     classify = SpriteClassifier.from_pretrained(arguments.classifier / "pipeline" / "classifier").eval()
-    real, seen = (draw_clips(arguments.reference, split, arguments.num_clips) for split in ("held_out", "train"))
+    config = load_config(arguments.config)
+    if not (isinstance(config.data, VideoData) and isinstance(config.validation.data, VideoData)):
+        parser.error(f"--config {arguments.config}: data of kind {config.data.kind!r}, videos are needed")
+    real, seen = (draw_clips(data, arguments.num_clips) for data in (config.validation.data, config.data))
     known, training = features_of(real.videos), features_of(seen.videos)
     rows = rows_of(pipe, real)
     if arguments.samples is not None:
         draw({"truth": real.videos, **rows}, arguments.samples)
     table = {"true clips": real, **{name: replace(real, videos=videos) for name, videos in rows.items()}}
-    table["true clips of the people seen in training"] = seen
+    table["true clips of the training set"] = seen
     values = {name: judge(clips, known, training, classify) for name, clips in table.items()}
     for name, row in values.items():
         print(name, row)
-    config = load_config(arguments.reference / "config.json")
     protocol = {
         "clips": arguments.num_clips,
         "data": config.validation.data.model_dump(mode="json", include={"num_frames", "height", "width", "stride"}),
