@@ -169,3 +169,51 @@ def test_a_model_of_classes_is_asked_for_one_after_the_other(tmp_path):
     assert conditions([0, 1, 5, 6]) == {"class_labels": [0, 1, 2, 0]}
     with pytest.raises(ValueError, match="--prompts: the model knows classes"):
         _conditions(pipe, tmp_path / "prompts.txt", 0)
+
+
+def test_a_report_shows_names_as_they_are(run, tmp_path):
+    record = {"name": "x", "protocol": {"field": "<b>|"}, "values": {"a": 1.0, "b": {"rate": 0.5}}}
+    path = tmp_path / "a|<img src=x>.json"
+    path.write_text(json.dumps(record))
+    assert run("evaluate", "report", path, "-o", tmp_path / "report")[0] == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "<img" not in text and "<b>" not in text and "a&#124;&lt;img src=x&gt;" in text
+
+
+@pytest.mark.parametrize("change", [{"values": [1]}, {"name": 3}, {"versions": [1]}])
+def test_damaged_results(run, tmp_path, change):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"name": "x", "protocol": {}, "values": {}, **change}))
+    code, _, error = run("evaluate", "compare", path, path)
+    assert code == 2 and "no result file" in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("reconstruction", "-o", "."), "--output: . is a folder"),
+        (("adherence", "-o", "/dev/null/a.json"), "nothing can be written below /dev/null"),
+        (("reconstruction", "--device", "abacus"), "--device: 'abacus' cannot be used here"),
+        (("calc", "x", "--reference", "y", "--device", "abacus"), "--device: 'abacus' cannot be used here"),
+    ],
+)
+def test_output_and_device_are_tried_before_the_work(run, arguments, message):
+    code, _, error = run("evaluate", *arguments)
+    assert code == 2 and message in error and len(error.strip().splitlines()) == 1
+
+
+def test_reconstruction_knows_its_clips(run, tiny_config, tiny_pipeline, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(tiny_config("autoencoder", tmp_path / "run")))
+    output = tmp_path / "a.json"
+    asked = ("evaluate", "reconstruction", "--model", tiny_pipeline, "--config", config, "-o", output)
+    assert run(*asked)[0] == 0
+    first = json.loads(output.read_text())
+    config.write_text(json.dumps(tiny_config("autoencoder", tmp_path / "run", validation__data__seed=9)))
+    assert run(*asked)[0] == 0
+    digests = [record["protocol"]["real"]["pixels_sha256"] for record in (first, json.loads(output.read_text()))]
+    assert digests[0] != digests[1]
+    latents = {"kind": "latents", "path": "nowhere"}
+    config.write_text(json.dumps(tiny_config("content", tmp_path / "run", data=latents, validation__data=latents)))
+    code, _, error = run(*asked)
+    assert code == 2 and "validates on latents, clips are needed" in error

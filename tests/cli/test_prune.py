@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
 
 from cmd_video.models import CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
@@ -144,3 +146,92 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
     code, out, error = run("prune", tmp_path / "model", *budget, "-o", tmp_path / "small")
     assert code == 0, error
     assert json.loads((tmp_path / "small" / "config.json").read_text())["removed_blocks"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "[]", "config.json holds a list, an object is needed"),
+        ("config.json", "{", "config.json is not JSON"),
+        ("config.json", '{"_class_name": "Nope"}', "holds a 'Nope', which is not known"),
+        ("config.json", '{"_class_name": "__name__"}', "holds a '__name__', which is not known"),
+        ("model_index.json", "[]", "model_index.json holds a list, an object is needed"),
+        ("model_index.json", '{"_class_name": "Nope", "unet": ["diffusers", "X"]}', "of the class 'Nope'"),
+    ],
+)
+def test_folders_that_hold_something_else(run, tmp_path, file, text, message):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / file).write_text(text)
+    code, _, error = run("prune", tmp_path / "model", "--rule", "vdmini", "-o", tmp_path / "small")
+    assert code == 2 and message in error and len(error.strip().splitlines()) == 1
+
+
+def test_weights_that_lack_some(run, motion_model, tmp_path):
+    config = json.loads((motion_model / "config.json").read_text())
+    (motion_model / "config.json").write_text(json.dumps({**config, "num_layers": config["num_layers"] + 1}))
+    code, _, error = run("prune", motion_model, "--rule", "middle", "-o", tmp_path / "small")
+    assert code == 2 and "lack" in error and len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("small*"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"importance": float("nan"), "cost": 0.1}, "importance: blocks.1: nan is not a finite number"),
+        ({"importance": 1.0, "cost": -5}, "cost: blocks.1: -5.0 is not a share in [0, 1]"),
+        ({"importance": 1.0, "cost": 50}, "cost: blocks.1: 50.0 is not a share in [0, 1]"),
+    ],
+)
+def test_importance_must_be_numbers_and_costs_shares(run, motion_model, tmp_path, row, message):
+    path = tmp_path / "importance.json"
+    path.write_text(json.dumps({"blocks.1": row}))
+    code, _, error = run("prune", motion_model, "--budget", 0.9, "--importance", path, "-o", tmp_path / "small")
+    assert code == 2 and message in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"width": {}}, "width: unknown name"), ({"removed": "blocks.1"}, "removed: 'blocks.1' is no list")],
+)
+def test_a_selection_has_no_other_fields(run, motion_model, tmp_path, change, message):
+    path = selection_file(tmp_path, ["blocks.1"])
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    code, _, error = run("prune", motion_model, "--selection", path, "-o", tmp_path / "small")
+    assert code == 2 and message in error
+
+
+def test_the_type_of_the_weights_stays(run, motion_model, tmp_path):
+    model = CMDMotionTransformer.from_pretrained(motion_model).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    assert run("prune", tmp_path / "half", "--rule", "middle", "-o", tmp_path / "small")[0] == 0
+    (file,) = (tmp_path / "small").glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(file).values()} == {torch.bfloat16}
+
+
+def test_a_hub_id_is_fetched(run, motion_model, monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        return str(motion_model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert run("prune", "owner/name", "--rule", "middle", "-o", tmp_path / "small")[0] == 0 and asked == ["owner/name"]
+
+
+def test_a_pipeline_of_diffusers_loads_in_a_new_process(run, tmp_path):
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 8), layers_per_block=2, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+    )  # fmt: skip
+    DDIMPipeline(unet=unet, scheduler=DDIMScheduler()).save_pretrained(tmp_path / "whole")
+    path = selection_file(tmp_path, ["down_blocks.0.layers.1", "up_blocks.1.layers.1"], "UNet2DConditionModel")
+    code, out, _ = run("prune", tmp_path / "whole", "--selection", path, "-o", tmp_path / "small")
+    assert code == 0 and "import cmd_video.pruning.pruned_models" in out
+    program = (
+        "import cmd_video.pruning.pruned_models; from diffusers import DDIMPipeline; "
+        f"print(type(DDIMPipeline.from_pretrained({str(tmp_path / 'small')!r}).unet).__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "PrunedUNet2DConditionModel" in found.stdout

@@ -1,14 +1,17 @@
 """CLIPSIM on a tiny CLIP: batches, order of frames, cut captions, and the command."""
 
 import json
+import shutil
+from typing import ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from cmd_video.cli import main
 from cmd_video.data.make import write_sprites
-from cmd_video.evaluation.clipsim import ClipSim
+from cmd_video.evaluation.clipsim import ClipSim, measure_captions
 from cmd_video.training.tokenizer import train_tokenizer
 
 
@@ -38,13 +41,12 @@ def test_a_batch_is_its_clips_and_order_does_not_matter(tiny_clip):
     judge = ClipSim(str(tiny_clip))
     clips, prompts = frames(2), ["a red circle moves", "a blue star"]
     together = judge(clips, prompts)
-    assert together.shape == (2,) and (together.abs() <= 1).all() and judge.num_cut == 0
+    assert together.shape == (2,) and (together.abs() <= 1).all() and judge.num_cut(prompts) == 0
     for number in range(2):
         alone = judge(clips[number : number + 1].flip(1), prompts[number : number + 1])
         assert torch.allclose(alone, together[number], atol=1e-5)
     assert not torch.allclose(judge(clips, prompts[::-1]), together, atol=1e-5)
-    judge(clips, ["a red circle moves " * 20, "a blue star"])
-    assert judge.num_cut == 1
+    assert judge.num_cut(["a red circle moves " * 20, "a blue star"]) == 1
 
 
 def test_the_score_is_the_cosine_of_the_models_own_embeddings(tiny_clip):
@@ -72,3 +74,46 @@ def test_the_command(tiny_clip, tmp_path, capsys):
     assert "clip: " in capsys.readouterr().err
     (tmp_path / "empty.jsonl").write_text("")
     assert main(["evaluate", "clipsim", str(tmp_path / "empty.jsonl"), "--clip", str(tiny_clip)]) == 2
+
+
+def test_the_other_caption_is_another_one(tiny_clip):
+    """Samples of one prompt stand next to each other: the next clip's caption would be the clip's own."""
+    judge = ClipSim(str(tiny_clip))
+    asked = []
+
+    class Watched:
+        sha256, size, num_cut = judge.sha256, judge.size, judge.num_cut
+
+        def __call__(self, clips, prompts):
+            asked.append(prompts)
+            return judge(clips, prompts)
+
+    prompts = ["a red circle moves"] * 2 + ["a blue star"] * 2
+    values, _ = measure_captions(Clips(4), prompts, Watched())
+    assert all(own != other for own, other in asked) and len(values) == 2
+    values, _ = measure_captions(Clips(2), ["a blue star"] * 2, judge)
+    assert list(values) == ["clipsim"]
+
+
+class Clips:
+    """As many clips of noise."""
+
+    recipe: ClassVar = {}
+
+    def __init__(self, count):
+        self.clips = frames(count)
+
+    def read(self, numbers):
+        return [self.clips[number] for number in numbers]
+
+
+def test_a_model_without_some_weights_is_refused(tiny_clip, tmp_path):
+    shutil.copytree(tiny_clip, tmp_path / "part")
+    (file,) = (tmp_path / "part").glob("*.safetensors")
+    weights = {name: value for name, value in load_file(file).items() if not name.startswith("visual_projection")}
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="no CLIP model, it lacks 1 weights, such as visual_projection"):
+        ClipSim(str(tmp_path / "part"))
+    file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="clip: "):
+        ClipSim(str(tmp_path / "part"))

@@ -81,6 +81,29 @@ def test_kernel_distance_is_unbiased():
     assert kernel_distance(table(200, 4), table(200, 4, 1, 1.0)).value > 0.5
 
 
+def frames(clips, rows, seed):
+    """Rows of one clip lie close together."""
+    generator = torch.Generator().manual_seed(seed)
+    middle = torch.randn(clips, 1, 4, generator=generator)
+    return (middle + 0.01 * torch.randn(clips, rows, 4, generator=generator)).flatten(0, 1)
+
+
+def test_kernel_distance_of_frames_is_unbiased():
+    values = [kernel_distance(frames(12, 8, 2 * n), frames(12, 8, 2 * n + 1), rows=8).value for n in range(100)]
+    error = torch.tensor(values).std() / 10
+    assert abs(sum(values) / 100) < 3 * error
+
+
+def test_coverage_of_frames_is_that_of_their_clips():
+    """Many frames of a clip, nearly alike, say what one says."""
+    real, made = frames(60, 16, 0), frames(60, 16, 1)
+    many, one = coverage(real, made, rows=16), coverage(real[::16], made[::16])
+    for name, estimate in many.items():
+        assert estimate.value == pytest.approx(one[name].value, abs=0.06)
+    apart = coverage(real, made + 20, rows=16)
+    assert all(estimate.value == 0 for estimate in apart.values())
+
+
 def test_order_does_not_matter_and_neither_do_batches():
     first, second = table(100, 4), table(100, 4, 1, 0.3)
     shuffled = first[torch.randperm(100, generator=torch.Generator().manual_seed(1))]

@@ -101,3 +101,14 @@ def test_mistakes(tmp_path):
         published_names(LPIPS("alex"), {}, {})
     with pytest.raises(ValueError, match="clips: expected two"):
         paired_metrics(clips(1, 3, 2, 8, 8), clips(1, 3, 3, 8, 8))
+
+
+def test_a_still_target_has_no_flicker_ratio():
+    still = torch.zeros(1, 3, 4, 16, 16)
+    noisy = still + 0.1 * torch.randn(still.shape, generator=torch.Generator().manual_seed(0))
+    assert paired_metrics(noisy, still)["flicker_ratio"].isnan().all()
+
+
+def test_frames_smaller_than_the_window_of_ssim():
+    with pytest.raises(ValueError, match="frames of 4x4, SSIM's window needs 11x11 or more"):
+        paired_metrics(torch.zeros(1, 3, 2, 4, 4), torch.zeros(1, 3, 2, 4, 4))

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .sources import Device, Fps, Frames, NumClips, Stride
+from .options import Device, Output
+from .sources import Fps, Frames, NumClips, Stride
 
 
 def command(
@@ -14,7 +15,7 @@ def command(
         Path, typer.Argument(help="Manifest with captions (.jsonl, .csv), or a folder with clip.txt beside clip.mp4.")
     ],
     clip: Annotated[str, typer.Option(help="CLIP model: a hub id or a folder.")] = "openai/clip-vit-base-patch32",
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("clipsim.json"),
+    output: Output = Path("clipsim.json"),
     frames: Frames = 16,
     stride: Stride = 1,
     fps: Fps = None,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .options import Device
+
 app = typer.Typer(help="Look over, make and encode training data: check, make, encode.")
 
 
@@ -107,7 +109,7 @@ def encode_command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the run's data: data.field=value.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Write content frames and motion latents of a run's clips, so that the diffusion stages do not run the
     autoencoder.

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Device, Output
 from .sources import (
     BatchSize,
-    Device,
     Fps,
     Frames,
     NumClips,
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Extractor = Annotated[
     str,
     typer.Option(
-        help="i3d or i3d-torchscript (FVD), c3d (Inception score), videomae:PATH, vjepa2:PATH, squeezenet, "
-        "sprites-action, sprites-appearance, flow, pixels, pixel-motion."
+        help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomae:PATH, vjepa2:PATH, "
+        "squeezenet, sprites-action, sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
 
@@ -37,7 +37,7 @@ Extractor = Annotated[
 def reference(
     source: Annotated[str, typer.Argument(help="Clips: a folder, manifest, .npz, or training configuration (.yaml).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Writes OUTPUT.safetensors and OUTPUT.json.")],
-    extractor: Extractor = "i3d",
+    extractor: Extractor = "i3d-torchscript",
     frames: Frames = 16,
     size: Size = None,
     stride: Stride = 1,
@@ -49,8 +49,10 @@ def reference(
 ) -> None:
     """Features of real clips, to compare others with.
 
-    Example: cmd-video evaluate reference ucf101/ -o ucf101-i3d --extractor i3d --size 256x256
+    Example: cmd-video evaluate reference ucf101/ -o ucf101-i3d --size 256x256
     """
+    if output.suffix in (".json", ".safetensors"):
+        output = output.with_suffix("")
     from cmd_video.evaluation.extractors import build_extractor
     from cmd_video.evaluation.tables import discard, processes
 
@@ -74,8 +76,8 @@ def calc(
         str, typer.Argument(help="Clips to judge: as for `reference`, or `default`, or a model's folder.")
     ],
     real: Annotated[str, typer.Option("--reference", help="What `evaluate reference` wrote, or real clips.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("distance.json"),
-    extractor: Extractor = "i3d",
+    output: Output = Path("distance.json"),
+    extractor: Extractor = "i3d-torchscript",
     frames: Frames = 16,
     size: Size = None,
     stride: Stride = 1,
@@ -91,8 +93,9 @@ def calc(
 ) -> None:
     """Fréchet and kernel distance, precision, recall and coverage, each beside what real clips give among themselves.
 
-    With `--extractor i3d` or `i3d-torchscript` the Fréchet distance is FVD and the kernel distance KVD. Extractors
-    that know classes (those, c3d, sprites-action) give the Inception score as well.
+    With `--extractor i3d-torchscript` the Fréchet distance is FVD and the kernel distance KVD; `i3d` is the network of
+    the I3D paper, whose weights are others. Extractors that know classes (those, c3d, sprites-action) give the
+    Inception score as well.
 
     Example: cmd-video evaluate calc made/ --reference ucf101-i3d -o fvd.json
     """
@@ -172,6 +175,6 @@ def _warn(table: "FeatureTable") -> None:
     unreadable = table.protocol["unreadable"]
     if unreadable:
         print(f"{len(unreadable)} clips left out, such as {unreadable[0]}", file=sys.stderr)
-    count, numbers = table.features.shape
-    if count < numbers:
-        print(f"{count} features of {numbers} numbers: the Fréchet distance is far too large", file=sys.stderr)
+    clips, numbers = int(table.protocol["clips"]), table.features.shape[1]
+    if clips < numbers:
+        print(f"{clips} clips, features of {numbers} numbers: the Fréchet distance is far too large", file=sys.stderr)

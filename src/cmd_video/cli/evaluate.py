@@ -8,18 +8,18 @@ import typer
 from .clipsim import command as clipsim
 from .distribution import calc, compare, reference
 from .importance import command as importance
+from .options import Device, Output
 from .paired import command as paired
 from .report import command as report
 from .samples import command as generate
 
 if TYPE_CHECKING:
-    from cmd_video.training.config import LatentsData, VideoData
+    from cmd_video.training.config import VideoData
 
 app = typer.Typer(help="Measure: distances between sets of clips, adherence, reconstruction, importance of blocks.")
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder or hub id; default: the model that ships with the package.")
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")]
 
 
 @app.command()
@@ -33,7 +33,7 @@ def adherence(
     motion_guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the motion model.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which scenes, and the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 10,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Whether generated sprites have the color, shape and motion of their prompts, on combinations never trained on.
 
@@ -109,7 +109,7 @@ def reconstruction(
     ] = None,
     num_clips: Annotated[int, typer.Option(min=1, help="Clips.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 8,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """PSNR and SSIM of the autoencoder, beside its content frame and the plain mean shown still.
 
@@ -117,10 +117,13 @@ def reconstruction(
     """
     from rich.progress import track
 
+    from cmd_video.data.transforms import to_uint8
     from cmd_video.evaluation.metrics import reconstruction_metrics
     from cmd_video.evaluation.results import digest, digest_model, write_result
-    from cmd_video.pipelines.loading import load_autoencoder, load_pipeline
-    from cmd_video.training.config import SpritesData, load_config
+    from cmd_video.evaluation.tables import digest_all, digest_of
+    from cmd_video.pipelines.loading import load_pipeline
+    from cmd_video.training.components import load_autoencoder
+    from cmd_video.training.config import LatentsData, SpritesData, load_config
     from cmd_video.training.data import build_dataset, fixed_batches
 
     if run is not None and model is not None:
@@ -135,6 +138,8 @@ def reconstruction(
     )
     if config is not None:
         data = load_config(config).validation.data
+        if isinstance(data, LatentsData):
+            raise ValueError(f"--config: {config} validates on latents, clips are needed")
     dataset = build_dataset(data)
     count = min(num_clips, len(dataset))
     batches = fixed_batches(dataset, count, batch_size)
@@ -142,6 +147,10 @@ def reconstruction(
     protocol = {
         "clips": count,
         "data": data.model_dump(mode="json"),
+        "real": {
+            "pixels_sha256": digest_all([digest_of(to_uint8(clip)) for batch in batches for clip in batch["video"]]),
+            "replaced": sorted(getattr(dataset, "failures", {})),  # clips that could not be read
+        },
         "content_frame": autoencoder.config.content_frame,
         "model": str(run or model or "default"),
         "model_sha256": digest(run / "pipeline") if run else digest_model(model),

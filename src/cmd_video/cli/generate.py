@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DTYPES, find_dtype
+from .options import DTYPES, Device, find_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +48,7 @@ def command(
     fps: Annotated[int, typer.Option(min=1, help="Frames per second of the file.")] = 8,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel, to look at small clips.")] = 1,
     contact_sheet: Annotated[bool, typer.Option("--contact-sheet", help="Also one picture of all clips.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
 ) -> None:
     """Make videos from prompts, a class or an image.

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .options import Device, Output
+
 if TYPE_CHECKING:
     from cmd_video.pruning.importance import NoisyBatch
     from cmd_video.training.config import TrainConfig
@@ -20,7 +22,7 @@ def command(
     config: Annotated[
         Path, typer.Argument(help="Training configuration of the stage content, image, motion or video.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("importance.json"),
+    output: Output = Path("importance.json"),
     cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
     measure: Annotated[
         str,
@@ -31,7 +33,7 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the configuration: section.field=value.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """How much worse a denoiser becomes without each of its blocks: in content, and in motion.
 
@@ -50,9 +52,7 @@ def command(
     from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
     from cmd_video.training.config import load_config
 
-    for name, value, allowed in (("--cost", cost, COSTS), ("--measure", measure, MEASURES)):
-        if value not in allowed:
-            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    _check(cost, measure, plot)
     settings = load_config(config, overrides)
     stage = _open_stage(config, settings, device)
     batches = _validation_batches(settings, num_clips, device)
@@ -85,6 +85,14 @@ def command(
     if plot is not None:
         plot_importance(rows, plot)
         print(plot)
+
+
+def _check(cost: str, measure: str, plot: Path | None) -> None:
+    for name, value, allowed in (("--cost", cost, COSTS), ("--measure", measure, MEASURES)):
+        if value not in allowed:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    if plot is not None and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
+        raise ValueError(f"--plot: {plot} does not end in .png, or lies in a folder that does not exist")
 
 
 def _by_weights(

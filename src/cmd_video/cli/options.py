@@ -1,6 +1,10 @@
 """What several commands check alike."""
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     import torch
@@ -19,3 +23,38 @@ def find_dtype(name: str) -> "torch.dtype":
     import torch
 
     return getattr(torch, name)
+
+
+def writable_file(path: Path) -> Path:
+    """A file that can be written, before the work that it is for.
+
+    Raises:
+        ValueError: it is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"--output: {path} is a folder, a file is needed")
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+        raise ValueError(f"--output: {path}: nothing can be written below {ancestor}")
+    return path
+
+
+def usable_device(name: str) -> str:
+    """The name of a device that is there.
+
+    Raises:
+        ValueError: there is no such device, or torch was built without it.
+    """
+    if name == "cpu":  # without importing torch
+        return name
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has all of them for this
+        raise ValueError(f"--device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", callback=writable_file)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps.", callback=usable_device)]

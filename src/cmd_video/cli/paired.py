@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .sources import Device, Fps, Frames, NumClips, Size, Stride, WeightsDir, check_reading, open_source
+from .options import Device, Output
+from .sources import Fps, Frames, NumClips, Size, Stride, WeightsDir, check_reading, open_source
 
 
 def command(
     made: Annotated[str, typer.Argument(help="Clips to judge: a folder, manifest, .npz.")],
     true: Annotated[str, typer.Argument(help="What they should be: as many, in the same order of names.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.")] = Path("paired.json"),
+    output: Output = Path("paired.json"),
     lpips: Annotated[str | None, typer.Option(help="Also LPIPS: alex or vgg; needs `weights get`.")] = None,
     frames: Frames = 16,
     size: Size = None,

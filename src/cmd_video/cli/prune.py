@@ -1,12 +1,16 @@
 """`cmd-video prune MODEL -o DIR`: a smaller model, with the blocks left out that a rule, a file or a budget says."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from cmd_video.pruning.selection import BlockSelection
 
 DENOISERS = ("unet", "transformer", "motion_transformer")
@@ -14,7 +18,7 @@ DENOISERS = ("unet", "transformer", "motion_transformer")
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="Folder of a pipeline or of one model; `default` is the shipped model.")
+        str, typer.Argument(help="Folder or hub id of a pipeline or of one model; `default` is the shipped model.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must not exist.")],
     component: Annotated[
@@ -40,48 +44,78 @@ def command(
         raise ValueError("--budget and --importance: they come together")
     if output.exists():
         raise ValueError(f"--output: {output} exists; choose a new folder")
-    from cmd_video.pruning.pruned_models import prune
-    from cmd_video.pruning.selection import BlockSelection, select_by_rule
+    from cmd_video.pruning.pruned_models import check_prunable, prune
+    from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
 
+    known = None if selection is None else BlockSelection.load(selection)
+    measured = None if importance is None else _read_importance(importance)
     pipe, teacher, name = _open(model, component)
-    if rule is not None:
-        chosen = select_by_rule(teacher, rule)
-    elif selection is not None:
-        chosen = BlockSelection.load(selection)
+    check_prunable(teacher)
+    if known is not None:
+        chosen = known
+    elif measured is not None:
+        chosen = select_by_importance(teacher, *measured, float(budget or 0))
     else:
-        chosen = _within_budget(teacher, Path(str(importance)), float(budget or 0))
+        chosen = select_by_rule(teacher, str(rule))
     student = prune(teacher, chosen)
     before, after = (sum(tensor.numel() for tensor in part.parameters()) for part in (teacher, student))
     _write(pipe, name, student, chosen, output)
     print(f"{name or type(teacher).__name__}: {before / 1e6:.1f} M -> {after / 1e6:.1f} M parameters")
     print("left out: " + ", ".join(chosen.removed))
+    if pipe is not None and type(pipe).__name__ != "CMDPipeline":
+        print(f"to load it: import {type(student).__module__}, then {type(pipe).__name__}.from_pretrained")
     print(output)
 
 
 def _open(model: str, component: str | None) -> tuple[Any, Any, str | None]:
     """The pipeline (None for a single model), the model to prune and its name in the pipeline."""
-    from diffusers import DiffusionPipeline
-
-    from cmd_video.pipelines.pipeline_cmd import CMDPipeline
-    from cmd_video.pipelines.shipped import model_folder
-
-    folder = model_folder(model)
-    if not folder.is_dir():
-        raise ValueError(f"MODEL: no folder {model}")
+    folder = _folder(model)
     if (folder / "config.json").is_file():
         if component is not None:
             raise ValueError(f"--component: {model} is a single model, no pipeline")
         return None, _load_model(folder), None
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"MODEL: {folder} holds neither a pipeline (model_index.json) nor a model (config.json)")
-    index = json.loads((folder / "model_index.json").read_text())
-    kind = CMDPipeline if index.get("_class_name") == "CMDPipeline" else DiffusionPipeline
+    import torch
+
+    index = _read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
     name = component or next((name for name in DENOISERS if name in parts), None)
     if name not in parts:
         raise ValueError(f"--component: {name!r} is none of {', '.join(parts)}")
-    pipe = kind.from_pretrained(str(folder))
-    return pipe, getattr(pipe, str(name)), name
+    dtypes = {part: _dtype(folder / part) for part in parts}
+    pipe = _pipeline_class(folder, index).from_pretrained(str(folder), torch_dtype={"default": torch.float32} | dtypes)
+    return pipe, _whole(getattr(pipe, str(name)), folder), name
+
+
+def _folder(model: str) -> Path:
+    """Where a model lies; one that is on the hub is fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    from cmd_video.pipelines.shipped import model_folder
+
+    folder = model_folder(model)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise ValueError(f"MODEL: no folder {model}")
+    try:
+        return Path(snapshot_download(model))
+    except (OSError, HFValidationError) as error:
+        raise ValueError(f"MODEL: no folder {model}, nor could it be fetched from the hub: {error}") from error
+
+
+def _pipeline_class(folder: Path, index: dict[str, Any]) -> Any:
+    import diffusers
+
+    from cmd_video.pipelines.pipeline_cmd import CMDPipeline
+
+    name = str(index.get("_class_name"))
+    kind = CMDPipeline if name == "CMDPipeline" else getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ValueError(f"MODEL: {folder} is a pipeline of the class {name!r}, which is not known")
+    return kind
 
 
 def _load_model(folder: Path) -> Any:
@@ -91,16 +125,49 @@ def _load_model(folder: Path) -> Any:
     from cmd_video import models
     from cmd_video.pruning import pruned_models
 
-    name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    name = str(_read_object(folder / "config.json").get("_class_name"))
     for module in (models, pruned_models, diffusers):
-        if isinstance(name, str) and hasattr(module, name):
-            return getattr(module, name).from_pretrained(folder)
+        kind = getattr(module, name, None)
+        if isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin):
+            return _whole(getattr(module, name).from_pretrained(folder, torch_dtype=_dtype(folder)), folder)
     raise ValueError(f"MODEL: {folder} holds a {name!r}, which is not known")
 
 
-def _within_budget(teacher: Any, path: Path, budget: float) -> "BlockSelection":
-    from cmd_video.pruning.selection import select_by_importance
+def _whole(model: Any, folder: Path) -> Any:
+    """The model, if its files had all of its weights."""
+    lost = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if lost:
+        raise ValueError(f"MODEL: the weights in {folder} lack {len(lost)}, such as {lost[0]}")
+    return model
 
+
+def _dtype(folder: Path) -> "torch.dtype":
+    """What a component's weights are saved as, float32 where there are none."""
+    import torch
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # no dict
+                dtype = file.get_tensor(name).dtype
+                if dtype.is_floating_point:
+                    return dtype
+    return torch.float32
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"MODEL: {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"MODEL: {path} holds a {type(values).__name__}, an object is needed")
+    return values
+
+
+def _read_importance(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Importance and cost of each block, from a file."""
     try:
         blocks = json.loads(path.read_text())
         blocks = blocks.get("values", blocks)
@@ -110,18 +177,20 @@ def _within_budget(teacher: Any, path: Path, budget: float) -> "BlockSelection":
         raise ValueError(
             f"--importance: {path} is not of the form {{block: {{importance, cost}}}}: {error}"
         ) from error
-    return select_by_importance(teacher, values, costs, budget)
+    return values, costs
 
 
 def _write(pipe: Any, name: str | None, student: Any, chosen: "BlockSelection", output: Path) -> None:
     """The whole folder, or nothing."""
-    import os
-
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
-    if pipe is None:
-        student.save_pretrained(temporary)
-    else:
-        setattr(pipe, str(name), student)
-        pipe.save_pretrained(temporary)
-    (temporary / "selection.json").write_text(chosen.to_json())
-    temporary.rename(output)
+    try:
+        if pipe is None:
+            student.save_pretrained(temporary)
+        else:
+            setattr(pipe, str(name), student)
+            pipe.save_pretrained(temporary)
+        (temporary / "selection.json").write_text(chosen.to_json())
+        temporary.rename(output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .options import Device
+
 FORMATS = (".mp4", ".gif", ".webm")
 
 
@@ -23,7 +25,7 @@ def command(
     width: Annotated[int | None, typer.Option(min=1, help="Width to resize and crop to.")] = None,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second of the file.")] = 8,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel, to look at small clips.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Pass a clip through the autoencoder and measure it.
 

@@ -21,7 +21,6 @@ Prompts = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips at a time.")]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder of the extractors' weights.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
 
 
 def open_source(

@@ -132,6 +132,8 @@ class ArrayClips:
         if len(videos) != 1 or videos[0].dtype != np.uint8 or videos[0].shape[-1] != 3:
             shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
             raise ValueError(f"{path}: expected one array uint8 (N, F, H, W, 3), found {shapes}")
+        if not videos[0].size:
+            raise ValueError(f"{path}: its array {videos[0].shape} holds no clip")
         self.videos = videos[0][:num_clips]
         _, frames, height, width, _ = self.videos.shape
         self.identity = json.dumps(_stamp(Path(path)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPModel
 
 from cmd_video.data.clip import ClipError
@@ -30,7 +31,6 @@ class ClipSim:
     Attributes:
         sha256: digest of the weights.
         size: height and width that frames are resized to.
-        num_cut: captions so far that were longer than the text encoder reads.
 
     Args:
         path: folder or hub id of a CLIP model with its tokenizer.
@@ -42,13 +42,16 @@ class ClipSim:
 
     def __init__(self, path: str, device: str = "cpu") -> None:
         try:
-            self.model = CLIPModel.from_pretrained(path).to(device).eval()
+            model, loading = CLIPModel.from_pretrained(path, output_loading_info=True)
             self.tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"clip: {path}: {str(error).splitlines()[0]}") from error
+        lost = sorted(loading["missing_keys"])
+        if lost:
+            raise ValueError(f"clip: {path}: no CLIP model, it lacks {len(lost)} weights, such as {lost[0]}")
+        self.model = model.to(device).eval()
         self.device, self.size = device, self.model.config.vision_config.image_size
         self.max_length = self.model.config.text_config.max_position_embeddings
-        self.num_cut = 0
         self.sha256 = digest_weights(self.model)
 
     @torch.no_grad()
@@ -57,10 +60,8 @@ class ClipSim:
 
         Args:
             frames: uint8 (B, F, H, W, 3).
-            prompts: B captions; what is longer than the text encoder reads is cut, and counted.
+            prompts: B captions; what is longer than the text encoder reads is cut, see `num_cut`.
         """
-        tokens = self.tokenizer(prompts, add_special_tokens=True)["input_ids"]
-        self.num_cut += sum(len(line) > self.max_length for line in tokens)
         padded = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
         ).to(self.device)
@@ -73,11 +74,15 @@ class ClipSim:
         images = F.normalize(_embedding(self.model.get_image_features(pixel_values=pictures)), dim=-1)  # (B * F, d)
         return torch.einsum("bfd,bd->bf", images.unflatten(0, frames.shape[:2]), text).mean(dim=1).cpu()
 
+    def num_cut(self, prompts: list[str]) -> int:
+        """How many captions are longer than the text encoder reads."""
+        return sum(len(line) > self.max_length for line in self.tokenizer(prompts)["input_ids"])
+
 
 def measure_captions(
     clips: ClipSource, prompts: list[str], judge: ClipSim, progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
-    """CLIPSIM of clips with their captions, and beside it with the caption of the next clip.
+    """CLIPSIM of clips with their captions, and beside it with the next caption that is another one.
 
     Args:
         clips: what is judged.
@@ -101,19 +106,23 @@ def measure_captions(
             unreadable.append(f"{clip.path.name}: {clip.reason}")
         else:
             digests.append(digest_of(clip))
-            scores = judge(clip[None].expand(2, *clip.shape), [prompt, prompts[(number + 1) % len(prompts)]])
+            following = [other for other in [*prompts[number + 1 :], *prompts[:number]] if other != prompt][:1]
+            asked = [prompt, *following]
+            scores = judge(clip[None].expand(len(asked), *clip.shape), asked)
             own.append(float(scores[0]))
-            others.append(float(scores[1]))
+            others += scores[1:].tolist()
         if progress is not None:
             progress(number + 1, len(prompts))
     if not own:
         raise ValueError(f"clips: none can be read; the first: {unreadable[0]}")
-    values = {"clipsim": mean_and_error(own), "clipsim_of_another_caption": mean_and_error(others)}
+    values = {"clipsim": mean_and_error(own)}
+    if others:  # more than one caption
+        values["clipsim_of_another_caption"] = mean_and_error(others)
     protocol = {
         "clips": len(own),
         "unreadable": unreadable,
         "captions_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
-        "captions_cut": judge.num_cut,
+        "captions_cut": judge.num_cut(prompts),
         "clip_sha256": judge.sha256,
         "clip_resize": f"antialiased bicubic to {judge.size}x{judge.size}",
         "made": {**clips.recipe, "pixels_sha256": digest_all(digests)},

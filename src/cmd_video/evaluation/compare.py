@@ -43,7 +43,10 @@ def read_result(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         if not {"name", "protocol", "values"} <= set(record) or not isinstance(record["protocol"], dict):
             raise ValueError("it lacks name, protocol or values")
-    except (ValueError, TypeError) as error:
+        for field, kind in (("name", str), ("values", dict), ("versions", dict)):
+            if not isinstance(record.get(field, kind()), kind):
+                raise ValueError(f"{field} is no {'text' if kind is str else 'object'}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: no result file: {error}") from error
     return record
 

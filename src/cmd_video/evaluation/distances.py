@@ -35,9 +35,9 @@ def check(real: FeatureTable, extractor: Extractor, clips: ClipSource, neighbour
             raise ValueError(
                 f"{field}: the reference has {real.protocol.get(field)}, the clips to judge have {mine[field]}"
             )
-    fewest = min(len(real.features), len(clips) * _rows(real))
+    fewest = min(int(real.protocol["clips"]), len(clips))
     if fewest <= neighbours:
-        raise ValueError(f"--neighbours: {neighbours}, must be less than the {fewest} features of the smaller set")
+        raise ValueError(f"--neighbours: {neighbours}, must be less than the {fewest} clips of the smaller set")
 
 
 def measure(
@@ -76,9 +76,9 @@ def measure(
         "nearest": lambda a, b: nearest_distance(a, b, rows),
     }
     for name, distance in distances.items():
-        floor = distance(*halves).value if min(map(len, halves)) >= 2 else None
+        floor = distance(*halves).value if min(map(len, halves)) >= 2 * rows else None
         values[name] = _row(distance(real.features, made.features), floor)
-    floors = coverage(*halves, neighbours, rows) if min(map(len, halves)) > neighbours else {}
+    floors = coverage(*halves, neighbours, rows) if min(map(len, halves)) > neighbours * rows else {}
     for name, estimate in coverage(real.features, made.features, neighbours, rows).items():
         values[name] = _row(estimate, floors[name].value if floors else None)
     if classify is not None:

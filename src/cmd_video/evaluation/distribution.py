@@ -40,7 +40,8 @@ def frechet_estimate(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> E
 def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, rows: int = 1) -> Estimate:
     """Unbiased squared maximum mean discrepancy with the kernel (a.b / d + 1)^degree (arXiv 1801.01401, section 3).
 
-    Over whole tables, not over random subsets as KID is often computed, which has the same mean.
+    Over whole tables, not over random subsets as KID is often computed, which has the same mean; pairs of rows of one
+    clip, which are alike, are left out as a row's pair with itself is.
 
     Args:
         real: (N, d).
@@ -52,14 +53,15 @@ def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, row
         the distance, which can be below zero, and its standard error.
 
     Raises:
-        ValueError: a table has fewer than two features.
+        ValueError: a table has fewer than two clips.
     """
-    if min(len(real), len(made)) < 2:
-        raise ValueError(f"features: a kernel distance needs 2 or more of each kind, got {len(real)} and {len(made)}")
+    clips = [len(table) // rows for table in (real, made)]
+    if min(clips) < 2:
+        raise ValueError(f"clips: a kernel distance needs 2 or more of each kind, got {clips[0]} and {clips[1]}")
     parts = [_groups(table.double(), rows) for table in (real, made)]
     sizes = [torch.tensor([float(len(part)) for part in side]) for side in parts]
     sums = {(i, j): _block_sums(parts[i], parts[j], degree) for i, j in ((0, 0), (1, 1), (0, 1))}
-    own = [torch.stack([_own_kernel(part, degree) for part in side]) for side in parts]
+    own = [torch.stack([_own_kernel(part, degree, rows) for part in side]) for side in parts]
 
     def distance(out: int | None) -> float:
         keep = [torch.ones(len(side), dtype=torch.bool) for side in parts]
@@ -68,13 +70,13 @@ def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, row
                 side[out] = False
         counts = [float(size[kept].sum()) for size, kept in zip(sizes, keep, strict=True)]
         within = sum(
-            (sums[i, i][keep[i]][:, keep[i]].sum() - own[i][keep[i]].sum()) / (counts[i] * (counts[i] - 1))
+            (sums[i, i][keep[i]][:, keep[i]].sum() - own[i][keep[i]].sum()) / (counts[i] * (counts[i] - rows))
             for i in range(2)
         )
         between = sums[0, 1][keep[0]][:, keep[1]].sum() / (counts[0] * counts[1])
         return float(within - 2 * between)
 
-    if min(map(len, parts)) < GROUPS or min(len(real), len(made)) < 2 * GROUPS:
+    if min(map(len, parts)) < GROUPS or min(clips) < 2 * GROUPS:
         return Estimate(distance(None), math.nan)
     return _jackknife(distance(None), [distance(out) for out in range(GROUPS)])
 
@@ -82,9 +84,12 @@ def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, row
 def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5, rows: int = 1) -> dict[str, Estimate]:
     """Whether made features lie among the real ones, and real ones among the made (balls to the k-th neighbour).
 
+    Where a clip has several rows, neighbours and hits are counted in clips, for rows of one clip are alike: a ball
+    reaches to the k-th nearest other clip, by its nearest row.
+
     Args:
-        real: (N, d), N > neighbours.
-        made: (M, d), M > neighbours.
+        real: (N, d), of more clips than neighbours.
+        made: (M, d), likewise.
         neighbours: k.
         rows: of a clip.
 
@@ -93,37 +98,38 @@ def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5, rows: 
         3 and 4).
 
     Raises:
-        ValueError: there are not more features than neighbours.
+        ValueError: there are not more clips than neighbours.
     """
-    if min(len(real), len(made)) <= neighbours:
+    clips = [len(table) // rows for table in (real, made)]
+    if min(clips) <= neighbours:
         raise ValueError(
-            f"features: coverage with {neighbours} neighbours needs more of each kind, got {len(real)} and {len(made)}"
+            f"clips: coverage with {neighbours} neighbours needs more of each kind, got {clips[0]} and {clips[1]}"
         )
     real, made = real.double(), made.double()
-    whole = _coverage(real, made, neighbours)
+    whole = _coverage(real, made, neighbours, rows)
     parts = [_groups(table, rows) for table in (real, made)]
-    fewest_left = min(sum(map(len, side)) - max(map(len, side)) for side in parts)
+    fewest_left = min(sum(map(len, side)) - max(map(len, side)) for side in parts) // rows
     if min(map(len, parts)) < GROUPS or fewest_left <= neighbours:
         return {name: Estimate(value, math.nan) for name, value in whole.items()}
     without = []
     for out in range(GROUPS):
         left_real, left_made = (torch.cat([*side[:out], *side[out + 1 :]]) for side in parts)
-        without.append(_coverage(left_real, left_made, neighbours))
+        without.append(_coverage(left_real, left_made, neighbours, rows))
     return {name: _jackknife(value, [part[name] for part in without]) for name, value in whole.items()}
 
 
-def _coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int) -> dict[str, float]:
-    real_radius, made_radius = (_radii(table, neighbours) for table in (real, made))
-    inside_real = torch.zeros(len(made), dtype=torch.float64)  # balls of real features around each made one
+def _coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int, rows: int) -> dict[str, float]:
+    real_radius, made_radius = (_radii(table, neighbours, rows) for table in (real, made))
+    inside_real = torch.zeros(len(made), dtype=torch.float64)  # real clips in whose balls each made feature lies
     recalled = torch.zeros(len(real), dtype=torch.bool)
     covered = torch.zeros(len(real), dtype=torch.bool)
     for start in range(0, len(made), CHUNK):
-        rows = slice(start, start + CHUNK)
-        distance = torch.cdist(made[rows], real)  # (chunk, N)
+        part = slice(start, start + CHUNK)
+        distance = torch.cdist(made[part], real)  # (chunk, N)
         within = distance <= real_radius
-        inside_real[rows] = within.double().sum(dim=1)
+        inside_real[part] = within.unflatten(1, (-1, rows)).any(dim=2).double().sum(dim=1)
         covered |= within.any(dim=0)
-        recalled |= (distance <= made_radius[rows, None]).any(dim=0)
+        recalled |= (distance <= made_radius[part, None]).any(dim=0)
     return {
         "precision": float((inside_real > 0).double().mean()),
         "recall": float(recalled.double().mean()),
@@ -171,13 +177,14 @@ def _block_sums(first: list[torch.Tensor], second: list[torch.Tensor], degree: i
     return torch.stack([torch.stack([_kernel(a, b, degree).sum() for b in second]) for a in first])
 
 
-def _own_kernel(part: torch.Tensor, degree: int) -> torch.Tensor:
-    """Sum of the kernel of each feature with itself."""
-    return ((part.square().sum(dim=1) / part.shape[1] + 1) ** degree).sum()
+def _own_kernel(part: torch.Tensor, degree: int, rows: int) -> torch.Tensor:
+    """Sum of the kernel of each feature with those of its own clip, itself among them."""
+    clips = part.unflatten(0, (-1, rows))  # (clips, rows, d)
+    return _kernel(clips, clips, degree).sum()
 
 
 def _kernel(a: torch.Tensor, b: torch.Tensor, degree: int) -> torch.Tensor:
-    return (a @ b.T / a.shape[1] + 1) ** degree
+    return (a @ b.mT / a.shape[-1] + 1) ** degree
 
 
 def _groups(table: torch.Tensor, rows: int) -> list[torch.Tensor]:
@@ -186,10 +193,16 @@ def _groups(table: torch.Tensor, rows: int) -> list[torch.Tensor]:
     return [table[clip % GROUPS == number] for number in range(min(GROUPS, int(clip[-1]) + 1))]
 
 
-def _radii(table: torch.Tensor, neighbours: int) -> torch.Tensor:
-    """Distance of each row to its k-th neighbour, itself not counted: (N,)."""
-    parts = [torch.cdist(part, table).kthvalue(neighbours + 1, dim=1).values for part in table.split(CHUNK)]
-    return torch.cat(parts)
+def _radii(table: torch.Tensor, neighbours: int, rows: int) -> torch.Tensor:
+    """Distance of each row to the k-th nearest clip, its own not counted: (N,)."""
+    radii = []
+    for start in range(0, len(table), CHUNK):
+        part = table[start : start + CHUNK]
+        to_clips = torch.cdist(part, table).unflatten(1, (-1, rows)).amin(dim=2)  # (chunk, clips)
+        own = torch.arange(start, start + len(part)) // rows
+        to_clips[torch.arange(len(part)), own] = math.inf
+        radii.append(to_clips.kthvalue(neighbours, dim=1).values)
+    return torch.cat(radii)
 
 
 def _statistics(parts: list[torch.Tensor]) -> FeatureStatistics:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from cmd_video.models import SpriteClassifier
 
@@ -190,9 +191,14 @@ def _from_transformers(name: str, kind: str, path: str, device: str) -> Extracto
     from transformers import AutoModel
 
     try:
-        model = AutoModel.from_pretrained(path).to(device).eval()
-    except OSError as error:
+        model, loading = AutoModel.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"extractor: {kind} at {path}: {str(error).splitlines()[0]}") from error
+    lost = sorted(loading["missing_keys"])
+    if model.config.model_type != kind or lost:
+        found = f"a {model.config.model_type}" + (f" without {lost[0]}" if lost else "")
+        raise ValueError(f"extractor: {path} holds {found}, allowed: {kind}")
+    model = model.to(device).eval()
     size = getattr(model.config, "image_size", None) or model.config.crop_size
     frames_wanted = getattr(model.config, "num_frames", None) or model.config.frames_per_clip
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

@@ -4,6 +4,7 @@ values = reconstruction_metrics(autoencoder, vae, videos)        # videos: batch
 values = paired_metrics(prediction, target)["psnr"]              # (B,)
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -16,6 +17,8 @@ from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, encode_video
 
 from .lpips import LPIPS
+
+STILL = 1e-3  # mean change between frames, of 2, below which a clip stands still
 
 
 def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -45,13 +48,17 @@ def paired_metrics(
     Returns:
         (B,) each: `psnr` (dB, at most 60), `ssim`, `ms_ssim` (only where H and W are at least 176, which its five
         scales need), `lpips` (only if given), and with two or more frames `flicker_ratio`: the mean change between
-        frames over the target's, 1 where equal. `flow.warping_error` tells flicker from motion.
+        frames over the target's, 1 where equal, NaN where the target stands still. `flow.warping_error` tells flicker
+        from motion.
 
     Raises:
         ValueError: the shapes differ.
     """
     if prediction.shape != target.shape or prediction.ndim != 5:
         raise ValueError(f"clips: expected two (B, 3, F, H, W), got {tuple(prediction.shape)}, {tuple(target.shape)}")
+    if min(prediction.shape[-2:]) < 11:
+        height, width = prediction.shape[-2:]
+        raise ValueError(f"clips: frames of {height}x{width}, SSIM's window needs 11x11 or more")
     prediction = prediction.float().clamp(-1, 1)
     squared = (prediction - target).square().flatten(1).mean(dim=1)
     values = {"psnr": 10 * torch.log10(4 / squared.clamp(min=4e-6)), "ssim": ssim(prediction, target)}
@@ -62,7 +69,8 @@ def paired_metrics(
     if lpips is not None:
         values["lpips"] = lpips(*frames).view(len(prediction), -1).mean(dim=1)
     if prediction.shape[2] > 1:
-        values["flicker_ratio"] = flicker(prediction) / flicker(target).clamp(min=1e-6)
+        change = flicker(target)
+        values["flicker_ratio"] = torch.where(change > STILL, flicker(prediction) / change, math.nan)
     return values
 
 

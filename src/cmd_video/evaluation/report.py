@@ -3,6 +3,7 @@
 text = write_up({"mine": record, "theirs": other})        # markdown
 """
 
+import html
 from typing import Any
 
 from .compare import SUBJECT, compare
@@ -31,12 +32,12 @@ def write_up(results: dict[str, Record]) -> str:
     parts = []
     for number, group in enumerate(groups):
         first = next(iter(group.values()))
-        parts.append(f"## {first['name'].capitalize()}\n")
+        parts.append(f"## {_plain(first['name'].capitalize())}\n")
         for other in groups[:number]:
             previous = next(iter(other.values()))
             if previous["name"] == first["name"]:
                 apart = ", ".join(compare(previous, first).different)
-                parts.append(f"Not comparable with {' and '.join(other)}: {apart}.\n")
+                parts.append(f"Not comparable with {' and '.join(map(_plain, other))}: {_plain(apart)}.\n")
         parts += [_table(group), _protocol(first), _made_by(group)]
     return "\n".join(parts)
 
@@ -44,10 +45,13 @@ def write_up(results: dict[str, Record]) -> str:
 def _table(group: dict[str, Record]) -> str:
     """A row for each result, a column for each of its numbers."""
     columns = list(dict.fromkeys(name for record in group.values() for name in _numbers(record)))
-    lines = [f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [
+        f"| | {' | '.join(_plain(column.replace('_', ' ')) for column in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for name, record in group.items():
         cells = _numbers(record)
-        lines.append(f"| {name} | " + " | ".join(cells.get(column, "") for column in columns) + " |")
+        lines.append(f"| {_plain(name)} | " + " | ".join(cells.get(column, "") for column in columns) + " |")
     floors = {
         column: row["real_against_real"]
         for record in group.values()
@@ -66,7 +70,7 @@ def _numbers(record: Record) -> dict[str, str]:
     for name, row in record["values"].get("accuracy", record["values"]).items():
         if isinstance(row, int | float) and not isinstance(row, bool):
             found[name] = f"{row:.4g}"
-        elif isinstance(row, dict) and isinstance(row.get("rate"), float):
+        elif isinstance(row, dict) and all(isinstance(row.get(key), float) for key in ("rate", "low", "high")):
             found[name] = f"{row['rate']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
         elif isinstance(row, dict) and isinstance(row.get("value"), int | float):
             error = row.get("standard_error")
@@ -78,7 +82,8 @@ def _numbers(record: Record) -> dict[str, str]:
 
 def _protocol(record: Record) -> str:
     lines = ["<details><summary>Protocol</summary>\n"]
-    lines += [f"- {key}: {value}" for key, value in _lines(record["protocol"]).items() if value not in (None, [], {})]
+    fields = _lines(record["protocol"]).items()
+    lines += [f"- {_plain(key)}: {_plain(value)}" for key, value in fields if value not in (None, [], {})]
     return "\n".join([*lines, "\n</details>\n"])
 
 
@@ -95,8 +100,14 @@ def _lines(protocol: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _made_by(group: dict[str, Record]) -> str:
     return (
         "\n".join(
-            f"- {name}: `{record.get('command', '?')}`, {record.get('hardware', '?')}, {record.get('date', '?')}"
+            f"- {_plain(name)}: <code>{_plain(record.get('command', '?'))}</code>, "
+            f"{_plain(record.get('hardware', '?'))}, {_plain(record.get('date', '?'))}"
             for name, record in group.items()
         )
         + "\n"
     )
+
+
+def _plain(value: Any) -> str:
+    """Text that means nothing to markdown's tables or to HTML, in one line."""
+    return " ".join(html.escape(str(value), quote=False).replace("|", "&#124;").split())

@@ -47,8 +47,11 @@ def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[s
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def digest_model(model: str | None) -> str:

@@ -164,8 +164,11 @@ def _is_whole(path: Path) -> bool:
     """Whether a chunk is there and every clip of it could be read."""
     if not path.is_file():
         return False
-    with safe_open(path, "pt") as file:
-        return file.metadata()["problems"] == "[]"
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata()["problems"] == "[]"
+    except SafetensorError:  # damaged: made anew
+        return False
 
 
 def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: int, path: Path) -> None:

@@ -4,15 +4,10 @@ pipe = load_pipeline("my-model", "cpu")
 """
 
 import json
-from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors import SafetensorError
 
-from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder
-
-from .image_space import ImageAutoencoder
 from .pipeline_cmd import CMDPipeline
 from .shipped import model_folder
 
@@ -54,19 +49,3 @@ def load_pipeline(
     if preset is not None:
         pipe.use_preset(preset)
     return pipe.to(target)
-
-
-def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder, ImageAutoencoder | None]:
-    """The autoencoder of a finished run, and the image autoencoder it was trained with.
-
-    Raises:
-        ValueError: the folder holds no autoencoder.
-    """
-    if not (folder / "autoencoder" / "config.json").is_file():
-        raise ValueError(f"{folder}: no autoencoder; is the run finished?")
-    vae = None
-    if (folder / "vae" / "config.json").is_file():
-        name = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
-        kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny, AutoencoderPixelUnshuffle)}
-        vae = kinds[name].from_pretrained(folder / "vae").to(device)
-    return CMDAutoencoder.from_pretrained(folder / "autoencoder").to(device), vae

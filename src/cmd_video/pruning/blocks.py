@@ -93,7 +93,7 @@ def remove_blocks(model: Any, removed: Iterable[str]) -> None:
     for parent, numbers in numbered.items():
         blocks = model.get_submodule(parent)
         assert isinstance(blocks, nn.ModuleList)
-        if len(numbers) == len(blocks) and "decoder" not in parent:
+        if len(numbers) == len(blocks) and not parent.endswith(".resnets"):  # a decoder's stage may lose all of them
             raise ValueError(f"selection: {parent} would have no block left")
         kept = [block for number, block in enumerate(blocks) if number not in numbers]
         _set(model, parent, nn.ModuleList(kept))

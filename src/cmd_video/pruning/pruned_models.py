@@ -153,7 +153,12 @@ def prune(teacher: Any, selection: BlockSelection) -> Any:
     Raises:
         ValueError: models of this class cannot be pruned.
     """
-    name = type(teacher).__name__
+    check_prunable(teacher)
+    return PRUNED_CLASSES[type(teacher).__name__].from_teacher(teacher, selection)
+
+
+def check_prunable(model: Any) -> None:
+    """Raise ValueError unless there is a pruned class for a model."""
+    name = type(model).__name__
     if name not in PRUNED_CLASSES:
         raise ValueError(f"model: {name} cannot be pruned; known are {', '.join(PRUNED_CLASSES)}")
-    return PRUNED_CLASSES[name].from_teacher(teacher, selection)

@@ -130,7 +130,7 @@ def _tensor(output: Any) -> torch.Tensor:
     return output[0]  # a tuple, or diffusers' output classes
 
 
-def by_frame(feature: torch.Tensor, batch: int, frames: int, tokens: int | None = None) -> torch.Tensor:
+def by_frame(feature: torch.Tensor, batch: int, frames: int, tokens: int | None = None, rows: int = 1) -> torch.Tensor:
     """A feature of any model as (B, F, C, h, w).
 
     Args:
@@ -138,12 +138,13 @@ def by_frame(feature: torch.Tensor, batch: int, frames: int, tokens: int | None 
         batch: B.
         frames: F, in tokens' terms: frames over the patch size.
         tokens: how many tokens belong to the clip, the first ones; None = all.
+        rows: h, of a frame's tokens; 1 where they are no picture, as CMD's motion latents.
     """
     if feature.ndim == 4:
         return feature.unflatten(0, (batch, frames))
     clip = feature[:, :tokens].unflatten(1, (frames, -1))  # (B, F, S / F, C)
     # contiguous: the backward pass of torch 2.13 crashes on a CPU in a convolution of the strides of a transposition
-    return clip.transpose(2, 3).contiguous()[:, :, :, None]  # (B, F, C, 1, S / F)
+    return clip.transpose(2, 3).contiguous().unflatten(3, (rows, -1))  # (B, F, C, h, S / (F h))
 
 
 def content_loss(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:

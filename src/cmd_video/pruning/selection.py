@@ -5,8 +5,9 @@ student = PrunedUNetSpatioTemporalConditionModel.from_teacher(unet, selection)
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ class BlockSelection:
         try:
             values = json.loads(text)
             widths = {str(stage): float(share) for stage, share in values.get("widths", {}).items()}
-            removed, reason = tuple(map(str, values["removed"])), str(values.get("reason", ""))
-            return cls(str(values["model_class"]), removed, reason, widths)
+            removed, unknown = values["removed"], sorted(set(values) - {entry.name for entry in fields(cls)})
+            if not isinstance(removed, list):
+                raise ValueError(f"removed: {removed!r} is no list")
+            if unknown:
+                raise ValueError(f"{unknown[0]}: unknown name")
+            return cls(str(values["model_class"]), tuple(map(str, removed)), str(values.get("reason", "")), widths)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"selection: not of the form {{model_class, removed, reason, widths}}: {error}"
@@ -123,7 +128,7 @@ def _vdmini_blocks(model: Any) -> list[str]:
 
 
 def _middle_blocks(model: Any) -> list[str]:
-    known = [] if is_unet(model) else list_blocks(model)
+    known = [] if is_unet(model) else [name for name in list_blocks(model) if not name.startswith("encoder.")]
     blocks = [name for name in known if name.rpartition(".")[0].split(".")[-1] in TRANSFORMER_LISTS]
     count = round(len(blocks) * MIDDLE_SHARE)
     if not count:
@@ -148,7 +153,8 @@ def select_by_importance(
         budget: share of the cost that may stay, in (0, 1].
 
     Raises:
-        ValueError: the budget is not a share, or it cannot be met, or the model has no such blocks.
+        ValueError: the budget or a cost is not a share, an importance not a number, the budget cannot be met, or the
+            model has no such blocks.
     """
     if not 0 < budget <= 1:
         raise ValueError(f"budget: {budget} is not a share in (0, 1]")
@@ -156,6 +162,11 @@ def select_by_importance(
     unknown = [part for name in importance for part in name.split("+") if part not in order]
     if unknown:
         raise ValueError(f"importance: {type(model).__name__} has no block {unknown[0]!r}")
+    for name, value in importance.items():
+        if not math.isfinite(value):
+            raise ValueError(f"importance: {name}: {value} is not a finite number")
+        if not 0 <= cost[name] <= 1:
+            raise ValueError(f"cost: {name}: {cost[name]} is not a share in [0, 1]")
     left = 1.0
     gone: dict[tuple[str, ...], float] = {}  # units that left, with their cost
     for name in sorted(importance, key=lambda name: importance[name] / max(cost[name], 1e-12)):

@@ -4,6 +4,7 @@ components = build_components(config, captions=[...])      # {"unet": UNet2DCond
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -12,6 +13,8 @@ import transformers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cmd_video import models
+from cmd_video.models import CMDAutoencoder
+from cmd_video.pipelines.image_space import ImageAutoencoder
 from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS
 from cmd_video.pipelines.shipped import model_folder
 from cmd_video.pruning import pruned_models
@@ -55,6 +58,18 @@ def build_components(
         if name in components:
             _check_vocabulary(name, components[name], components[name.replace("text_encoder", "tokenizer")])
     return components
+
+
+def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder, ImageAutoencoder | None]:
+    """The autoencoder of a finished run's folder `pipeline`, and the image autoencoder it was trained with.
+
+    Raises:
+        ValueError: the folder holds no autoencoder.
+    """
+    if not (folder / "autoencoder" / "config.json").is_file():
+        raise ValueError(f"{folder}: no autoencoder; is the run finished?")
+    vae = _load("vae", str(folder)).to(device) if (folder / "vae" / "config.json").is_file() else None
+    return _load("autoencoder", str(folder)).to(device), vae
 
 
 def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -21,7 +21,7 @@ KL_AUTOENCODERS = tuple(
 )
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "vae": (*KL_AUTOENCODERS, "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
-    "autoencoder": ("CMDAutoencoder",),
+    "autoencoder": ("CMDAutoencoder", "PrunedCMDAutoencoder"),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
     "classifier": ("SpriteClassifier",),

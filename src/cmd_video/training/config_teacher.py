@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NUM_TIMESTEPS = 1000  # of the noise schedules that few steps are distilled from
 
@@ -84,7 +84,7 @@ class RecoveryConfig(Section):
     """Of ICD, the distance of features (eq. 4); the paper's best."""
     adversarial_weight: float = Field(1.0, ge=0)
     """Of MCA, the adversarial loss (eq. 5 and 6); the paper's best; 0 = no discriminator."""
-    noise_mean: float = -1.0
+    noise_mean: float = Field(-1.0, allow_inf_nan=False)
     """Outputs are noised again to a ratio of noise to signal whose logarithm is normal; its mean (as SF-V,
     arXiv 2406.04324, where this is the most sensitive setting)."""
     noise_std: float = Field(1.0, gt=0)
@@ -93,3 +93,10 @@ class RecoveryConfig(Section):
     """Of the discriminator's R1 penalty."""
     discriminator_lr_scale: float = Field(10.0, gt=0)
     """The discriminator's learning rate over the student's (SF-V: 1e-4 to 1e-5)."""
+
+    @model_validator(mode="after")
+    def _of_the_discriminator(self) -> "RecoveryConfig":
+        for name in ("noise_mean", "noise_std", "r1_weight", "discriminator_lr_scale"):
+            if not self.adversarial_weight and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: it belongs to the discriminator, which adversarial_weight 0 leaves out")
+        return self

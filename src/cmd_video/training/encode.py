@@ -13,8 +13,8 @@ import torch
 from cmd_video.data.latents import shard_path, write_latents
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, encode_video
-from cmd_video.pipelines.loading import load_autoencoder
 
+from .components import load_autoencoder
 from .config import LatentsData, VideoData, load_config
 from .data import build_dataset, collate
 

@@ -65,7 +65,10 @@ class RunLog:
 
     def write(self, step: int) -> None:
         """Write the mean of the values noted since the last call."""
-        means = {key: sum(values[key] for values in self.pending) / len(self.pending) for key in self.pending[0]}
+        means = {}
+        for key in dict.fromkeys(key for values in self.pending for key in values):
+            found = [values[key] for values in self.pending if key in values]  # some come only at some steps
+            means[key] = sum(found) / len(found)
         self.pending.clear()
         self._line(step, means, "train")
 

@@ -163,7 +163,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         done = step + 1
 
         # Report, validate, save.
-        log.step(done, loss=total_loss, lr=rate, grad_norm=norm)
+        log.step(done, loss=total_loss, lr=rate, grad_norm=norm, **stage.terms)
         if done % loop.log_every == 0 or done == loop.steps:
             log.write(done)
         if done % loop.validate_every == 0 or done == loop.steps:

@@ -92,14 +92,19 @@ class Recovery(DiffusionStage):
                 self._as_teacher(noisy, timestep, condition)
         with tap(self.components[self.denoiser], [pair.student for pair in self.pairs]) as learned:
             prediction = self.predict(noisy, timestep, condition)
-        loss = self._task_loss(prediction, sample, noise, timestep).mean()
+        task = loss = self._task_loss(prediction, sample, noise, timestep).mean()
+        self.terms = {"task": task.item()}
         if self.settings.content_weight:
-            loss = loss + self.settings.content_weight * content_loss(learned, taught)
+            content = content_loss(learned, taught)
+            self.terms["content"] = content.item()
+            loss = loss + self.settings.content_weight * content
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
             scores = self._scores(self._clean(prediction, noisy, timestep), draws, condition)
             self.discriminator.requires_grad_(True)
-            loss = loss + self.settings.adversarial_weight * generator_loss(scores)
+            adversarial = generator_loss(scores)
+            self.terms["adversarial"] = adversarial.item()
+            loss = loss + self.settings.adversarial_weight * adversarial
         return loss
 
     def _turn_of_the_discriminator(self, batch: Batch) -> bool:
@@ -119,9 +124,11 @@ class Recovery(DiffusionStage):
 
         of_real = scores(real)
         loss = discriminator_loss(of_real, scores(fake))
+        self.terms = {"discriminator": loss.item()}
         if self.settings.r1_weight:
-            slope = (scores(nearby) - of_real) / R1_NOISE
-            loss = loss + 0.5 * self.settings.r1_weight * slope.square().mean()
+            slope = ((scores(nearby) - of_real) / R1_NOISE).square().mean()
+            self.terms["r1"] = slope.item()
+            loss = loss + 0.5 * self.settings.r1_weight * slope
         return loss
 
     def _scores(self, sample: torch.Tensor, draws: list[torch.Generator], condition: Batch) -> torch.Tensor:
@@ -132,21 +139,21 @@ class Recovery(DiffusionStage):
         noisy = scheduler.add_noise(sample, draw_noise(sample, draws), level)
         with tap(teacher, self.taps, stop=True) as features:
             self._as_teacher(noisy, level, condition)
-        frames, tokens = self._layout(sample)
+        frames, tokens, rows = self._layout(sample)
         with torch.autocast(sample.device.type, enabled=False):  # R1 divides small differences of scores
-            layers = [by_frame(feature.float(), len(sample), frames, tokens) for feature in features]
+            layers = [by_frame(feature.float(), len(sample), frames, tokens, rows) for feature in features]
             return self.discriminator(layers, level)
 
-    def _layout(self, sample: torch.Tensor) -> tuple[int, int | None]:
-        """Frames in the features, and tokens of the sample if there are others."""
+    def _layout(self, sample: torch.Tensor) -> tuple[int, int | None, int]:
+        """Frames in the features, tokens of the sample if there are others, and rows of a frame's tokens."""
         if isinstance(self, ContentStage):
-            return 1, None
+            return 1, None, 1
         if isinstance(self, MotionStage):
             patch = config_of(self.frozen["teacher"]).patch_size
             frames = sample.shape[2] // patch
-            return frames, frames * (sample.shape[3] // patch)
+            return frames, frames * (sample.shape[3] // patch), 1
         patch = config_of(self.frozen["teacher"]).get("patch_size") or (1, 1, 1)
-        return sample.shape[2] // patch[0], None
+        return sample.shape[2] // patch[0], None, sample.shape[3] // patch[1]
 
     def _as_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         """`predict` by the teacher; its weights are fixed, but gradients may pass to the input."""

@@ -41,10 +41,14 @@ class Stage(nn.Module):
         config: the run.
         components: all components by name.
         trained: names of the components to train.
+
+    Attributes:
+        terms: what the last loss of this process consisted of, for the log; empty where it is one thing.
     """
 
     def __init__(self, config: TrainConfig, components: dict[str, Any], trained: tuple[str, ...]) -> None:
         super().__init__()
+        self.terms: dict[str, float] = {}
         self.config, self.components = config, components
         self.trained = trained
         for name in trained:
