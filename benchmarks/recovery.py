@@ -34,7 +34,7 @@ from cmd_video.pruning.pruned_models import prune
 from cmd_video.pruning.selection import BlockSelection, select_by_importance
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
-from cmd_video.training.config import TrainConfig
+from cmd_video.training.config import TrainConfig, load_config
 from cmd_video.training.data import build_dataset, fixed_batches
 from cmd_video.training.loop import train
 
@@ -124,12 +124,15 @@ class Case:
         return scores, shares
 
 
-def select(case: Case, teacher: Any, num_clips: int, budget: float) -> dict[str, BlockSelection]:
-    """What leaves, by measure; "chosen" is measured by the denoising loss."""
+def select(
+    case: Case, teacher: Any, num_clips: int, budget: float
+) -> tuple[dict[str, BlockSelection], dict[str, dict[str, float]]]:
+    """What leaves, by measure, and the scores behind it; "chosen" is measured by the denoising loss."""
     scores, shares = case.measures(num_clips)
     for unit, share in shares.items():
         print(unit, f"{share:.3f}", *(f"{name} {score[unit]:.4g}" for name, score in scores.items()), flush=True)
-    return {name: select_by_importance(teacher, score, shares, budget) for name, score in scores.items()}
+    selections = {name: select_by_importance(teacher, score, shares, budget) for name, score in scores.items()}
+    return selections, {"share of the operations": shares, **scores}
 
 
 def train_rows(
@@ -147,8 +150,13 @@ def train_rows(
         if not start.exists():
             student.save_pretrained(start)
         kind, output = type(student), run_folder(arguments.work, row)
+        recipe = case.recovery(str(start), output, icd, mca, arguments.steps, arguments.lr)
         if settings is not None and not (output / "pipeline").is_dir():
-            train(case.recovery(str(start), output, icd, mca, arguments.steps, arguments.lr))
+            train(recipe)
+        elif settings is not None:
+            earlier = load_config(output / "config.json")
+            if (earlier.loop, earlier.optimizer) != (recipe.loop, recipe.optimizer):
+                raise ValueError(f"--work: {output} was trained with other arguments; choose a new folder")
         found = start if settings is None else output / "pipeline" / case.denoiser
         models[row] = kind.from_pretrained(found).eval()
     return models
@@ -180,7 +188,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     )  # fmt: skip
     pipes = {"teacher": load_pipeline(folder)}
     teacher = pipes["teacher"].motion_transformer
-    selections = select(case, teacher, 32, arguments.budget)
+    selections, scores = select(case, teacher, 32, arguments.budget)
     models = train_rows(case, teacher, selections, arguments)
     content = BlockSelection("UNet2DConditionModel", CONTENT, "measured importance: loss + 0.3%")
     unet = prune(pipes["teacher"].unet, content).eval()
@@ -195,7 +203,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
         row: {**pipeline_cost(pipe), **last_validation(arguments.work, row), **rows[row]}
         for row, pipe in pipes.items()
     }
-    return values, protocol(arguments, case, selections, {"content": CONTENT})
+    return values, protocol(arguments, case, selections, scores, {"content": CONTENT})
 
 
 def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -209,7 +217,7 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         arguments.inference_steps,
     )  # fmt: skip
     teacher = stage_of(case, case.teacher).components[case.denoiser]
-    selections = select(case, teacher, 16, arguments.budget)
+    selections, scores = select(case, teacher, 16, arguments.budget)
     models = {"teacher": teacher, **train_rows(case, teacher, selections, arguments)}
     rows = compare({row: video_maker(case, model) for row, model in models.items()}, arguments.num_scenes)
     seconds = median_seconds({row: prediction(case, model, BATCH) for row, model in models.items()})
@@ -222,7 +230,7 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         for row, model in models.items()
     }
     values = {row: {**costs[row], **last_validation(arguments.work, row), **rows[row]} for row in rows}
-    return values, protocol(arguments, case, selections, {})
+    return values, protocol(arguments, case, selections, scores, {})
 
 
 def stage_of(case: Case, model: str) -> Any:
@@ -269,7 +277,11 @@ def pipeline_cost(pipe: CMDPipeline) -> dict[str, int]:
 
 
 def protocol(
-    arguments: argparse.Namespace, case: Case, selections: dict[str, BlockSelection], more: dict[str, Any]
+    arguments: argparse.Namespace,
+    case: Case,
+    selections: dict[str, BlockSelection],
+    scores: dict[str, dict[str, float]],
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     """What was done, for the result file."""
     return {
@@ -278,6 +290,7 @@ def protocol(
         "batch": case.batch_size,
         "lr": arguments.lr,
         "num_inference_steps": case.num_inference_steps,
+        "importance": scores,
         "removed": {**more, **{name: selection.removed for name, selection in selections.items()}},
         "threads": torch.get_num_threads(),
         "teacher_sha256": digest(Path(case.teacher)),

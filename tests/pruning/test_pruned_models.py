@@ -12,6 +12,7 @@ from torch import nn
 
 from cmd_video.benchmark.cost import count, num_parameters
 from cmd_video.benchmark.system import place
+from cmd_video.models import CMDAutoencoder
 from cmd_video.pruning.blocks import Skip, list_blocks, remove_blocks
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, PrunedUNet2DConditionModel, prune
 from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
@@ -135,6 +136,16 @@ def test_a_fifth_less_of_hunyuan_video_is_a_quarter_more_speed():
 
 
 # --- selections ------------------------------------------------------------------------------------------------------
+
+
+def test_the_rule_leaves_the_encoder_of_an_autoencoder_alone():
+    """Its latents are what the diffusion models know."""
+    model = CMDAutoencoder(dim=16, num_heads=2, encoder_depth=5, decoder_depth=5)
+    removed = select_by_rule(model, "middle").removed
+    assert removed and all(name.startswith("decoder.") for name in removed)
+    everything = BlockSelection("CMDAutoencoder", tuple(f"decoder.blocks.{n}" for n in range(5)), "by hand")
+    with pytest.raises(ValueError, match=r"decoder\.blocks would have no block left"):
+        prune(model, everything)
 
 
 def test_a_selection_is_a_file(tmp_path):

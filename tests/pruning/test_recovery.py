@@ -71,6 +71,8 @@ def test_features_by_frame():
     frames = by_frame(tokens, 2, 3, tokens=12)
     assert frames.shape == (2, 3, 5, 1, 4)
     assert torch.equal(frames[0, 1, 0, 0], torch.tensor([4.0, 5, 6, 7]))
+    pictures = by_frame(tokens, 2, 3, tokens=12, rows=2)
+    assert torch.equal(pictures[0, 1, 0], torch.tensor([[4.0, 5], [6, 7]]))
 
 
 def test_spread_keeps_the_last():

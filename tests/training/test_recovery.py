@@ -8,8 +8,9 @@ import torch
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, prune
 from cmd_video.pruning.selection import BlockSelection
 from cmd_video.training.build import build_stage
-from cmd_video.training.components import build_components
+from cmd_video.training.components import build_components, load_autoencoder
 from cmd_video.training.config import ComponentConfig, TrainConfig
+from cmd_video.training.encode import encode_run
 
 REMOVED = {  # component, and which class of it
     "unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
@@ -226,3 +227,35 @@ def test_what_is_distilled_must_be_clear(parts, distill_config, tmp_path):
     config["components"]["motion_transformer"] = parts["motion_transformer"]
     with pytest.raises(ValueError, match="the stage 'distill' needs one of unet, motion_transformer, video_model"):
         TrainConfig.model_validate(config)
+
+
+def test_the_log_has_each_loss_by_itself(distill_config, tmp_path, run_train, read_log):
+    run_train(distill_config("motion_transformer", tmp_path / "run"))
+    lines = read_log(tmp_path / "run", "train")
+    student, discriminator = lines[0::2], lines[1::2]
+    assert all({"task", "content", "adversarial"} <= set(line) and "r1" not in line for line in student)
+    assert all({"discriminator", "r1"} <= set(line) and "task" not in line for line in discriminator)
+    for line in student:
+        assert line["loss"] == pytest.approx(line["task"] + 0.1 * line["content"] + line["adversarial"], rel=1e-4)
+
+
+def test_settings_of_a_discriminator_that_is_not_there(distill_config, tmp_path):
+    config = distill_config("unet", tmp_path, adversarial_weight=0.0, r1_weight=5.0)
+    with pytest.raises(ValueError, match="r1_weight: it belongs to the discriminator"):
+        TrainConfig.model_validate(config)
+    with pytest.raises(ValueError, match="noise_mean"):
+        TrainConfig.model_validate(distill_config("unet", tmp_path, noise_mean=float("nan")))
+
+
+def test_a_pruned_autoencoder_learns_on_and_encodes(tiny_config, run_train, tmp_path):
+    part = tiny_config("autoencoder", tmp_path / "run")["components"]["autoencoder"]
+    part = ComponentConfig.model_validate({**part, "config": {**part["config"], "decoder_depth": 2}})
+    teacher = build_components({"autoencoder": part})["autoencoder"]
+    student = prune(teacher, BlockSelection("CMDAutoencoder", ("decoder.blocks.0",), "by hand"))
+    student.save_pretrained(tmp_path / "small")
+    config = tiny_config("autoencoder", tmp_path / "run")
+    config["components"]["autoencoder"] = {"path": str(tmp_path / "small")}
+    folder = run_train(config)
+    autoencoder, _ = load_autoencoder(folder)
+    assert type(autoencoder).__name__ == "PrunedCMDAutoencoder"
+    assert encode_run(tmp_path / "run", tmp_path / "latents", 2) == 2
