@@ -1,4 +1,4 @@
-"""Metrics of pairs: closed forms, an independent implementation, and LPIPS in the layout of its published weights."""
+"""Metrics of pairs: closed forms, SSIM by its definition, and LPIPS in the layout of its published weights."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cmd_video.evaluation.lpips import LPIPS, build_lpips, published_names
-from cmd_video.evaluation.metrics import flicker, paired_metrics
+from cmd_video.evaluation.metrics import flicker, paired_metrics, ssim
 
 
 def clips(*shape, seed=0):
@@ -112,3 +112,26 @@ def test_a_still_target_has_no_flicker_ratio():
 def test_frames_smaller_than_the_window_of_ssim():
     with pytest.raises(ValueError, match="frames of 4x4, SSIM's window needs 11x11 or more"):
         paired_metrics(torch.zeros(1, 3, 2, 4, 4), torch.zeros(1, 3, 2, 4, 4))
+
+
+def test_ssim_is_its_definition():
+    """Wang et al. 2004, equation 13, with a Gaussian window of 11 and sigma 1.5, on pictures in [0, 255] with
+    mirrored borders."""
+    draw = torch.Generator().manual_seed(0)
+    first = torch.rand(1, 3, 2, 32, 40, generator=draw) * 2 - 1
+    second = (first + 0.3 * torch.randn(first.shape, generator=draw)).clamp(-1, 1)
+    line = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+
+    def blurred(x):
+        padded = nn.functional.pad(x, (5, 5, 5, 5), mode="reflect")
+        return nn.functional.conv2d(padded.flatten(0, 1)[:, None], window)
+
+    x, y = ((video.transpose(1, 2).flatten(0, 1) + 1) * 127.5 for video in (first, second))
+    mean_x, mean_y = blurred(x), blurred(y)
+    variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    covariance = blurred(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similar = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    similar /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    assert ssim(second, first).item() == pytest.approx(similar.mean().item(), abs=1e-4)

@@ -126,6 +126,7 @@ def calc(
         discard(work)
     for table in (known, found):
         _warn(table)
+    _warn_apart(known, found)
     for name, row in values.items():
         floor = "" if row["real_against_real"] is None else f"   real against real {row['real_against_real']:.4g}"
         error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.2g}"
@@ -167,6 +168,16 @@ def _extract(clips: "ClipSource", extractor: "BuiltExtractor", work: Path, batch
             clips, extractor, work, batch_size,
             lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
+
+
+def _warn_apart(known: "FeatureTable", found: "FeatureTable") -> None:
+    """What was read differently on the two sides, for then the number says that, too."""
+    import sys
+
+    for field in ("sizes", "stride", "fps"):
+        mine, other = (table.protocol.get(field) for table in (found, known))
+        if mine and other and mine != other:
+            print(f"{field}: {mine} for the clips to judge, {other} for the reference", file=sys.stderr)
 
 
 def _warn(table: "FeatureTable") -> None:

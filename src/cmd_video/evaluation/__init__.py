@@ -1,1 +1,1 @@
-"""Measuring models: attribute adherence on sprites, reconstruction."""
+"""Measuring models: distances between sets of clips, pairs, captions, adherence and reconstruction, by protocol."""

@@ -22,11 +22,18 @@ STILL = 1e-3  # mean change between frames, of 2, below which a clip stands stil
 
 
 def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (Gaussian window 11, sigma 1.5), mean over frames: (B, 3, F, H, W) -> (B,)."""
-    batch = len(prediction)
-    frames = [video.transpose(1, 2).flatten(0, 1).float() for video in (prediction, target)]
-    values = structural_similarity_index_measure(*frames, data_range=(-1.0, 1.0), reduction="none")
-    return values.view(batch, -1).mean(dim=1)
+    """Structural similarity (Gaussian window 11, sigma 1.5), mean over frames: (B, 3, F, H, W) -> (B,).
+
+    Of values from 0 on, as the formula's product of means needs.
+    """
+    frames = [_from_zero(video) for video in (prediction, target)]
+    values = structural_similarity_index_measure(*frames, data_range=1.0, reduction="none")
+    return values.view(len(prediction), -1).mean(dim=1)
+
+
+def _from_zero(video: torch.Tensor) -> torch.Tensor:
+    """Frames in [0, 1]: (B, 3, F, H, W) in [-1, 1] -> (B * F, 3, H, W)."""
+    return video.transpose(1, 2).flatten(0, 1).float() / 2 + 0.5
 
 
 def flicker(video: torch.Tensor) -> torch.Tensor:
@@ -62,11 +69,12 @@ def paired_metrics(
     prediction = prediction.float().clamp(-1, 1)
     squared = (prediction - target).square().flatten(1).mean(dim=1)
     values = {"psnr": 10 * torch.log10(4 / squared.clamp(min=4e-6)), "ssim": ssim(prediction, target)}
-    frames = [video.transpose(1, 2).flatten(0, 1) for video in (prediction, target)]  # (B * F, 3, H, W)
     if min(prediction.shape[-2:]) >= 176:
-        by_frame = multiscale_structural_similarity_index_measure(*frames, data_range=(-1.0, 1.0), reduction="none")
+        pictures = [_from_zero(video) for video in (prediction, target)]  # (B * F, 3, H, W)
+        by_frame = multiscale_structural_similarity_index_measure(*pictures, data_range=1.0, reduction="none")
         values["ms_ssim"] = by_frame.view(len(prediction), -1).mean(dim=1)
     if lpips is not None:
+        frames = [video.transpose(1, 2).flatten(0, 1) for video in (prediction, target)]  # (B * F, 3, H, W)
         values["lpips"] = lpips(*frames).view(len(prediction), -1).mean(dim=1)
     if prediction.shape[2] > 1:
         change = flicker(target)

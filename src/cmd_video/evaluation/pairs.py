@@ -13,7 +13,7 @@ from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import to_float
 
 from .clips import ClipSource, FolderClips
-from .flow import optical_flow, warping_error
+from .flow import dynamic_degree, optical_flow, warping_error
 from .lpips import LPIPS
 from .metrics import paired_metrics
 from .tables import digest_all, digest_of
@@ -26,7 +26,9 @@ def measure_pairs(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
-    """Metrics of `metrics.paired_metrics`, and the warping error of the made clips.
+    """Metrics of `metrics.paired_metrics`, and warping error and dynamic degree of made and of true clips.
+
+    A frozen clip has no warping error at all: its dynamic degree tells.
 
     Args:
         made: what is judged.
@@ -89,5 +91,8 @@ def _measure(made: torch.Tensor, true: torch.Tensor, lpips: LPIPS | None, device
     prediction, target = (to_float(clip)[None].to(device) for clip in (made, true))
     found = {name: float(value) for name, value in paired_metrics(prediction, target, lpips).items()}
     if len(made) > 1:
-        found["warping_error"] = warping_error(made, optical_flow(made))
+        for suffix, clip in (("", made), ("_of_true", true)):
+            flow = optical_flow(clip)
+            found[f"warping_error{suffix}"] = warping_error(clip, flow)
+            found[f"dynamic_degree{suffix}"] = dynamic_degree(flow)
     return {name: value for name, value in found.items() if not math.isnan(value)}  # where everything is covered
