@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DTYPES, Device, find_dtype
+from .options import DTYPES, Device, find_dtype, read_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -126,13 +126,7 @@ def _generate(
 
 
 def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str]:
-    texts = list(prompts or [])
-    if prompts_file is not None:
-        lines = [line.strip() for line in prompts_file.read_text().splitlines() if line.strip()]
-        if not lines:
-            raise ValueError(f"--prompts-file: {prompts_file} holds no prompt")
-        texts += lines
-    return texts
+    return [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
 
 
 def _open_image(path: Path | None) -> "Image | None":

@@ -25,6 +25,21 @@ def find_dtype(name: str) -> "torch.dtype":
     return getattr(torch, name)
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that hold something, such as prompts.
+
+    Raises:
+        ValueError: it is not UTF-8, or empty.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
+    if not lines:
+        raise ValueError(f"{path}: holds no prompt")
+    return lines
+
+
 def writable_file(path: Path) -> Path:
     """A file that can be written, before the work that it is for.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Device
+from .options import Device, read_lines
 
 FORMATS = ("mp4", "png")
 VBENCH_SCRIPT = """#!/bin/sh
@@ -59,9 +59,7 @@ def command(
             raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
     if layout == "vbench" and file_format != "mp4":
         raise ValueError("--format: VBench reads mp4")
-    prompts = [line.strip() for line in prompts_file.read_text().splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError(f"PROMPTS_FILE: {prompts_file} holds no prompt")
+    prompts = read_lines(prompts_file)
     if layout == "vbench" and len(set(prompts)) < len(prompts):
         twice = next(prompt for number, prompt in enumerate(prompts) if prompt in prompts[:number])
         raise ValueError(f"PROMPTS_FILE: {twice!r} stands there twice; VBench names files by prompts")

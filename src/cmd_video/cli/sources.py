@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import read_lines
+
 if TYPE_CHECKING:
     from cmd_video.evaluation.clips import ClipSource
 
@@ -162,7 +164,7 @@ def _conditions(
     if prompts is not None:
         if pipe.num_classes:
             raise ValueError("--prompts: the model knows classes, not texts")
-        lines = [line.strip() for line in prompts.read_text().splitlines() if line.strip()]
+        lines = read_lines(prompts)
         if len(lines) < 2:
             raise ValueError(f"--prompts: {prompts} holds {len(lines)} prompts, at least 2 are needed")
         asked = {"lines": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}

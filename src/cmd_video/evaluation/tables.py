@@ -72,7 +72,11 @@ class FeatureTable:
             if hashlib.sha256(weights.read_bytes()).hexdigest() != record["sha256"]:
                 raise ValueError(f"{weights.name} is not the file that its JSON describes")
             tensors = load_file(weights)
-            return cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]))
+            found = cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]))
+            clips = int(found.protocol["clips"])
+            if clips < 1 or len(found.features) % clips:
+                raise ValueError(f"{len(found.features)} features of {clips} clips")
+            return found
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(f"{base}: no table of features: {error}") from error
 
