@@ -5,14 +5,17 @@ import math
 import pytest
 import torch
 
+from cmd_video.evaluation.distances import measure
 from cmd_video.evaluation.distribution import (
     coverage,
     frechet_estimate,
     inception_score,
+    jedi,
     kernel_distance,
     nearest_distance,
 )
 from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
+from cmd_video.evaluation.tables import FeatureTable
 
 
 def table(count, numbers, seed=0, shift=0.0):
@@ -79,6 +82,25 @@ def test_kernel_distance_is_unbiased():
     mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / 200**0.5
     assert abs(mean) < 3 * error
     assert kernel_distance(table(200, 4), table(200, 4, 1, 1.0)).value > 0.5
+
+
+def test_jedi_is_its_definition():
+    real, made = table(40, 6), table(30, 6, 1, 0.3)
+
+    def kernel(a, b):
+        return ((a.double() @ b.double().T / 6) ** 2).mean().item()
+
+    expected = 100 * (kernel(real, real) + kernel(made, made) - 2 * kernel(real, made))
+    assert jedi(real, made).value == pytest.approx(expected, rel=1e-9) and jedi(real, made).error > 0
+    assert jedi(real, real).value == pytest.approx(0, abs=1e-12)
+
+
+def test_v_jepa_brings_jedi():
+    protocol = {"extractor": "vjepa2:x", "clips": 20, "numbers": 6}
+    tables = [FeatureTable(table(20, 6, seed), torch.zeros(0), protocol) for seed in range(2)]
+    assert measure(*tables)["jedi"]["value"] == pytest.approx(jedi(*(part.features for part in tables)).value)
+    other = [FeatureTable(part.features, part.dynamic, {**protocol, "extractor": "i3d"}) for part in tables]
+    assert "jedi" not in measure(*other)
 
 
 def frames(clips, rows, seed):

@@ -116,7 +116,8 @@ def test_frames_smaller_than_the_window_of_ssim():
 
 def test_ssim_is_its_definition():
     """Wang et al. 2004, equation 13, with a Gaussian window of 11 and sigma 1.5, on pictures in [0, 255] with
-    mirrored borders."""
+    mirrored borders.
+    """
     draw = torch.Generator().manual_seed(0)
     first = torch.rand(1, 3, 2, 32, 40, generator=draw) * 2 - 1
     second = (first + 0.3 * torch.randn(first.shape, generator=draw)).clamp(-1, 1)

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from .clips import ClipSource
-from .distribution import Estimate, coverage, frechet_estimate, inception_score, kernel_distance, nearest_distance
+from .distribution import (
+    Estimate,
+    coverage,
+    frechet_estimate,
+    inception_score,
+    jedi,
+    kernel_distance,
+    nearest_distance,
+)
 from .extractors import Classify, Extractor
 from .tables import FeatureTable
 
@@ -75,6 +83,8 @@ def measure(
         "kernel_degree_2": lambda a, b: kernel_distance(a, b, 2, rows),
         "nearest": lambda a, b: nearest_distance(a, b, rows),
     }
+    if str(real.protocol["extractor"]).startswith("vjepa2"):
+        distances["jedi"] = lambda a, b: jedi(a, b, rows)
     for name, distance in distances.items():
         floor = distance(*halves).value if min(map(len, halves)) >= 2 * rows else None
         values[name] = _row(distance(real.features, made.features), floor)

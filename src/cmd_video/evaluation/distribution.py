@@ -81,6 +81,33 @@ def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, row
     return _jackknife(distance(None), [distance(out) for out in range(GROUPS)])
 
 
+def jedi(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> Estimate:
+    """JEDi's number (arXiv 2410.05203): 100 times the squared maximum mean discrepancy with the kernel (a.b / d)^2.
+
+    As its authors' code has it, over all pairs, a feature's with itself among them, so it is biased upwards. The mean
+    of (a.b)^2 over pairs is the product of the second moments E[a a^T] and E[b b^T], so these are all that is needed.
+
+    Args:
+        real: (N, d), of V-JEPA.
+        made: (M, d).
+        rows: of a clip.
+
+    Returns:
+        the number, at least 0, and its standard error.
+    """
+
+    def number(first: torch.Tensor, second: torch.Tensor) -> float:
+        moments = [table.T @ table / (len(table) * table.shape[1]) for table in (first, second)]
+        return 100 * float((moments[0] - moments[1]).square().sum())
+
+    real, made = real.double(), made.double()
+    parts = [_groups(table, rows) for table in (real, made)]
+    if min(map(len, parts)) < GROUPS:
+        return Estimate(number(real, made), math.nan)
+    without = [[torch.cat([*side[:out], *side[out + 1 :]]) for side in parts] for out in range(GROUPS)]
+    return _jackknife(number(real, made), [number(*tables) for tables in without])
+
+
 def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5, rows: int = 1) -> dict[str, Estimate]:
     """Whether made features lie among the real ones, and real ones among the made (balls to the k-th neighbour).
 
