@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The GPU benchmark: numerics of bf16, all presets at 512x1024, two peers, batches of 1 and 4, training steps.
 # Needs a CUDA build of torch and this package with its dependencies; no network, no weights (they are random, the
-# sizes are the true ones). About 8 minutes on an H200. A step that fails is named and does not stop the others.
+# sizes are the true ones). Its time on a GPU has not been measured. A step that fails is named and does not stop the others.
 # Usage: [PYTHON=python3] benchmarks/gpu_suite.sh [OUTPUT_FOLDER]
 set -uo pipefail
 cd "$(dirname "$0")/.."
