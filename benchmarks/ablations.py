@@ -5,8 +5,7 @@ python benchmarks/ablations.py motion --work runs/ablations -o sprites-ablation-
     --set data.path=latents/sprites/train --set validation.data.path=latents/sprites/held_out
 
 Every row is the recipe of configs/sprites with a few fields changed, for as many steps, from fresh weights but for the
-text encoder. Rows
-trained by an earlier call are taken from --work.
+text encoder. Rows trained by an earlier call are taken from --work.
 """
 
 import argparse

@@ -60,14 +60,10 @@ def usable_device(name: str) -> str:
     Raises:
         ValueError: there is no such device, or torch was built without it.
     """
-    if name == "cpu":  # without importing torch
-        return name
-    import torch
+    if name != "cpu":  # which is there, and needs no import of torch to know
+        from cmd_video.benchmark.timing import check_device
 
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has all of them for this
-        raise ValueError(f"--device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        check_device(name)
     return name
 
 

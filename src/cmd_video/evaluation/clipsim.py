@@ -106,8 +106,9 @@ def measure_captions(
             unreadable.append(f"{clip.path.name}: {clip.reason}")
         else:
             digests.append(digest_of(clip))
-            following = [other for other in [*prompts[number + 1 :], *prompts[:number]] if other != prompt][:1]
-            asked = [prompt, *following]
+            later = (prompts[(number + step) % len(prompts)] for step in range(1, len(prompts)))
+            other = next((caption for caption in later if caption != prompt), None)
+            asked = [prompt] if other is None else [prompt, other]
             scores = judge(clip[None].expand(len(asked), *clip.shape), asked)
             own.append(float(scores[0]))
             others += scores[1:].tolist()
