@@ -21,7 +21,7 @@ from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import encode_video
-from cmd_video.training.stages import draw_samples
+from cmd_video.training.samples import draw_samples
 
 BATCH = 10
 SHOWN_FRAMES = (2, 13)

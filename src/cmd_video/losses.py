@@ -1,13 +1,84 @@
 """Losses and the quantities they rest on: pure functions of tensors.
 
-target = diffusion_target(scheduler, sample, noise, timestep);  loss = diffusion_loss(scheduler, prediction, target, t)
+target = diffusion_target(scheduler, sample, noise, level);  loss = diffusion_loss(scheduler, prediction, target, level)
+
+A level is the number of an entry in the scheduler's table of noise levels, 0 the cleanest. For DDPM's schedule it is
+the timestep; flow matching and EDM have timesteps of their own, `NoiseLevels.timestep`.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The levels T that a scheduler trains at: z = alpha x + sigma noise is what the denoiser sees.
+
+    Attributes:
+        alpha: (T,), falling.
+        sigma: (T,), rising.
+        timestep: (T,), what the denoiser is told.
+        prediction_type: what it predicts: noise, alpha noise - sigma x, x, or noise - x ("flow").
+    """
+
+    alpha: torch.Tensor
+    sigma: torch.Tensor
+    timestep: torch.Tensor
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow"]
+
+    def at(self, level: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha and sigma at levels (B,), to multiply a tensor (B, ...) with."""
+        shape = (-1, *[1] * (like.ndim - 1))
+        return tuple(  # type: ignore[return-value]
+            values.to(level.device)[level].to(like).view(shape) for values in (self.alpha, self.sigma)
+        )
+
+    def add_noise(self, sample: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """The noisy sample z (B, ...) of x at levels (B,)."""
+        alpha, sigma = self.at(level, sample)
+        return alpha * sample + sigma * noise
+
+    def signal_to_noise(self, level: torch.Tensor) -> torch.Tensor:
+        """(alpha / sigma)^2 at levels (B,)."""
+        return ((self.alpha / self.sigma).square()).to(level.device)[level]
+
+
+def noise_levels(scheduler: Any) -> NoiseLevels:
+    """The table that a scheduler of diffusers stands for.
+
+    DDPM's variance-preserving schedule (all schedulers with `alphas_cumprod`); EDM's as Stable Video Diffusion has it
+    (`EulerDiscreteScheduler` with timestep_type "continuous": arXiv 2206.00364, table 1; its input scaled by c_in is
+    variance-preserving, its output a v-prediction, its timestep ln(sigma) / 4); flow matching
+    (`FlowMatchEulerDiscreteScheduler`: arXiv 2403.03206, with a fixed shift).
+
+    Raises:
+        ValueError: the scheduler's noise depends on something that is not known here.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        if scheduler.config.use_dynamic_shifting or scheduler.config.invert_sigmas:
+            raise ValueError(
+                "scheduler: use_dynamic_shifting and invert_sigmas are not known here; give a fixed `shift` "
+                "(exp(max_shift) is that of the largest videos)"
+            )
+        sigmas = scheduler.from_config(scheduler.config).sigmas.flip(0)
+        return NoiseLevels(1 - sigmas, sigmas, sigmas * scheduler.config.num_train_timesteps, "flow")
+    kind = scheduler.config.prediction_type
+    if kind not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type: {kind!r} is none of {', '.join(PREDICTION_TYPES)}")
+    if isinstance(scheduler, EulerDiscreteScheduler) and scheduler.config.timestep_type == "continuous":
+        fresh = scheduler.from_config(scheduler.config)
+        fresh.set_timesteps(scheduler.config.num_train_timesteps)
+        sigmas, timesteps = fresh.sigmas[:-1].flip(0), fresh.timesteps.flip(0)
+        scale = (sigmas.square() + 1).rsqrt()  # c_in
+        return NoiseLevels(scale, sigmas * scale, timesteps, kind)
+    alpha_bar = scheduler.alphas_cumprod
+    return NoiseLevels(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), torch.arange(len(alpha_bar)), kind)
 
 
 def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Literal["l2", "l1"]) -> torch.Tensor:
@@ -16,32 +87,33 @@ def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Li
 
 
 def diffusion_target(
-    scheduler: DDIMScheduler, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+    scheduler: Any, sample: torch.Tensor, noise: torch.Tensor, level: torch.Tensor
 ) -> torch.Tensor:
-    """What the network is to predict at `timestep` (B,), by the scheduler's prediction type (CMD, eq. 7 and 8).
+    """What the network is to predict at levels (B,), by the scheduler's prediction type (CMD, eq. 7 and 8).
 
     Raises:
         ValueError: an unknown type, or epsilon with a schedule that ends in pure noise (arXiv 2305.08891).
     """
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
+    levels = noise_levels(scheduler)
+    if levels.prediction_type == "epsilon":
         if scheduler.config.get("rescale_betas_zero_snr"):
             raise ValueError(
                 "prediction_type: epsilon says nothing of the sample where rescale_betas_zero_snr left none"
             )
         return noise
-    if kind == "v_prediction":
-        return scheduler.get_velocity(sample, noise, timestep)
-    if kind == "sample":
+    if levels.prediction_type == "sample":
         return sample
-    raise ValueError(f"prediction_type: {kind!r} is none of epsilon, v_prediction, sample")
+    if levels.prediction_type == "flow":
+        return noise - sample
+    alpha, sigma = levels.at(level, sample)
+    return alpha * noise - sigma * sample
 
 
 def diffusion_loss(
-    scheduler: DDIMScheduler,
+    scheduler: Any,
     prediction: torch.Tensor,
     target: torch.Tensor,
-    timestep: torch.Tensor,
+    level: torch.Tensor,
     min_snr_gamma: float | None = None,
     snr_power: float = 0.0,
 ) -> torch.Tensor:
@@ -51,30 +123,33 @@ def diffusion_loss(
     expressed for the scheduler's prediction type.
     """
     loss = (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
-    alpha_bar = scheduler.alphas_cumprod.to(timestep.device)[timestep]
-    snr = alpha_bar / (1 - alpha_bar)
+    if not snr_power and min_snr_gamma is None:
+        return loss
+    levels = noise_levels(scheduler)
+    snr = levels.signal_to_noise(level)
     if snr_power:
         loss = loss * snr**snr_power
     if min_snr_gamma is None:
         return loss
-    divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[scheduler.config.prediction_type]
-    return loss * snr.clamp(max=min_snr_gamma) / divisor
+    sigma = levels.sigma.to(level.device)[level]
+    # how far the clean sample moves with the prediction, squared
+    slope = {"epsilon": 1 / snr, "v_prediction": sigma**2, "sample": torch.ones_like(snr), "flow": sigma**2}
+    return loss * snr.clamp(max=min_snr_gamma) * slope[levels.prediction_type]
 
 
 def predicted_sample(
-    scheduler: DDIMScheduler, prediction: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor
+    scheduler: Any, prediction: torch.Tensor, noisy: torch.Tensor, level: torch.Tensor
 ) -> torch.Tensor:
-    """The clean sample that a prediction at `timestep` (B,) stands for; the inverse of `diffusion_target`."""
-    shape = (-1, *[1] * (noisy.ndim - 1))
-    alpha_bar = scheduler.alphas_cumprod.to(timestep.device)[timestep].view(shape)
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return (noisy - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
-    if kind == "v_prediction":
-        return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * prediction
-    if kind == "sample":
-        return prediction
-    raise ValueError(f"prediction_type: {kind!r} is none of epsilon, v_prediction, sample")
+    """The clean sample that a prediction at levels (B,) stands for; the inverse of `diffusion_target`."""
+    levels = noise_levels(scheduler)
+    alpha, sigma = levels.at(level, noisy)
+    if levels.prediction_type == "epsilon":
+        return (noisy - sigma * prediction) / alpha
+    if levels.prediction_type == "v_prediction":
+        return alpha * noisy - sigma * prediction
+    if levels.prediction_type == "flow":
+        return noisy - sigma * prediction
+    return prediction
 
 
 def pseudo_huber(prediction: torch.Tensor, target: torch.Tensor, c: float = 0.03) -> torch.Tensor:

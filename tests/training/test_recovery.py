@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, prune
 from cmd_video.pruning.selection import BlockSelection
@@ -18,6 +19,10 @@ REMOVED = {  # component, and which class of it
     "video_model": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
     "video_model/animatediff": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
     "video_model/wan": ("blocks.1",),
+    "video_model/wan-flow": ("blocks.1",),
+    "video_model/ltx": ("transformer_blocks.1",),
+    "video_model/hunyuan": ("transformer_blocks.1", "single_transformer_blocks.0"),
+    "video_model/svd": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
 }
 CHANGES = {"unet": {"layers_per_block": 2}, "motion_transformer": {"num_layers": 3}}
 TEXT = ("tokenizer", "text_encoder")
@@ -25,7 +30,9 @@ PARTS = {
     "unet": ("vae", "autoencoder", "content_scheduler", *TEXT),
     "motion_transformer": ("vae", "autoencoder", "motion_scheduler", "motion_tokenizer", "motion_text_encoder"),
     "video_model": ("vae", "video_scheduler", *TEXT),
+    "video_model/svd": ("svd/vae", "svd/image_encoder", "svd/video_scheduler"),
 }
+FLOW = ("video_model/wan-flow", "video_model/ltx", "video_model/hunyuan")
 VIDEO_UNET = {
     "class": "UNet3DConditionModel",
     "config": {
@@ -51,6 +58,34 @@ WAN = {
         "out_channels": 12, "text_dim": 16, "freq_dim": 8, "ffn_dim": 32, "num_layers": 3, "rope_max_seq_len": 32,
     },
 }  # fmt: skip
+LTX = {
+    "class": "LTXVideoTransformer3DModel",
+    "config": {
+        "in_channels": 12, "out_channels": 12, "num_attention_heads": 2, "attention_head_dim": 8,
+        "cross_attention_dim": 16, "num_layers": 3, "caption_channels": 16,
+    },
+}  # fmt: skip
+HUNYUAN = {
+    "class": "HunyuanVideoTransformer3DModel",
+    "config": {
+        "in_channels": 12, "out_channels": 12, "num_attention_heads": 2, "attention_head_dim": 10, "num_layers": 2,
+        "num_single_layers": 2, "num_refiner_layers": 1, "patch_size": 1, "patch_size_t": 1, "guidance_embeds": True,
+        "text_embed_dim": 16, "pooled_projection_dim": 16, "rope_axes_dim": [2, 4, 4],
+    },
+}  # fmt: skip
+SVD = {
+    "class": "UNetSpatioTemporalConditionModel",
+    "config": {
+        "in_channels": 8, "out_channels": 4, "block_out_channels": [32, 64], "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"], "cross_attention_dim": 16,
+        "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 24, "num_attention_heads": [2, 4],
+    },
+}  # fmt: skip
+EDM = {
+    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "use_karras_sigmas": True,
+    "sigma_min": 0.002, "sigma_max": 700.0, "timestep_type": "continuous", "prediction_type": "v_prediction",
+}  # fmt: skip
 
 
 def component_of(name):
@@ -58,11 +93,25 @@ def component_of(name):
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_config):
+def parts(tiny_config, tmp_path_factory):
     """Every component of the tiny configurations, and a video model's."""
     known = {**tiny_config("content", "-")["components"], **tiny_config("motion", "-")["components"]}
-    videos = {"video_model": VIDEO_UNET, "video_model/animatediff": ANIMATEDIFF, "video_model/wan": WAN}
-    return {**known, **videos, "video_scheduler": known["content_scheduler"]}
+    videos = {
+        "video_model": VIDEO_UNET, "video_model/animatediff": ANIMATEDIFF, "video_model/wan": WAN,
+        "video_model/wan-flow": WAN, "video_model/ltx": LTX, "video_model/hunyuan": HUNYUAN, "video_model/svd": SVD,
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("svd")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=16, projection_dim=16)
+    CLIPVisionModelWithProjection(vision).save_pretrained(folder)
+    sizes = {"block_out_channels": (32, 32), "layers_per_block": 1, "down_block_types": ("DownEncoderBlock2D",) * 2}
+    svd = {
+        "svd/vae": {"class": "AutoencoderKLTemporalDecoder", "config": sizes},
+        "svd/image_encoder": {"path": str(folder)},
+        "svd/video_scheduler": {"class": "EulerDiscreteScheduler", "config": EDM},
+        "flow": {"class": "FlowMatchEulerDiscreteScheduler", "config": {"shift": 3.0}},
+    }
+    return {**known, **videos, **svd, "video_scheduler": known["content_scheduler"]}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +141,9 @@ def distill_config(pruned, parts, tiny_config):
 
     def make(name, output, student="student", **recovery):
         component = component_of(name)
-        chosen = {part: parts[part] for part in PARTS[component]}
+        chosen = {part.rpartition("/")[2]: parts[part] for part in PARTS.get(name, PARTS[component])}
+        if name in FLOW:
+            chosen["video_scheduler"] = parts["flow"]
         chosen |= {
             component: {"path": str(pruned[name] / student)},
             "teacher": {"path": str(pruned[name] / "teacher")},

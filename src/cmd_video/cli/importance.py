@@ -156,7 +156,7 @@ def _distances(stage: "DiffusionStage", model: Any, batches: list[dict[str, Any]
     import torch
 
     from cmd_video.evaluation.pixel_features import pixel_distances
-    from cmd_video.training.stages import draw_samples
+    from cmd_video.training.samples import draw_samples
 
     with torch.no_grad(), stage.using(model):
         made = [stage.pixels(batch, draw_samples(stage, batch)) for batch in batches]

@@ -6,9 +6,11 @@ latents = encode_images(vae, images);  images = decode_images(vae, latents)     
 from typing import TypeAlias
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, AutoencoderTiny
 
 from cmd_video.models import AutoencoderPixelUnshuffle
+
+from .video_space import VideoAutoencoder, decode_clip, encode_clip
 
 MAX_PIXELS = 2**19  # decoded at once: one frame of 512x1024, all frames of a small clip
 ImageAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
@@ -30,15 +32,24 @@ def decode_images(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.
     return vae.decode(latents / vae.config.scaling_factor + _shift(vae)).sample
 
 
-def encode_video(vae: ImageAutoencoder | None, video: torch.Tensor) -> torch.Tensor:
-    """`encode_images` on each frame: (B, 3, F, H, W) -> (B, C, F, h, w)."""
+def encode_video(vae: ImageAutoencoder | VideoAutoencoder | None, video: torch.Tensor) -> torch.Tensor:
+    """`encode_images` on each frame: (B, 3, F, H, W) -> (B, C, F, h, w); or `encode_clip`, where time shrinks too."""
+    if isinstance(vae, VideoAutoencoder):
+        return encode_clip(vae, video)
     batch, _, frames = video.shape[:3]
     latents = encode_images(vae, video.transpose(1, 2).flatten(0, 1))
     return latents.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
-def decode_video(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
-    """`decode_images` on each frame, in slices of bounded memory: (B, C, F, h, w) -> (B, 3, F, H, W)."""
+def decode_video(vae: ImageAutoencoder | VideoAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
+    """`decode_images` on each frame, in slices of bounded memory: (B, C, F, h, w) -> (B, 3, F, H, W).
+
+    Whole clips where the decoder looks across time: Stable Video Diffusion's, and those of `video_space`.
+    """
+    if isinstance(vae, VideoAutoencoder):
+        return decode_clip(vae, latents)
+    if isinstance(vae, AutoencoderKLTemporalDecoder):
+        return torch.stack([_decode_across_time(vae, clip) for clip in latents])
     batch, _, frames, height, width = latents.shape
     per_slice = max(1, MAX_PIXELS // (height * width * spatial_ratio(vae) ** 2))
     slices = latents.transpose(1, 2).flatten(0, 1).split(per_slice)  # each (N, C, h, w)
@@ -55,6 +66,12 @@ def spatial_ratio(vae: ImageAutoencoder | None) -> int:
     if isinstance(vae, AutoencoderTiny):
         return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
     return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _decode_across_time(vae: AutoencoderKLTemporalDecoder, clip: torch.Tensor) -> torch.Tensor:
+    """(C, F, h, w) -> (3, F, H, W)."""
+    frames = clip.transpose(0, 1) / vae.config.scaling_factor
+    return vae.decode(frames, num_frames=len(frames)).sample.transpose(0, 1)
 
 
 def _shift(vae: ImageAutoencoder) -> float:

@@ -16,11 +16,13 @@ class PromptFeatures:
     Attributes:
         hidden_states: (B, S, D), one vector per token, for the content model's cross-attention.
         pooled: (B, D), mean over the tokens of each prompt, for the motion model.
+        mask: (B, S), 1 for the tokens of a prompt, 0 for the padding.
         truncated: for each prompt the part that was cut off because the text encoder is not longer, or None.
     """
 
     hidden_states: torch.Tensor
     pooled: torch.Tensor
+    mask: torch.Tensor
     truncated: list[str | None]
 
 
@@ -34,6 +36,6 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
     ]
     device = text_encoder.device
     hidden_states = text_encoder(tokens.input_ids.to(device))[0]  # (B, S, D)
-    mask = tokens.attention_mask.to(hidden_states)[..., None]  # its device: an offloaded encoder's differs
-    pooled = (hidden_states * mask).sum(dim=1) / mask.sum(dim=1)
-    return PromptFeatures(hidden_states, pooled, truncated)
+    mask = tokens.attention_mask.to(hidden_states)  # its device: an offloaded encoder's differs
+    pooled = (hidden_states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return PromptFeatures(hidden_states, pooled, mask, truncated)

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import AutoencoderKLTemporalDecoder
 
 from cmd_video.pipelines.sampling import distilled_steps
+from cmd_video.pipelines.video_space import VideoAutoencoder
 from cmd_video.pruning.pruned_models import PrunedMixin
 
 from .classifier import ClassifierStage
@@ -47,8 +48,9 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
         if name.endswith("scheduler") and distilled_steps(component) is not None:
             raise ValueError(f"components.{name}: it samples a distilled model; give the one of that model's teacher")
     vae = components.get("vae")
-    if config.stage != "decoder" and isinstance(vae, (AutoencoderKLTemporalDecoder, PrunedMixin)):
-        raise ValueError(f"components.vae: a {type(vae).__name__} is for the stage 'decoder'; give its teacher")
+    of_a_video = isinstance(vae, (AutoencoderKLTemporalDecoder, VideoAutoencoder)) and "video_model" not in components
+    if config.stage != "decoder" and (of_a_video or isinstance(vae, PrunedMixin)):
+        raise ValueError(f"components.vae: a {type(vae).__name__} is not for the stage {config.stage!r} here")
     if config.stage == "distill":
         return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
     if config.objective.distillation is not None:

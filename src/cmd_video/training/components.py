@@ -10,7 +10,10 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cmd_video import models
 from cmd_video.models import CMDAutoencoder
@@ -19,10 +22,17 @@ from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS
 from cmd_video.pipelines.shipped import model_folder
 from cmd_video.pruning import pruned_models
 
-from .config import COMPONENT_CLASSES, ComponentConfig
+from .config import COMPONENT_CLASSES, TEXT_ENCODERS, ComponentConfig
 from .tokenizer import train_tokenizer
 
-_BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: not name.endswith("tokenizer"))  # a text encoder needs it
+_BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: "tokenizer" not in name)  # a text encoder needs it
+
+VIDEO_MODEL_FOLDERS = ("transformer", "unet")  # of a video model, in a pipeline of diffusers
+FETCHED = {  # from a hub id, whose class is not known before: folders that may hold it
+    "video_model": ("video_model", *VIDEO_MODEL_FOLDERS),
+    "video_scheduler": ("video_scheduler", "scheduler"),
+    "vae": ("vae",),
+}
 
 
 def build_components(
@@ -45,17 +55,19 @@ def build_components(
         try:
             if config.path is not None:
                 components[name] = _in_memory(_load(name, config.path))
-            elif name.endswith("tokenizer"):
+            elif name == "image_encoder":
+                raise ValueError("components.image_encoder: give a `path`; it is not trained here")
+            elif "tokenizer" in name:
                 components[name] = train_tokenizer(captions or [], **config.config)
-            elif name.endswith("text_encoder"):
+            elif "text_encoder" in name:
                 tokenizer = components[name.replace("text_encoder", "tokenizer")]
                 components[name] = _fresh_text_encoder(config.config, tokenizer)
             else:
                 components[name] = _find_class(config.class_name)(**config.config)
         except TypeError as error:
             raise ValueError(f"components.{name}.config: {error}") from error
-    for name in ("text_encoder", "motion_text_encoder"):
-        if name in components:
+    for name in ("text_encoder", "text_encoder_2", "motion_text_encoder"):
+        if isinstance(components.get(name), CLIPTextModel):
             _check_vocabulary(name, components[name], components[name.replace("text_encoder", "tokenizer")])
     return components
 
@@ -91,17 +103,22 @@ def _load(name: str, path: str) -> Any:
     A model that ships is a pipeline folder, by its name.
     """
     folder = model_folder(path)
+    if name in FETCHED and not folder.is_dir() and not folder.is_absolute() and len(folder.parts) == 2:
+        folder = _fetch(name, path)
     path = str(folder)
-    in_image_model = "scheduler" if name.endswith("scheduler") else name.removeprefix("motion_")
-    subfolder = in_image_model
+    in_pipeline = "scheduler" if name.endswith("scheduler") else name.removeprefix("motion_")
+    subfolder = in_pipeline
     if folder.is_dir():
-        subfolder = next((option for option in (name, in_image_model) if (folder / option).is_dir()), "")
+        names = (name, in_pipeline, *(VIDEO_MODEL_FOLDERS if name == "video_model" else ()))
+        subfolder = next((option for option in names if (folder / option).is_dir()), "")
     if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
         raise ValueError(f"components.{name}.path: no folder {path}")
-    if name.endswith("tokenizer"):
-        return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
-    if name.endswith("text_encoder"):
-        return CLIPTextModel.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
+    if "tokenizer" in name:
+        return _load_tokenizer(path, subfolder)
+    if "text_encoder" in name:
+        return _load_text_encoder(name, path, subfolder)
+    if name == "image_encoder":
+        return transformers.CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder)
     if name == "teacher" and not folder.is_dir():
         raise ValueError(f"components.teacher.path: {path} is no folder here; a teacher is loaded from its own folder")
     if folder.is_dir():
@@ -110,15 +127,54 @@ def _load(name: str, path: str) -> Any:
         class_name = found[0].get("_class_name") if found else None
         if found and DISTILLED_TIMESTEPS in found[0]:  # a student's sampler: not for training, but its run is exported
             return diffusers.DPMSolverMultistepScheduler.from_pretrained(path, subfolder=subfolder or None)
-        if name.endswith("scheduler") and class_name not in (None, *COMPONENT_CLASSES[name]):
-            # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
-            return diffusers.DDIMScheduler.from_pretrained(path, subfolder=subfolder or None, clip_sample=False)
+        if name.endswith("scheduler") and class_name is not None:
+            return _load_scheduler(name, path, subfolder, found[0])
     else:
         class_name = COMPONENT_CLASSES[name][0]
     if class_name not in COMPONENT_CLASSES[name]:
         allowed = ", ".join(COMPONENT_CLASSES[name])
         raise ValueError(f"components.{name}.path: {path} holds {class_name or 'no component'}, allowed: {allowed}")
     return _find_class(class_name).from_pretrained(path, subfolder=subfolder or None)
+
+
+def _fetch(name: str, repository: str) -> Path:
+    """The folders of a hub repository that may hold a component; weights as safetensors, not those in half precision."""
+    try:
+        patterns = [f"{folder}/*" for folder in FETCHED[name]]
+        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*.bin", "*.fp16.*"]))
+    except (OSError, HFValidationError) as error:
+        raise ValueError(
+            f"components.{name}.path: no folder {repository}, nor could it be fetched from the hub: {error}"
+        ) from error
+
+
+def _load_scheduler(name: str, path: str, subfolder: str, config: dict[str, Any]) -> Any:
+    """The scheduler of a folder, or one that is trained with and has the same noise."""
+    class_name, place = config.get("_class_name"), {"subfolder": subfolder or None}
+    if name == "video_scheduler":
+        if config.get("use_flow_sigmas"):  # Wan's UniPC
+            shift = config.get("flow_shift", 1.0)
+            return diffusers.FlowMatchEulerDiscreteScheduler(config.get("num_train_timesteps", 1000), shift)
+        if class_name == "EulerDiscreteScheduler" and config.get("timestep_type") != "continuous":
+            class_name = "DDIMScheduler"
+    if class_name not in COMPONENT_CLASSES[name]:
+        # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
+        return diffusers.DDIMScheduler.from_pretrained(path, **place, clip_sample=False)
+    return _find_class(class_name).from_pretrained(path, **place)
+
+
+def _load_tokenizer(path: str, subfolder: str) -> Any:
+    class_name = get_tokenizer_config(path, subfolder=subfolder).get("tokenizer_class") or "CLIPTokenizer"
+    kind = CLIPTokenizer if class_name.startswith("CLIP") else AutoTokenizer
+    return kind.from_pretrained(path, subfolder=subfolder)
+
+
+def _load_text_encoder(name: str, path: str, subfolder: str) -> Any:
+    """CLIP's in fp32, for it may be trained; a video model's larger one in the type of its files."""
+    class_name = (AutoConfig.from_pretrained(path, subfolder=subfolder).architectures or ["CLIPTextModel"])[0]
+    if name != "text_encoder" or class_name not in TEXT_ENCODERS or class_name == "CLIPTextModel":
+        return CLIPTextModel.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
+    return getattr(transformers, class_name).from_pretrained(path, subfolder=subfolder, dtype="auto")
 
 
 def _in_memory(component: Any) -> Any:

@@ -15,12 +15,20 @@ from cmd_video.data.sprites import MOTIONS
 
 from .config_teacher import DistillationConfig, RecoveryConfig, Section
 
-VIDEO_MODELS = ("UNet3DConditionModel", "UNetMotionModel", "WanTransformer3DModel")
+VIDEO_MODELS = (
+    "UNet3DConditionModel",
+    "UNetMotionModel",
+    "UNetSpatioTemporalConditionModel",
+    "WanTransformer3DModel",
+    "LTXVideoTransformer3DModel",
+    "HunyuanVideoTransformer3DModel",
+)
+VIDEO_AUTOENCODERS = ("AutoencoderKLWan", "AutoencoderKLLTXVideo", "AutoencoderKLHunyuanVideo")
 KL_AUTOENCODERS = tuple(
     f"{prefix}{name}" for name in ("AutoencoderKL", "AutoencoderKLTemporalDecoder") for prefix in ("", "Pruned")
 )
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
-    "vae": (*KL_AUTOENCODERS, "AutoencoderTiny", "AutoencoderPixelUnshuffle"),
+    "vae": (*KL_AUTOENCODERS, "AutoencoderTiny", "AutoencoderPixelUnshuffle", *VIDEO_AUTOENCODERS),
     "autoencoder": ("CMDAutoencoder", "PrunedCMDAutoencoder"),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
@@ -31,20 +39,29 @@ COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
         *VIDEO_MODELS,
         *KL_AUTOENCODERS,
     ),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel",),  # of a fresh one; a video model's may also be one of TEXT_ENCODERS
     "tokenizer": ("CLIPTokenizer",),
+    "text_encoder_2": ("CLIPTextModel",),
+    "tokenizer_2": ("CLIPTokenizer",),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
     "motion_text_encoder": ("CLIPTextModel",),
     "motion_tokenizer": ("CLIPTokenizer",),
     "content_scheduler": ("DDIMScheduler", "LCMScheduler"),
     "motion_scheduler": ("DDIMScheduler", "LCMScheduler"),
-    "video_scheduler": ("DDIMScheduler",),
+    "video_scheduler": ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
 }
+TEXT_ENCODERS = ("CLIPTextModel", "T5EncoderModel", "UMT5EncoderModel", "LlamaModel")
+TEXT_PAIRS = (
+    ("tokenizer", "text_encoder"),
+    ("tokenizer_2", "text_encoder_2"),
+    ("motion_tokenizer", "motion_text_encoder"),
+)
 STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without
     "autoencoder": ("autoencoder",),
     "image": ("unet", "content_scheduler"),
     "content": ("unet", "content_scheduler", "autoencoder"),
     "motion": ("motion_transformer", "motion_scheduler", "autoencoder"),
-    "video": ("video_model", "video_scheduler", "text_encoder"),
+    "video": ("video_model", "video_scheduler"),
     "distill": ("teacher",),
     "classifier": ("classifier",),
     "decoder": ("vae", "teacher"),
@@ -65,6 +82,7 @@ OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objecti
     "min_snr_gamma": DIFFUSION_STAGES,
     "snr_power": DIFFUSION_STAGES,
     "logit_normal": DIFFUSION_STAGES,
+    "log_sigma_normal": DIFFUSION_STAGES,
 }
 DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_model": "video"}  # whose stage
 
@@ -230,6 +248,9 @@ class ObjectiveConfig(Section):
     logit_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = None
     """diffusion stages: differs from paper: draw t / T as the sigmoid of a normal variable of this mean and
     standard deviation (arXiv 2403.03206, section 3.1); null = uniform."""
+    log_sigma_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = None
+    """diffusion stages: draw the logarithm of noise over signal from a normal distribution of this mean and standard
+    deviation (EDM, arXiv 2206.00364, table 1; Stable Video Diffusion's are 0.7 and 1.6); null = see logit_normal."""
 
 
 class ValidationConfig(Section):
@@ -301,6 +322,8 @@ class TrainConfig(Section):
             for field in ("train_text_encoder", "min_snr_gamma", "snr_power"):
                 if getattr(self.objective, field):
                     raise ValueError(f"objective.{field}: has no meaning in a distillation")
+        if self.objective.log_sigma_normal is not None and self.objective.logit_normal is not None:
+            raise ValueError("objective.log_sigma_normal: not together with logit_normal")
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
         if self.objective.train_text_encoder and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")
@@ -308,7 +331,7 @@ class TrainConfig(Section):
         for name in (*STAGE_COMPONENTS[kind], *(STAGE_COMPONENTS["distill"] if self.stage == "distill" else ())):
             if name not in self.components and not (precomputed and name == "autoencoder" and kind == "content"):
                 raise ValueError(f"components: the stage {self.stage!r} needs {name!r}")
-        for pair in (("tokenizer", "text_encoder"), ("motion_tokenizer", "motion_text_encoder")):
+        for pair in TEXT_PAIRS:
             if (pair[0] in self.components) != (pair[1] in self.components):
                 raise ValueError(f"components: {pair[0]} and {pair[1]} come together")
         if self.loop.batch_size % self.loop.gradient_accumulation_steps:

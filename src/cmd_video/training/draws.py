@@ -5,6 +5,8 @@ draws = generators(seed, batch["number"]);  timestep = draw_timestep(1000, draws
 
 import torch
 
+from cmd_video.losses import NoiseLevels
+
 
 def generators(seed: int, numbers: torch.Tensor) -> list[torch.Generator]:
     """One CPU generator per sample."""
@@ -20,6 +22,12 @@ def draw_timestep(
     mean, std = logit_normal
     share = torch.sigmoid(mean + std * torch.randn(1, generator=generator))
     return (share * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
+def draw_level(levels: NoiseLevels, mean: float, std: float, generator: torch.Generator) -> torch.Tensor:
+    """The level (1,) whose noise-to-signal ratio is nearest to a log-normal draw (EDM, arXiv 2206.00364, table 1)."""
+    ratio = torch.exp(mean + std * torch.randn(1, generator=generator))
+    return (levels.sigma / levels.alpha - ratio).cpu().abs().argmin(keepdim=True)
 
 
 def draw_noise(like: torch.Tensor, draws: list[torch.Generator]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmd_video.losses import predicted_sample
+from cmd_video.losses import noise_levels, predicted_sample
 from cmd_video.pruning.blocks import is_unet
 from cmd_video.pruning.pruned_models import PrunedMixin
 from cmd_video.pruning.recovery import (
@@ -29,10 +29,11 @@ from cmd_video.pruning.recovery import (
 
 from .config import TrainConfig
 from .config_teacher import RecoveryConfig
-from .draws import draw_noise
+from .draws import draw_level, draw_noise
 from .labels import config_of
 from .stages import Batch, ContentStage, DiffusionStage, MotionStage
 from .video import VideoStage
+from .video_models import patch_of
 
 R1_NOISE = 0.1
 
@@ -135,8 +136,9 @@ class Recovery(DiffusionStage):
         """D of samples noised again: (B, heads)."""
         assert self.discriminator is not None
         scheduler, teacher = self.components[self.scheduler], self.frozen["teacher"]
-        level = torch.cat([_level(scheduler, draw, self.settings) for draw in draws]).to(sample.device)
-        noisy = scheduler.add_noise(sample, draw_noise(sample, draws), level)
+        levels, mean, std = noise_levels(scheduler), self.settings.noise_mean, self.settings.noise_std
+        level = torch.cat([draw_level(levels, mean, std, draw) for draw in draws]).to(sample.device)
+        noisy = levels.add_noise(sample, draw_noise(sample, draws), level)
         with tap(teacher, self.taps, stop=True) as features:
             self._as_teacher(noisy, level, condition)
         frames, tokens, rows = self._layout(sample)
@@ -152,8 +154,8 @@ class Recovery(DiffusionStage):
             patch = config_of(self.frozen["teacher"]).patch_size
             frames = sample.shape[2] // patch
             return frames, frames * (sample.shape[3] // patch), 1
-        patch = config_of(self.frozen["teacher"]).get("patch_size") or (1, 1, 1)
-        return sample.shape[2] // patch[0], None, sample.shape[3] // patch[1]
+        frames, rows = patch_of(self.frozen["teacher"])
+        return sample.shape[2] // frames, None, sample.shape[3] // rows
 
     def _as_teacher(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
         """`predict` by the teacher; its weights are fixed, but gradients may pass to the input."""
@@ -189,13 +191,6 @@ def _check_teacher(student: Any, teacher: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value  # as it is after a file
-
-
-def _level(scheduler: Any, draw: torch.Generator, settings: RecoveryConfig) -> torch.Tensor:
-    """The timestep (1,) whose noise-to-signal ratio is nearest to a log-normal draw (SF-V, section 3.2)."""
-    sigma = torch.exp(settings.noise_mean + settings.noise_std * torch.randn(1, generator=draw))
-    alpha_bar = scheduler.alphas_cumprod.cpu()
-    return (((1 - alpha_bar) / alpha_bar).sqrt() - sigma).abs().argmin(keepdim=True)
 
 
 def _width(teacher: Any, name: str) -> int:

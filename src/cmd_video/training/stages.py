@@ -16,18 +16,18 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel, StableDiffusionPipel
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
-from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruction_loss
+from cmd_video.losses import diffusion_loss, diffusion_target, noise_levels, psnr, reconstruction_loss
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines.image_space import decode_video, encode_images, encode_video
 from cmd_video.pipelines.prompt import encode_prompts
-from cmd_video.pipelines.sampling import set_timesteps
 from cmd_video.pruning.importance import NoisyBatch
 
 from .coarse_warp import coarse_warp_loss
 from .config import TrainConfig
-from .draws import draw_noise, draw_timestep, generators
+from .draws import draw_level, draw_noise, draw_timestep, generators
 from .grids import evenly, tile
 from .labels import class_labels, config_of, null_label
+from .samples import draw_samples
 
 Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -173,8 +173,12 @@ class DiffusionStage(Stage):
         raise TypeError(f"{type(self).__name__} has no sample")
 
     def predict(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
-        """The denoiser's output."""
+        """The denoiser's output at noise levels (B,), see `cmd_video.losses`."""
         raise TypeError(f"{type(self).__name__} has no denoiser")
+
+    def denoise(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: Batch) -> torch.Tensor:
+        """The denoiser's output at the sampler's timesteps (B,), which for DDPM's schedule are the levels."""
+        return self.predict(noisy, timestep, condition)
 
     def pixels(self, batch: Batch, sample: torch.Tensor) -> torch.Tensor:
         """A clean sample as clips (B, 3, F, H, W) in about [-1, 1]; F = 1 for pictures."""
@@ -182,10 +186,15 @@ class DiffusionStage(Stage):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         draws = generators(self.config.seed, batch["number"])
-        steps = self.components[self.scheduler].config.num_train_timesteps
-        timestep = torch.cat([draw_timestep(steps, draw, self.config.objective.logit_normal) for draw in draws])
+        timestep = torch.cat([self._draw_level(draw) for draw in draws])
         dropped = [torch.rand((), generator=draw).item() < self.config.objective.condition_dropout for draw in draws]
         return self._loss(batch, draws, timestep, self._drop(batch, dropped)).mean()
+
+    def _draw_level(self, draw: torch.Generator) -> torch.Tensor:
+        scheduler, objective = self.components[self.scheduler], self.config.objective
+        if objective.log_sigma_normal is not None:
+            return draw_level(noise_levels(scheduler), *objective.log_sigma_normal, draw)
+        return draw_timestep(scheduler.config.num_train_timesteps, draw, objective.logit_normal)
 
     def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"loss": self._loss(batch, *self._validation_draws(batch), batch).mean()}
@@ -203,7 +212,8 @@ class DiffusionStage(Stage):
         with torch.no_grad():
             sample = self.sample(batch)
         noise = draw_noise(sample, draws)
-        return sample, noise, self.components[self.scheduler].add_noise(sample, noise, timestep.to(sample.device))
+        levels = noise_levels(self.components[self.scheduler])
+        return sample, noise, levels.add_noise(sample, noise, timestep.to(sample.device))
 
     def _loss(
         self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor, condition: Batch
@@ -217,7 +227,7 @@ class DiffusionStage(Stage):
         self, prediction: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
     ) -> torch.Tensor:
         """Denoising loss of each sample (B,), weighted as the objective says."""
-        scheduler: DDIMScheduler = self.components[self.scheduler]
+        scheduler = self.components[self.scheduler]
         target = diffusion_target(scheduler, sample, noise, timestep)
         gamma, power = self.config.objective.min_snr_gamma, self.config.objective.snr_power
         return diffusion_loss(scheduler, prediction, target, timestep, gamma, power)
@@ -365,24 +375,6 @@ class MotionStage(DiffusionStage):
         true, generated = (self.pixels(batch, sample) for sample in (self.sample(batch), draw_samples(self, batch)))
         still = decode_video(self.components.get("vae"), batch["content_frame"][:, :, None])
         return tile([still, evenly(true), evenly(generated)])
-
-
-def draw_samples(stage: DiffusionStage, batch: Batch) -> torch.Tensor:
-    """Sample x_0 from the stage's denoiser by its `sampler` with guidance, noise by the samples' numbers."""
-    validation = stage.config.validation
-    scheduler = stage.sampler()
-    set_timesteps(scheduler, validation.num_inference_steps)
-    draws = generators(stage.config.seed + 2, batch["number"])
-    x = draw_noise(stage.sample(batch), draws).to(stage._device())
-    unconditional = {**batch, **stage._drop(batch, [True] * len(x))}
-    for step in scheduler.timesteps:
-        timestep = step.to(x.device).expand(len(x))
-        guided = stage.predict(x, timestep, batch)
-        if validation.guidance_scale > 1 and not stage.guidance_built_in:
-            plain = stage.predict(x, timestep, unconditional)
-            guided = plain + validation.guidance_scale * (guided - plain)
-        x = scheduler.step(guided, step, x, generator=draws).prev_sample
-    return x
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
