@@ -4,10 +4,17 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
-from cmd_video.losses import diffusion_loss, diffusion_target, psnr, reconstruction_loss
+from cmd_video.losses import (
+    diffusion_loss,
+    diffusion_target,
+    noise_levels,
+    predicted_sample,
+    psnr,
+    reconstruction_loss,
+)
 
 KINDS = ("epsilon", "v_prediction", "sample")
 TIMESTEPS = torch.tensor([0, 137, 500, 999])
@@ -168,3 +175,76 @@ def test_epsilon_needs_signal_at_the_last_timestep():
     sample = torch.zeros(1, 3, 2, 2)
     with pytest.raises(ValueError, match="prediction_type: epsilon says nothing of the sample"):
         diffusion_target(scheduler, sample, sample, torch.tensor([999]))
+
+
+def edm(kind: str = "v_prediction") -> EulerDiscreteScheduler:
+    """Stable Video Diffusion's."""
+    return EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True, sigma_min=0.002,
+        sigma_max=700.0, timestep_type="continuous", prediction_type=kind,
+    )  # fmt: skip
+
+
+OTHER_SCHEDULES = {"edm": edm(), "flow": FlowMatchEulerDiscreteScheduler(shift=7.0)}
+
+
+@pytest.mark.parametrize("name", OTHER_SCHEDULES)
+def test_other_schedules_also_end_at_the_clean_sample(name):
+    """The sampler of diffusers, fed with what is trained for at the levels that it passes, arrives."""
+    scheduler, (sample, noise) = type(OTHER_SCHEDULES[name]).from_config(OTHER_SCHEDULES[name].config), draw(2, 3, 4, 4)
+    levels = noise_levels(scheduler)
+    scheduler.set_timesteps(20)
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    latents = latents + sample if name == "edm" else latents
+    for step in scheduler.timesteps:
+        level = (levels.timestep - step).abs().argmin().expand(2)
+        scaled = scheduler.scale_model_input(latents, step) if name == "edm" else latents
+        alpha, sigma = levels.at(level, sample)
+        target = diffusion_target(scheduler, sample, (scaled - alpha * sample) / sigma, level)
+        latents = scheduler.step(target, step, latents).prev_sample
+    torch.testing.assert_close(latents, sample, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", OTHER_SCHEDULES)
+def test_levels_of_other_schedules(name):
+    scheduler, (sample, noise) = OTHER_SCHEDULES[name], draw(4, 3, 8, 6)
+    levels, level = noise_levels(scheduler), torch.tensor([0, 137, 500, 998])
+    assert len(levels.alpha) == len(levels.sigma) == len(levels.timestep) == 1000
+    assert ((levels.sigma / levels.alpha).diff()[:-1] > 0).all() and (levels.timestep.diff() > 0).all()
+    noisy = levels.add_noise(sample, noise, level)
+    target = diffusion_target(scheduler, sample, noise, level)
+    torch.testing.assert_close(predicted_sample(scheduler, target, noisy, level), sample, rtol=1e-3, atol=1e-3)
+    alpha, sigma = (values[level].double() for values in (levels.alpha, levels.sigma))
+    torch.testing.assert_close(levels.signal_to_noise(level).double(), (alpha / sigma) ** 2, rtol=1e-4, atol=0.0)
+    if name == "flow":  # as diffusers noises, and told a thousand times sigma
+        scaled = scheduler.scale_noise(sample, levels.timestep[level], noise)
+        torch.testing.assert_close(noisy, scaled)
+        torch.testing.assert_close(levels.timestep[level].double(), 1000 * sigma, rtol=1e-4, atol=1e-2)
+        share = (level + 1) / 1000
+        torch.testing.assert_close(sigma, (7 * share / (1 + 6 * share)).double(), rtol=1e-4, atol=1e-5)
+    else:  # variance-preserving once it is scaled, and told ln(sigma / alpha) / 4
+        torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), rtol=1e-5, atol=1e-5)
+        expected = 0.25 * torch.log(sigma / alpha)
+        torch.testing.assert_close(levels.timestep[level].double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_min_snr_of_flow_matching_is_that_of_the_clean_sample():
+    scheduler, (sample, noise) = OTHER_SCHEDULES["flow"], draw(4, 3, 8, 6)
+    level, guess = torch.tensor([3, 137, 500, 990]), sample + 0.1
+    levels = noise_levels(scheduler)
+    alpha, sigma = levels.at(level, sample)
+    noisy = levels.add_noise(sample, noise, level)
+    prediction = (noisy - guess) / sigma  # whose clean sample is the guess
+    target = diffusion_target(scheduler, sample, noise, level)
+    loss = diffusion_loss(scheduler, prediction, target, level, min_snr_gamma=5.0)
+    expected = 0.01 * levels.signal_to_noise(level).clamp(max=5.0)
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-6)
+
+
+def test_schedules_that_are_not_known():
+    for setting in ("use_dynamic_shifting", "invert_sigmas"):
+        with pytest.raises(ValueError, match="give a fixed `shift`"):
+            noise_levels(FlowMatchEulerDiscreteScheduler(**{setting: True}))
+    table, fresh = noise_levels(OTHER_SCHEDULES["flow"]), FlowMatchEulerDiscreteScheduler(shift=7.0)
+    fresh.set_timesteps(4)  # whoever samples with it in between does not change the table
+    assert torch.equal(noise_levels(fresh).sigma, table.sigma)

@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import huggingface_hub
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from cmd_video.models import CMDMotionTransformer
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
 
 
@@ -109,6 +110,7 @@ def test_more_mistakes(run, motion_model, tiny_pipeline, tmp_path):
         ("motion", "motion_transformer", "frechet"),
         ("motion", "motion_transformer", "magnitude"),
         ("content", "unet", "taylor"),
+        ("autoencoder", "autoencoder", "frechet"),
     ],
 )
 def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny_pipeline, tmp_path):
@@ -116,6 +118,7 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
     kind, larger = {
         "unet": (UNet2DConditionModel, {"layers_per_block": 2}),
         "motion_transformer": (CMDMotionTransformer, {"num_layers": 3}),
+        "autoencoder": (CMDAutoencoder, {"decoder_depth": 3}),
     }[name]
     model = kind.from_config({**kind.load_config(tiny_pipeline / name), **larger})
     for weight in model.parameters():  # a fresh motion model outputs zero
@@ -130,10 +133,10 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
     assert code == 0, error
     rows = json.loads(measured.read_text())["values"]
     assert len(rows) >= 2 and all(block in out for block in rows) and picture.stat().st_size > 1000
-    assert all(row["content"] > 0 and (row["motion"] > 0) == (stage == "motion") for row in rows.values())
+    assert all(row["content"] > 0 and (row["motion"] > 0) == (stage != "content") for row in rows.values())
     if measure == "frechet":
         whole = json.loads(measured.read_text())["protocol"]["frechet_of_the_whole_model"]
-        assert set(whole) == ({"content", "motion"} if stage == "motion" else {"content"})
+        assert set(whole) == ({"content"} if stage == "content" else {"content", "motion"})
         for row in rows.values():
             growth = [row["frechet"][kind] / whole[kind] - 1 for kind in whole]
             assert row["importance"] == pytest.approx(sum(growth) / len(growth)) and row["importance"] != row["loss"]
@@ -146,6 +149,31 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
     code, out, error = run("prune", tmp_path / "model", *budget, "-o", tmp_path / "small")
     assert code == 0, error
     assert json.loads((tmp_path / "small" / "config.json").read_text())["removed_blocks"]
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLTemporalDecoder"])
+def test_importance_of_a_decoder(run, kind, tiny_config, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2}
+    up = {"up_block_types": ("UpDecoderBlock2D",) * 2} if kind == "AutoencoderKL" else {}
+    getattr(diffusers, kind)(**sizes, **up).save_pretrained(tmp_path / "vae")
+    config = tiny_config("decoder", tmp_path / "run")
+    config["components"] = {name: {"path": str(tmp_path / "vae")} for name in ("vae", "teacher")}
+    recipe, measured = tmp_path / "recipe.yaml", tmp_path / "importance.json"
+    recipe.write_text(json.dumps(config))
+    code, out, error = run("evaluate", "importance", recipe, "-o", measured, "--num-clips", 2)
+    assert code == 0, error
+    rows = json.loads(measured.read_text())["values"]
+    assert "decoder.mid_block" in rows and "decoder.up_blocks.1.resnets.1" in rows
+    assert all(row["content"] > 0 and row["loss"] != 0 and 0 < row["flops"] < 1 for row in rows.values())
+    code, _, error = run(
+        "prune", tmp_path / "vae", "--budget", 0.9, "--importance", measured, "-o", tmp_path / "small"
+    )
+    assert code == 0, error
+    config["components"]["vae"] = {"class": "AutoencoderKL"}
+    recipe.write_text(json.dumps(config))
+    code, _, error = run("evaluate", "importance", recipe, "-o", measured)
+    assert code == 2 and "components.vae: has fresh weights" in error
 
 
 @pytest.mark.parametrize(

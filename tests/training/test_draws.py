@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from cmd_video.training.draws import draw_timestep, generators
+from cmd_video.losses import noise_levels
+from cmd_video.training.draws import draw_level, draw_timestep, generators
 
 
 def many(logit_normal, count=4000):
@@ -34,3 +36,11 @@ def test_far_tails_stay_inside():
 
 def test_the_same_sample_draws_the_same():
     assert torch.equal(many((1.0, 1.0), 20), many((1.0, 1.0), 20))
+
+
+def test_a_level_by_its_noise_to_signal_ratio():
+    levels = noise_levels(DDIMScheduler())
+    drawn = torch.cat([draw_level(levels, 0.7, 1.6, draw) for draw in generators(0, torch.arange(2000))])
+    ratio = torch.log(levels.sigma / levels.alpha)[drawn].double()
+    assert ratio.median().item() == pytest.approx(0.7, abs=0.1)
+    assert (ratio - 0.7).abs().lt(1.6).double().mean().item() == pytest.approx(math.erf(1 / math.sqrt(2)), abs=0.03)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from cmd_video.pruning.importance import measure_importance, removable_units
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, prune
 from cmd_video.pruning.selection import BlockSelection
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components, load_autoencoder
 from cmd_video.training.config import ComponentConfig, TrainConfig
 from cmd_video.training.encode import encode_run
+from cmd_video.training.samples import draw_samples
 
 REMOVED = {  # component, and which class of it
     "unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
@@ -197,6 +199,22 @@ def test_a_whole_student_has_nothing_to_recover(name, tiny_stage):
         pruned_task, _ = tiny_stage(name, adversarial_weight=0.0, content_weight=0.0)
         assert pruned_stage.eval()(batch) > pruned_task.eval()(batch)
         assert pruned_stage.validate(batch)["distance_to_teacher"] > 0
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_blocks_are_measured_and_clips_are_drawn(name, tiny_stage):
+    stage, batch = tiny_stage(name, "whole", adversarial_weight=0.0)
+    stage.config = stage.config.model_copy(
+        update={"validation": stage.config.validation.model_copy(update={"num_inference_steps": 2})}
+    )
+    model = stage.eval().components[stage.denoiser]
+    (row,) = measure_importance(model, [stage.noisy_batch(batch)], removable_units(model)[:1])
+    assert row.loss != 0 and row.content > 0 and (row.motion > 0) == (name != "unet") and 0 < row.flops < 1
+    with torch.no_grad():
+        first, again = (draw_samples(stage, batch) for _ in range(2))
+        few = draw_samples(stage, {key: value[:2] for key, value in batch.items()})
+    assert first.shape == stage.sample(batch).shape and first.isfinite().all() and torch.equal(first, again)
+    torch.testing.assert_close(first[:2], few, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", REMOVED)

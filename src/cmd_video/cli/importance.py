@@ -1,4 +1,4 @@
-"""`cmd-video evaluate importance CONFIG`: what each block of a denoiser carries, and what it costs."""
+"""`cmd-video evaluate importance CONFIG`: what each block of a model carries, and what it costs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +10,10 @@ from .options import Device, Output
 if TYPE_CHECKING:
     from cmd_video.pruning.importance import NoisyBatch
     from cmd_video.training.config import TrainConfig
-    from cmd_video.training.stages import DiffusionStage
+    from cmd_video.training.decoder import DecoderStage
+    from cmd_video.training.stages import AutoencoderStage, DiffusionStage
+
+    Measured = DiffusionStage | AutoencoderStage | DecoderStage
 
 LEARNED = ("unet", "motion_transformer", "video_model", "text_encoder", "motion_text_encoder", "autoencoder")
 COSTS = ("parameters", "flops", "seconds")
@@ -20,7 +23,7 @@ MEASURES = ("loss", "frechet", *WEIGHT_MEASURES)
 
 def command(
     config: Annotated[
-        Path, typer.Argument(help="Training configuration of the stage content, image, motion or video.")
+        Path, typer.Argument(help="Training configuration of any stage but classifier.")
     ],
     output: Output = Path("importance.json"),
     cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
@@ -35,12 +38,13 @@ def command(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """How much worse a denoiser becomes without each of its blocks: in content, and in motion.
+    """How much worse a model becomes without each of its blocks: in content, and in motion.
 
-    The denoiser must have a `path` in the configuration: a fresh one knows nothing. With `--measure frechet`, as
-    VDMini measures, clips are generated without each block, with the recipe's steps and guidance of `validation`, and
-    their distance to the true ones is in averaged pixels, which suits small synthetic clips. `magnitude` and `taylor`
-    look at the weights that would leave, the second also at the loss's gradient.
+    The model is the one that the stage trains: a denoiser, an autoencoder or a decoder. It must have a `path` in the
+    configuration: a fresh one knows nothing. With `--measure frechet`, as VDMini measures, clips are generated (by an
+    autoencoder reconstructed) without each block, with the recipe's steps and guidance of `validation`, and their
+    distance to the true ones is in averaged pixels, which suits small synthetic clips. `magnitude` and `taylor` look
+    at the weights that would leave, the second also at the loss's gradient.
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
@@ -56,7 +60,7 @@ def command(
     settings = load_config(config, overrides)
     stage = _open_stage(config, settings, device)
     batches = _validation_batches(settings, num_clips, device)
-    model = stage.components[stage.denoiser]
+    model = stage.components[stage.trained[0]]
     units = removable_units(model)
     if not units:
         raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
@@ -104,39 +108,44 @@ def _by_weights(
     return next((weight_importance(model, batches, kind, units) for kind in WEIGHT_MEASURES if kind == measure), {})
 
 
-def _protocol(stage: "DiffusionStage", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
-    from cmd_video.training.stages import VALIDATION_TIMESTEPS
+def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
+    from cmd_video.training.stages import VALIDATION_TIMESTEPS, DiffusionStage
 
-    return {
-        "model": type(stage.components[stage.denoiser]).__name__,
-        "path": settings.components[stage.denoiser].path,
+    name = stage.trained[0]
+    protocol: dict[str, Any] = {
+        "model": type(stage.components[name]).__name__,
+        "path": settings.components[name].path,
         "stage": settings.stage,
         "clips": sum(len(batch["number"]) for batch in batches),
-        "timesteps": list(VALIDATION_TIMESTEPS),
-        "sampling": {
-            "num_inference_steps": settings.validation.num_inference_steps,
-            "guidance_scale": settings.validation.guidance_scale,
-            "sampler": type(stage.sampler()).__name__,
-            "seed": settings.seed,
-        },
         "data": settings.validation.data.model_dump(mode="json"),
     }
+    if not isinstance(stage, DiffusionStage):
+        return protocol
+    sampling = {
+        "num_inference_steps": settings.validation.num_inference_steps,
+        "guidance_scale": settings.validation.guidance_scale,
+        "sampler": type(stage.sampler()).__name__,
+        "seed": settings.seed,
+    }
+    return {**protocol, "timesteps": list(VALIDATION_TIMESTEPS), "sampling": sampling}
 
 
-def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "DiffusionStage":
+def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "Measured":
     """The stage of a configuration whose models are all trained, in evaluation mode."""
     import torch
 
     from cmd_video.training.build import build_stage
     from cmd_video.training.components import build_components
-    from cmd_video.training.stages import DiffusionStage
+    from cmd_video.training.decoder import DecoderStage
+    from cmd_video.training.stages import AutoencoderStage, DiffusionStage
 
-    fresh = [name for name, part in settings.components.items() if part.path is None and name in LEARNED]
+    learned = (*LEARNED, "vae", "teacher") if settings.stage == "decoder" else LEARNED
+    fresh = [name for name, part in settings.components.items() if part.path is None and name in learned]
     if fresh:
         raise ValueError(f"components.{fresh[0]}: has fresh weights, which carry nothing; give it a `path`")
     stage = build_stage(settings, build_components(settings.components)).eval().to(device)
-    if not isinstance(stage, DiffusionStage):
-        raise ValueError(f"{path}: the stage {settings.stage!r} has no denoiser")
+    if not isinstance(stage, (DiffusionStage, AutoencoderStage, DecoderStage)):
+        raise ValueError(f"{path}: the stage {settings.stage!r} has no blocks to measure")
     stage.place(torch.device(device))
     return stage
 
@@ -151,13 +160,18 @@ def _validation_batches(settings: "TrainConfig", num_clips: int, device: str) ->
     return [to_device(batch, torch.device(device)) for batch in batches]
 
 
-def _distances(stage: "DiffusionStage", model: Any, batches: list[dict[str, Any]]) -> dict[str, float]:
-    """Fréchet distances of the clips that a denoiser makes from the true ones of the same conditions."""
+def _distances(stage: "Measured", model: Any, batches: list[dict[str, Any]]) -> dict[str, float]:
+    """Fréchet distances of the clips that a model makes from the true ones, of the same conditions or themselves."""
     import torch
 
     from cmd_video.evaluation.pixel_features import pixel_distances
     from cmd_video.training.samples import draw_samples
+    from cmd_video.training.stages import DiffusionStage
 
+    if not isinstance(stage, DiffusionStage):
+        known = [stage.noisy_batch(batch) for batch in batches]
+        with torch.no_grad():
+            return pixel_distances([batch.call(model) for batch in known], [batch.target for batch in known])
     with torch.no_grad(), stage.using(model):
         made = [stage.pixels(batch, draw_samples(stage, batch)) for batch in batches]
         return pixel_distances(made, [stage.pixels(batch, stage.sample(batch)) for batch in batches])

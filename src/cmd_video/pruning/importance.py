@@ -1,4 +1,4 @@
-"""How much each block of a denoiser matters: leave out one at a time, and see what becomes of known clips.
+"""How much each block of a denoiser or an autoencoder matters: leave out one at a time, and see what becomes of known clips.
 
     batches = [NoisyBatch(call=lambda model: model(noisy, t, text).sample, target=noise, frames=2)]
     rows = measure_importance(unet, batches)
@@ -30,10 +30,10 @@ TIMED_CALLS = 3
 
 @dataclass
 class NoisyBatch:
-    """Clips at a fixed noise level, with everything a denoiser is told.
+    """Clips at a fixed noise level, with everything a denoiser is told; or as they are, for an autoencoder.
 
     Attributes:
-        call: runs a denoiser on them and returns its prediction.
+        call: runs a model on them and returns its prediction, or its reconstruction.
         target: what the prediction should be.
         frames: dimension of the prediction that counts frames; None for single frames.
     """
@@ -49,7 +49,7 @@ class BlockImportance:
 
     Attributes:
         block: name; blocks that leave only together are joined by "+".
-        loss: increase of the denoising loss, divided by the whole model's.
+        loss: increase of the denoising loss (an autoencoder's squared error), divided by the whole model's.
         content: mean square of the change of the prediction that all frames of a clip share, divided by the target's.
         motion: mean square of what of the change differs from frame to frame, divided by the target's; 0 for single
             frames.

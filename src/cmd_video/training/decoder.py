@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
 from cmd_video.losses import psnr, reconstruction_loss
+from cmd_video.pruning.importance import NoisyBatch
 from cmd_video.pruning.recovery import tap
 
 from .config import TrainConfig
@@ -73,6 +74,11 @@ class DecoderStage(Stage):
         latents = self._encode(video)
         clips = [video, decode(self.frozen["teacher"], latents), decode(self.vae, latents)]
         return tile([evenly(clip, min(2, video.shape[2])) for clip in clips])
+
+    def noisy_batch(self, batch: Batch) -> NoisyBatch:
+        """A validation batch as something to put to several decoders, with nothing noisy about it."""
+        latents = self._encode(batch["video"])
+        return NoisyBatch(lambda model: decode(model, latents), batch["video"], frames=2)
 
     @torch.no_grad()
     def _encode(self, video: torch.Tensor) -> torch.Tensor:

@@ -148,6 +148,17 @@ class AutoencoderStage(Stage):
         still = decode_video(self.components.get("vae"), content_frame[:, :, None])
         return tile([still, evenly(batch["video"]), evenly(reconstruction)])
 
+    @torch.no_grad()
+    def noisy_batch(self, batch: Batch) -> NoisyBatch:
+        """A validation batch as something to put to several autoencoders, with nothing noisy about it."""
+        clip = self._clip_latents(batch)
+
+        def call(model: Any) -> torch.Tensor:
+            decoded = model.decode(*model.encode(clip, return_dict=False)).sample
+            return decode_video(self.components.get("vae"), decoded)
+
+        return NoisyBatch(call, batch["video"], frames=2)
+
     def finish(self, batches: list[Batch]) -> None:
         """Measure the motion latents' mean and standard deviation, so that the motion model sees unit variance."""
         device = self._device()
