@@ -5,8 +5,8 @@ python benchmarks/against_video_diffusion.py --row "video UNet" runs/sprites/vid
 
 A row is a run of the stage "video", or CMD's three. Training is a step's operations and seconds, forward, backward
 and update, times the steps, plus the encoding of latents; the seconds are measured by turns in this call, without the
-drawing of clips, and what a run started from is not in them. Sampling is that of one clip, with guidance. Rows take
-turns on the same prompts (`by_turns`).
+drawing of clips. What a run started from is in them where it was a run of the same stage, and otherwise not. Sampling
+is that of one clip, with guidance. Rows take turns on the same prompts (`by_turns`).
 """
 
 import argparse
@@ -41,6 +41,19 @@ def trained(run: Path) -> tuple[TrainConfig, Any]:
     config = load_config(run / "config.json")
     parts = {name: ComponentConfig(path=str(run / "pipeline" / name)) for name in config.components}
     return config, build_stage(config, build_components(parts))
+
+
+LEARNED = {"autoencoder": "autoencoder", "content": "unet", "motion": "motion_transformer", "video": "video_model"}
+
+
+def history(run: Path) -> list[TrainConfig]:
+    """Configurations of a run and of the runs of the same stage that it went on from."""
+    config = load_config(run / "config.json")
+    path = Path(config.components[LEARNED[config.stage]].path or "fresh")
+    for before in (path.parent, path.parent.parent):  # of RUN/pipeline or RUN/pipeline/COMPONENT
+        if before != run and (before / "config.json").is_file() and (before / "pipeline").is_dir():
+            return [config, *(history(before) if load_config(before / "config.json").stage == config.stage else [])]
+    return [config]
 
 
 @dataclass
@@ -103,10 +116,14 @@ def parts_of(runs: list[Path]) -> list[Part]:
         dataset, size = build_dataset(config.data), config.loop.batch_size
         batch = collate([{**dataset[number], "number": number} for number in range(size)])
         learning = [weight for weight in stage.train().parameters() if weight.requires_grad]
-        parts[config.stage] = Part(config.stage, config.loop.steps, size, learning, partial(stage, batch))
+        whole = history(run)
+        if {each.loop.batch_size for each in whole} != {size}:
+            raise ValueError(f"{run}: went on from a run of another batch size")
+        steps = sum(each.loop.steps for each in whole)
+        parts[config.stage] = Part(config.stage, steps, size, learning, partial(stage, batch))
         if isinstance(config.data, LatentsData):
             autoencoder = next(folder for folder in runs if load_config(folder / "config.json").stage == "autoencoder")
-            parts["encoding"] = encoding(autoencoder, len(dataset))
+            parts["encoding"] = encoding(autoencoder, sum(len(build_dataset(each.data)) for each in whole))
     return list(parts.values())
 
 

@@ -18,12 +18,17 @@ from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import build_extractor
-from cmd_video.evaluation.pixel_features import pixel_distances
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import encode_video
 from cmd_video.training.samples import draw_samples
 
 BATCH = 10
+EXTRACTORS = {
+    "content": "pixels",
+    "motion": "pixel-motion",
+    "appearance": "sprites-appearance",
+    "action": "sprites-action",
+}
 SHOWN_FRAMES = (2, 13)
 Maker = Callable[[list[str], list[int]], torch.Tensor]  # prompts and seeds -> clips (B, 3, F, H, W) in [-1, 1]
 
@@ -73,20 +78,21 @@ def median_seconds(calls: dict[str, Callable[[], Any]], rounds: int = 5) -> dict
     return {name: statistics.median(row) for name, row in seconds.items()}
 
 
-def distances(made: list[torch.Tensor], real: list[torch.Tensor]) -> dict[str, float]:
-    """Fréchet distances between clips (B, 3, F, H, W) in [-1, 1].
+def distances(made: list[torch.Tensor], real: list[torch.Tensor]) -> dict[str, Any]:
+    """Fréchet distances between clips (B, 3, F, H, W) in [-1, 1], and under `standard_error` how sure they are.
 
     In averaged pixels (`content`, `motion`), and in features of the classifiers of sprites (`appearance`, `action`).
     """
-    found = pixel_distances(made, real)
-    for name in ("appearance", "action"):
-        extractor = build_extractor(f"sprites-{name}")
+    count = min(sum(map(len, side)) for side in (real, made))
+    found = {}
+    for name, extractor in {kind: build_extractor(each) for kind, each in EXTRACTORS.items()}.items():
         known, other = (
             torch.cat([extractor(torch.stack([to_uint8(clip) for clip in part])) for part in side])
             for side in (real, made)
         )
-        found[name] = frechet_estimate(known, other).value
-    return found
+        found[name] = frechet_estimate(known, other, len(known) // sum(map(len, real)))
+    errors = {name: estimate.error for name, estimate in found.items()} if count >= 10 else None
+    return {name: estimate.value for name, estimate in found.items()} | {"standard_error": errors}
 
 
 def true_clips(num_scenes: int, seed: int = 0) -> torch.Tensor:

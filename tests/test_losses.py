@@ -191,7 +191,8 @@ OTHER_SCHEDULES = {"edm": edm(), "flow": FlowMatchEulerDiscreteScheduler(shift=7
 @pytest.mark.parametrize("name", OTHER_SCHEDULES)
 def test_other_schedules_also_end_at_the_clean_sample(name):
     """The sampler of diffusers, fed with what is trained for at the levels that it passes, arrives."""
-    scheduler, (sample, noise) = type(OTHER_SCHEDULES[name]).from_config(OTHER_SCHEDULES[name].config), draw(2, 3, 4, 4)
+    known, (sample, noise) = OTHER_SCHEDULES[name], draw(2, 3, 4, 4)
+    scheduler = type(known).from_config(known.config)
     levels = noise_levels(scheduler)
     scheduler.set_timesteps(20)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)

@@ -1,6 +1,7 @@
 """Losses and the quantities they rest on: pure functions of tensors.
 
-target = diffusion_target(scheduler, sample, noise, level);  loss = diffusion_loss(scheduler, prediction, target, level)
+    target = diffusion_target(scheduler, sample, noise, level)
+    loss = diffusion_loss(scheduler, prediction, target, level)
 
 A level is the number of an entry in the scheduler's table of noise levels, 0 the cleanest. For DDPM's schedule it is
 the timestep; flow matching and EDM have timesteps of their own, `NoiseLevels.timestep`.
@@ -33,11 +34,10 @@ class NoiseLevels:
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow"]
 
     def at(self, level: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """alpha and sigma at levels (B,), to multiply a tensor (B, ...) with."""
+        """Signal and noise, alpha and sigma, at levels (B,), to multiply a tensor (B, ...) with."""
         shape = (-1, *[1] * (like.ndim - 1))
-        return tuple(  # type: ignore[return-value]
-            values.to(level.device)[level].to(like).view(shape) for values in (self.alpha, self.sigma)
-        )
+        alpha, sigma = (values.to(level.device)[level].to(like).view(shape) for values in (self.alpha, self.sigma))
+        return alpha, sigma
 
     def add_noise(self, sample: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """The noisy sample z (B, ...) of x at levels (B,)."""
@@ -86,9 +86,7 @@ def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Li
     return F.mse_loss(prediction, target) if kind == "l2" else F.l1_loss(prediction, target)
 
 
-def diffusion_target(
-    scheduler: Any, sample: torch.Tensor, noise: torch.Tensor, level: torch.Tensor
-) -> torch.Tensor:
+def diffusion_target(scheduler: Any, sample: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """What the network is to predict at levels (B,), by the scheduler's prediction type (CMD, eq. 7 and 8).
 
     Raises:

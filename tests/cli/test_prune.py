@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 
-import huggingface_hub
 import diffusers
+import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel

@@ -22,9 +22,7 @@ MEASURES = ("loss", "frechet", *WEIGHT_MEASURES)
 
 
 def command(
-    config: Annotated[
-        Path, typer.Argument(help="Training configuration of any stage but classifier.")
-    ],
+    config: Annotated[Path, typer.Argument(help="Training configuration of any stage but classifier.")],
     output: Output = Path("importance.json"),
     cost: Annotated[str, typer.Option(help="What a budget counts: parameters, flops or seconds.")] = "flops",
     measure: Annotated[

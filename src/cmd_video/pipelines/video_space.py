@@ -29,10 +29,10 @@ def encode_clip(vae: VideoAutoencoder, video: torch.Tensor) -> torch.Tensor:
 def decode_clip(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Tensor:
     """The inverse of `encode_clip`: (B, C, f, h, w) -> (B, 3, F, H, W), around [-1, 1], not clamped."""
     mean, std = _statistics(vae, latents)
-    told = ()
-    if getattr(vae.config, "timestep_conditioning", False):  # LTX-Video's decoder denoises; its pipeline's default is 0
-        told = (torch.zeros(len(latents), device=latents.device, dtype=latents.dtype),)
-    return vae.decode(latents * std + mean, *told).sample
+    raw: torch.Tensor = latents * std + mean
+    if getattr(vae.config, "timestep_conditioning", False):  # LTX-Video's decoder denoises; its pipeline tells it 0
+        return vae.decode(raw, raw.new_zeros(len(raw))).sample
+    return vae.decode(raw).sample
 
 
 def temporal_ratio(vae: VideoAutoencoder) -> int:

@@ -1,4 +1,4 @@
-"""How much each block of a denoiser or an autoencoder matters: leave out one at a time, and see what becomes of known clips.
+"""How much each block of a model matters: leave out one at a time, and see what becomes of known clips.
 
     batches = [NoisyBatch(call=lambda model: model(noisy, t, text).sample, target=noise, frames=2)]
     rows = measure_importance(unet, batches)

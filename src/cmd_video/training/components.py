@@ -138,7 +138,7 @@ def _load(name: str, path: str) -> Any:
 
 
 def _fetch(name: str, repository: str) -> Path:
-    """The folders of a hub repository that may hold a component; weights as safetensors, not those in half precision."""
+    """The folders of a hub repository that may hold a component; weights as safetensors, in single precision."""
     try:
         patterns = [f"{folder}/*" for folder in FETCHED[name]]
         return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*.bin", "*.fp16.*"]))

@@ -65,7 +65,9 @@ def text_condition(components: dict[str, Any], prompts: list[str]) -> VideoCondi
         return _t5_condition(text_encoder, tokenizer, prompts)
 
 
-def _t5_condition(text_encoder: T5EncoderModel | UMT5EncoderModel, tokenizer: Any, prompts: list[str]) -> VideoCondition:
+def _t5_condition(
+    text_encoder: T5EncoderModel | UMT5EncoderModel, tokenizer: Any, prompts: list[str]
+) -> VideoCondition:
     most = TOKENS[type(text_encoder).__name__]
     tokens = tokenizer(prompts, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
     tokens = tokens.to(text_encoder.device)
