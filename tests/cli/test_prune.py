@@ -63,6 +63,17 @@ def test_a_budget(run, motion_model, tmp_path):
     assert code == 0 and "left out: blocks.2, blocks.3" in out
 
 
+def test_a_budget_alone_and_a_second_round(run, motion_model, tmp_path):
+    code, out, _ = run("prune", motion_model, "--budget", "0.9", "-o", tmp_path / "small")
+    assert code == 0 and "chosen by the weights alone" in out
+    first = json.loads((tmp_path / "small" / "selection.json").read_text())
+    assert len(first["removed"]) == 1 and "magnitude" in first["reason"]
+    code, out, error = run("prune", tmp_path / "small", "--budget", "0.9", "-o", tmp_path / "smaller")
+    assert code == 0, error
+    config = json.loads((tmp_path / "smaller" / "config.json").read_text())
+    assert config["_class_name"] == "PrunedCMDMotionTransformer" and len(set(config["removed_blocks"])) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,7 +81,9 @@ def test_a_budget(run, motion_model, tmp_path):
         (["--rule", "random"], "rule: 'random' is none of vdmini"),
         ([], "--rule, --selection, --budget: give one of them"),
         (["--rule", "vdmini", "--budget", "0.5"], "--rule, --selection, --budget: give one of them"),
-        (["--budget", "0.5"], "--budget and --importance: they come together"),
+        (["--rule", "middle", "--importance", "x.json"], "--importance: it belongs to --budget"),
+        (["--budget", "0.01"], "budget: 0.01 cannot be met"),
+        (["--budget", "1.5"], "budget: 1.5 is not a share in (0, 1]"),
         (["--rule", "vdmini", "--component", "unet"], "--component:"),
     ],
 )

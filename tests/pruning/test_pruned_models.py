@@ -15,7 +15,8 @@ from cmd_video.benchmark.system import place
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pruning.blocks import Skip, list_blocks, remove_blocks
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, PrunedUNet2DConditionModel, prune
-from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
+from cmd_video.pruning.importance import NoisyBatch, measure_importance
+from cmd_video.pruning.selection import BlockSelection, select_blocks, select_by_importance, select_by_rule
 
 
 def test_nothing_removed_is_the_teacher_bit_for_bit(example, teacher, selection):
@@ -217,3 +218,80 @@ def test_wrong_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Linear has no blocks that are known here"):
         list_blocks(nn.Linear(1, 1))
     assert len(PRUNED_CLASSES) == 11
+
+
+def test_a_second_round_is_one_with_all_blocks(example, teacher, selection):
+    """Blocks of a pruned model leave by its own names; what comes out is as if all had left at once."""
+    for first, second in rounds(example):
+        once = prune(teacher, selection(teacher, [*first, *second]))
+        half = prune(teacher, selection(teacher, first))
+        twice = prune(half, selection(half, renamed(first, second)))
+        assert type(twice) is type(once) and set(twice.config.removed_blocks) == {*first, *second}
+        ours, expected = twice.state_dict(), once.state_dict()
+        assert ours.keys() == expected.keys() and all(torch.equal(ours[key], expected[key]) for key in ours)
+        with torch.no_grad():
+            assert torch.equal(example.call(twice), example.call(once))
+
+
+def rounds(example):
+    """The example's blocks in two halves that each fit: pairs and innermost stages stay together."""
+    removed = example.removed
+    if "mid_block" in removed:
+        inner = [name for name in removed if name in ("down_blocks.3", "mid_block", "up_blocks.0")]
+        layers = [name for name in removed if name not in inner]
+        return [(inner, layers), (layers, inner), (["mid_block"], [name for name in removed if name != "mid_block"])]
+    return [(removed[:1], removed[1:])] if len(removed) > 1 else [((), removed)]
+
+
+def renamed(first, second):
+    """Names that blocks have once others have left: numbers move up."""
+    names = []
+    for name in second:
+        parts = name.split(".")
+        if parts[0] == "up_blocks" and "up_blocks.0" in first:
+            parts[1] = str(int(parts[1]) - 1)
+        elif parts[-1].isdigit() and parts[0] not in ("up_blocks", "down_blocks"):
+            before = name.rpartition(".")[0] + "."
+            earlier = [other for other in first if other.startswith(before)]
+            parts[-1] = str(int(parts[-1]) - sum(int(other.rpartition(".")[2]) < int(parts[-1]) for other in earlier))
+        names.append(".".join(parts))
+    return names
+
+
+def test_one_function_selects_by_rule_by_measurement_and_by_weights():
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**{**UNET, "layers_per_block": 2}).eval()
+    generator = torch.Generator().manual_seed(0)
+    noisy, text = (torch.randn(*shape, generator=generator) for shape in ((2, 4, 16, 16), (2, 3, 16)))
+    batch = NoisyBatch(lambda model: model(noisy, torch.tensor([5, 900]), text).sample, noisy)
+    rows = measure_importance(unet, [batch])
+    for cost in ("parameters", "flops"):
+        chosen = select_blocks(unet, rows, budget=0.8, cost=cost)
+        left = {row.block: getattr(row, cost) for row in rows}
+        expected = select_by_importance(unet, {row.block: row.loss for row in rows}, left, 0.8)
+        assert chosen == expected and chosen.removed
+    light = select_blocks(unet, "magnitude", budget=0.8)
+    small = prune(unet, light)
+    assert num_parameters([small]) <= 0.8 * num_parameters([unet]) and "magnitude" in light.reason
+    wan = PRUNED_CLASSES["WanTransformer3DModel"].teacher_class()(
+        num_attention_heads=1, attention_head_dim=12, text_dim=8, freq_dim=8, ffn_dim=8, num_layers=5
+    )
+    assert select_blocks(wan, "middle") == select_by_rule(wan, "middle")
+    for arguments, message in (
+        ({"by": "middle", "budget": 0.5}, "budget: 0.5, but the rule 'middle' has none"),
+        ({"by": "magnitude"}, "budget: give the share"),
+        ({"by": rows}, "budget: give the share"),
+        ({"by": "nothing"}, "rule: 'nothing' is none of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            select_blocks(wan, **arguments)
+
+
+@pytest.mark.parametrize(
+    "example", ["UNet2DConditionModel", "CMDMotionTransformer", "WanTransformer3DModel"], indirect=True
+)
+def test_a_pruned_model_compiles(example, teacher, selection):
+    student = prune(teacher, selection(teacher, example.removed))
+    compiled = torch.compile(student, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(example.call(compiled), example.call(student), atol=1e-5, rtol=1e-4)

@@ -28,7 +28,10 @@ def command(
         str | None, typer.Option(help="vdmini, for UNets and decoders of at least 3 stages; middle, for transformers.")
     ] = None,
     selection: Annotated[Path | None, typer.Option(help="JSON file that names the blocks to leave out.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Share of the cost that may stay; needs --importance.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Share of the cost that may stay, by --importance or, without, by the weights alone."),
+    ] = None,
     importance: Annotated[
         Path | None,
         typer.Option(help="What `cmd-video evaluate importance` wrote, or JSON: block -> {importance, cost}."),
@@ -40,12 +43,12 @@ def command(
     """
     if sum(value is not None for value in (rule, selection, budget)) != 1:
         raise ValueError("--rule, --selection, --budget: give one of them")
-    if (budget is None) != (importance is None):
-        raise ValueError("--budget and --importance: they come together")
+    if importance is not None and budget is None:
+        raise ValueError("--importance: it belongs to --budget")
     if output.exists():
         raise ValueError(f"--output: {output} exists; choose a new folder")
     from cmd_video.pruning.pruned_models import check_prunable, prune
-    from cmd_video.pruning.selection import BlockSelection, select_by_importance, select_by_rule
+    from cmd_video.pruning.selection import BlockSelection, select_blocks, select_by_importance
 
     known = None if selection is None else BlockSelection.load(selection)
     measured = None if importance is None else _read_importance(importance)
@@ -55,8 +58,11 @@ def command(
         chosen = known
     elif measured is not None:
         chosen = select_by_importance(teacher, *measured, float(budget or 0))
+    elif budget is not None:
+        chosen = select_blocks(teacher, "magnitude", budget)
+        print("chosen by the weights alone; `cmd-video evaluate importance` measures what matters, for --importance")
     else:
-        chosen = select_by_rule(teacher, str(rule))
+        chosen = select_blocks(teacher, str(rule))
     student = prune(teacher, chosen)
     before, after = (sum(tensor.numel() for tensor in part.parameters()) for part in (teacher, student))
     _write(pipe, name, student, chosen, output)

@@ -50,7 +50,7 @@ def list_blocks(model: Any) -> list[str]:
             for number, stage in enumerate(model.up_blocks)
             for name in (f"up_blocks.{number}", *_layers(f"up_blocks.{number}", stage))
         ]
-        return [*down, "mid_block", *up]
+        return [*down, *([] if isinstance(model.mid_block, Skip) else ["mid_block"]), *up]
     names = [
         f"{name}.{number}"
         for name, child in model.named_modules()
@@ -63,6 +63,11 @@ def list_blocks(model: Any) -> list[str]:
     if not names:
         raise ValueError(f"model: {type(model).__name__} has no blocks that are known here")
     return names
+
+
+def block_modules(model: Any) -> dict[str, nn.Module]:
+    """Each name of `list_blocks` with its module; of a UNet's layer its residual block."""
+    return {name: model.get_submodule(name.replace(".layers.", ".resnets.")) for name in list_blocks(model)}
 
 
 def remove_blocks(model: Any, removed: Iterable[str]) -> None:
@@ -147,7 +152,7 @@ def _remove_from_unet(unet: Any, removed: list[str]) -> None:
             stages[match[1]].add(int(match[2]))
         elif match is not None:
             layers.setdefault((match[1], int(match[2])), set()).add(int(match[3]))
-    _check_stages(unet, stages, "mid_block" in removed)
+    _check_stages(unet, stages, "mid_block" in removed or isinstance(unet.mid_block, Skip))
     depth = len(unet.down_blocks)
     for number in range(depth):
         _check_layers(unet, number, layers, number in stages["down_blocks"])

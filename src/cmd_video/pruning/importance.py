@@ -81,8 +81,9 @@ def removable_units(model: Any) -> list[tuple[str, ...]]:
         for number in range(depth)
         for layer in range(len(model.down_blocks[number].resnets))
     ]
-    candidates += [("mid_block",), (f"down_blocks.{depth - 1}", "mid_block", "up_blocks.0")]
-    return [unit for unit in candidates if fits(model, unit)]
+    middle = ("mid_block",) if "mid_block" in list_blocks(model) else ()
+    candidates += [middle, (f"down_blocks.{depth - 1}", *middle, "up_blocks.0")]
+    return [unit for unit in candidates if unit and fits(model, unit)]
 
 
 @torch.no_grad()

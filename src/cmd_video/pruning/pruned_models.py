@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
-from .blocks import parameter_names, remove_blocks
+from .blocks import block_modules, parameter_names, remove_blocks
 from .channels import cut, kept_channels, narrow
 from .selection import BlockSelection
 
@@ -63,23 +63,32 @@ class PrunedMixin(ModelMixin, ConfigMixin):
         """A student with the teacher's weights, without the selected blocks.
 
         Args:
-            teacher: a model of `teacher_class`.
-            selection: what leaves.
+            teacher: a model of `teacher_class`, or of this class, for a second round.
+            selection: what leaves, by the teacher's names; the student's configuration has those of `teacher_class`.
 
         Raises:
             ValueError: the teacher is of another class, or the selection does not fit it.
         """
         expected = cls.teacher_class()
-        if type(teacher) is not expected:
+        if type(teacher) not in (expected, cls):
             raise ValueError(f"teacher: expected a {expected.__name__}, got a {type(teacher).__name__}")
-        if selection.model_class != expected.__name__:
-            raise ValueError(f"selection: it is for {selection.model_class}, the teacher is a {expected.__name__}")
+        if selection.model_class != type(teacher).__name__:
+            raise ValueError(
+                f"selection: it is for {selection.model_class}, the teacher is a {type(teacher).__name__}"
+            )
+        earlier, widths = teacher.config.get("removed_blocks", ()), teacher.config.get("widths") or {}
+        if widths and selection.widths:
+            raise ValueError("selection: widths: the teacher has lost channels already; give its own teacher")
         known = inspect.signature(expected.__init__).parameters
         config = {name: value for name, value in teacher.config.items() if name in known}
         with torch.device("meta"):
             shapes = expected(**config)
+            first_names = {module: name for name, module in block_modules(shapes).items()}
+            remove_blocks(shapes, earlier)
+            present = block_modules(shapes)
             names = parameter_names(shapes, selection.removed)
-            student = cls(removed_blocks=selection.removed, widths=selection.widths, **config)
+            removed = [*earlier, *(first_names[present[name]] for name in selection.removed)]
+            student = cls(removed_blocks=removed, widths=widths or selection.widths, **config)
         before = dict([*teacher.named_parameters(), *teacher.named_buffers()])
         tensors = {new: before[old] for new, old in names.items()}
         kept = kept_channels(shapes, selection.widths, tensors) if selection.widths else {}
@@ -154,11 +163,12 @@ def prune(teacher: Any, selection: BlockSelection) -> Any:
         ValueError: models of this class cannot be pruned.
     """
     check_prunable(teacher)
-    return PRUNED_CLASSES[type(teacher).__name__].from_teacher(teacher, selection)
+    kind = type(teacher) if isinstance(teacher, PrunedMixin) else PRUNED_CLASSES[type(teacher).__name__]
+    return kind.from_teacher(teacher, selection)
 
 
 def check_prunable(model: Any) -> None:
     """Raise ValueError unless there is a pruned class for a model."""
     name = type(model).__name__
-    if name not in PRUNED_CLASSES:
+    if name not in PRUNED_CLASSES and not isinstance(model, PrunedMixin):
         raise ValueError(f"model: {name} cannot be pruned; known are {', '.join(PRUNED_CLASSES)}")

@@ -1,18 +1,19 @@
 """Which blocks are left out: by VDMini's rule, by hand, or by measured importance within a budget.
 
-selection = select_by_rule(unet, "vdmini");  print(selection.to_json())
+selection = select_blocks(unet, "vdmini");  print(selection.to_json())     # or select_blocks(unet, measured, budget=0.6)
 student = PrunedUNetSpatioTemporalConditionModel.from_teacher(unet, selection)
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .blocks import TRANSFORMER_LISTS, fits, is_unet, list_blocks, without_blocks
 from .channels import kept_channels, stage_names
+from .importance import BlockImportance, importance_and_cost, removable_units, weight_importance
 
 RULES = ("vdmini", "middle")
 MIDDLE_SHARE = 0.2
@@ -63,6 +64,40 @@ class BlockSelection:
     def load(cls, path: Path) -> "BlockSelection":
         """Read a file that holds `to_json`."""
         return cls.from_json(path.read_text())
+
+
+def select_blocks(
+    model: Any,
+    by: str | Sequence[BlockImportance],
+    budget: float | None = None,
+    cost: Literal["parameters", "flops", "seconds"] = "flops",
+) -> BlockSelection:
+    """Choose what leaves a model: by a rule, by what was measured, or by the size of the weights.
+
+    Args:
+        model: the teacher.
+        by: one of RULES, see `select_by_rule`; what `measure_importance` returned; or "magnitude", the sum of what the
+            weights of a block weigh, which asks for no clips and is a poor guide.
+        budget: share of the cost that may stay, in (0, 1]; a rule has none.
+        cost: what the budget counts, of what was measured; "magnitude" counts parameters.
+
+    Raises:
+        ValueError: there is no such rule, it is not for such a model, or the budget cannot be met.
+    """
+    if isinstance(by, str) and by != "magnitude":
+        if budget is not None:
+            raise ValueError(f"budget: {budget}, but the rule {by!r} has none")
+        return select_by_rule(model, by)
+    if budget is None:
+        raise ValueError("budget: give the share of the cost that may stay")
+    if not isinstance(by, str):
+        return select_by_importance(model, *importance_and_cost(by, cost), budget)
+    units = removable_units(model)
+    total = sum(weight.numel() for weight in model.parameters())
+    left = {"+".join(unit): without_blocks(model, unit).parameters() for unit in units}
+    saved = {name: 1 - sum(weight.numel() for weight in weights) / total for name, weights in left.items()}
+    chosen = select_by_importance(model, weight_importance(model, [], "magnitude", units), saved, budget)
+    return replace(chosen, reason=f"least magnitude per parameter: {chosen.reason.partition(', ')[2]}")
 
 
 def select_by_rule(model: Any, rule: str = "vdmini") -> BlockSelection:
@@ -124,7 +159,8 @@ def _vdmini_blocks(model: Any) -> list[str]:
         if len(model.down_blocks[number].resnets) < 2:
             raise ValueError(f"rule: 'vdmini' takes the second of two layers, but down_blocks.{number} has one")
         removed += [f"down_blocks.{number}.layers.1", f"up_blocks.{mirrored}.layers.1"]
-    return [*removed, f"down_blocks.{depth - 1}", "mid_block", "up_blocks.0"]
+    known = list_blocks(model)
+    return [name for name in (*removed, f"down_blocks.{depth - 1}", "mid_block", "up_blocks.0") if name in known]
 
 
 def _middle_blocks(model: Any) -> list[str]:
