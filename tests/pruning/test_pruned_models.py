@@ -14,8 +14,8 @@ from cmd_video.benchmark.cost import count, num_parameters
 from cmd_video.benchmark.system import place
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pruning.blocks import Skip, list_blocks, remove_blocks
-from cmd_video.pruning.pruned_models import PRUNED_CLASSES, PrunedUNet2DConditionModel, prune
 from cmd_video.pruning.importance import NoisyBatch, measure_importance
+from cmd_video.pruning.pruned_models import PRUNED_CLASSES, PrunedUNet2DConditionModel, prune
 from cmd_video.pruning.selection import BlockSelection, select_blocks, select_by_importance, select_by_rule
 
 

@@ -1,6 +1,7 @@
 """Which blocks are left out: by VDMini's rule, by hand, or by measured importance within a budget.
 
-selection = select_blocks(unet, "vdmini");  print(selection.to_json())     # or select_blocks(unet, measured, budget=0.6)
+selection = select_blocks(unet, "vdmini");  print(selection.to_json())
+selection = select_blocks(unet, measure_importance(unet, batches), budget=0.6)
 student = PrunedUNetSpatioTemporalConditionModel.from_teacher(unet, selection)
 """
 
