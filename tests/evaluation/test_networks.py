@@ -2,15 +2,18 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_video.data.sprites import SpritesDataset
 from cmd_video.evaluation.extractors import SPRITE_CLASSIFIERS, build_extractor, load_exactly
 from cmd_video.evaluation.networks import C3D, I3D, INCEPTIONS, SqueezeNet, _pad_same
+from cmd_video.evaluation.videomae2 import VideoMAE2, load_videomae2, renamed
 from cmd_video.evaluation.weights import WEIGHT_FILES
 from cmd_video.models import SpriteClassifier
 
@@ -161,6 +164,112 @@ def video_transformer(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     return f"{request.param}:{folder}"
+
+
+TINY = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40, "patch_size": 14,
+    "image_size": 28, "num_frames": 4,
+}  # fmt: skip
+
+
+def published_videomae2(hidden=24, depth=2, inner=40, patch=14, classes=5) -> dict[str, torch.Tensor]:
+    """Random weights under the names of VideoMAE-v2's files."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return 0.2 * torch.randn(*shape, generator=generator)
+
+    state = {"patch_embed.proj.weight": draw(hidden, 3, 2, patch, patch), "patch_embed.proj.bias": draw(hidden)}
+    for number in range(depth):
+        shapes = {
+            "norm1.weight": (hidden,), "norm1.bias": (hidden,), "attn.q_bias": (hidden,), "attn.v_bias": (hidden,),
+            "attn.qkv.weight": (3 * hidden, hidden), "attn.proj.weight": (hidden, hidden), "attn.proj.bias": (hidden,),
+            "norm2.weight": (hidden,), "norm2.bias": (hidden,), "mlp.fc1.weight": (inner, hidden),
+            "mlp.fc1.bias": (inner,), "mlp.fc2.weight": (hidden, inner), "mlp.fc2.bias": (hidden,),
+        }  # fmt: skip
+        state |= {f"blocks.{number}.{name}": draw(*shape) for name, shape in shapes.items()}
+    shapes = {"fc_norm.weight": (hidden,), "fc_norm.bias": (hidden,), "head.weight": (classes, hidden)}
+    return state | {name: draw(*shape) for name, shape in shapes.items()} | {"head.bias": draw(classes)}
+
+
+def by_hand(state, video, heads=2, depth=2):
+    """VideoMAE-v2 written out with plain functions: (B, 3, F, H, W) -> (B, D)."""
+    x = F.conv3d(video, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=(2, 14, 14))
+    x = x.flatten(2).transpose(1, 2)
+    count, width = x.shape[1:]
+    rate = 10000 ** (-2 * (torch.arange(width) // 2) / width)
+    angle = torch.arange(count)[:, None] * rate
+    x = x + torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos())
+    for number in range(depth):
+        part = {name.split(".", 2)[2]: value for name, value in state.items() if name.startswith(f"blocks.{number}.")}
+        h = F.layer_norm(x, (width,), part["norm1.weight"], part["norm1.bias"], 1e-6)
+        bias = torch.cat([part["attn.q_bias"], torch.zeros(width), part["attn.v_bias"]])
+        qkv = F.linear(h, part["attn.qkv.weight"], bias).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        h = (qkv[0] @ qkv[1].transpose(2, 3) * (width // heads) ** -0.5).softmax(dim=-1) @ qkv[2]
+        x = x + F.linear(h.transpose(1, 2).flatten(2), part["attn.proj.weight"], part["attn.proj.bias"])
+        h = F.layer_norm(x, (width,), part["norm2.weight"], part["norm2.bias"], 1e-6)
+        h = F.gelu(F.linear(h, part["mlp.fc1.weight"], part["mlp.fc1.bias"]))
+        x = x + F.linear(h, part["mlp.fc2.weight"], part["mlp.fc2.bias"])
+    return F.layer_norm(x.mean(dim=1), (width,), state["fc_norm.weight"], state["fc_norm.bias"], 1e-6)
+
+
+def test_videomae2_is_what_its_weights_say(tmp_path):
+    state = published_videomae2()
+    for wrapped in (state, {"module": state}, {"model": state}):
+        torch.save(wrapped, tmp_path / "weights.pth")
+        model = load_videomae2(tmp_path / "weights.pth", **TINY)
+        video = torch.rand(2, 3, 4, 28, 28, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(model(video), by_hand(state, video), atol=1e-5, rtol=1e-4)
+    broken = {name: value for name, value in state.items() if name != "blocks.1.attn.v_bias"}
+    torch.save(broken, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="does not hold VideoMAE-v2's weights: .*value.bias"):
+        load_videomae2(tmp_path / "weights.pth", **TINY)
+    torch.save({"module": state, "args": Path("code")}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="holds more than weights"):
+        load_videomae2(tmp_path / "weights.pth", **TINY)
+
+
+def test_videomae2_at_its_published_size():
+    with torch.device("meta"):
+        model = VideoMAE2()
+        state = renamed(published_shapes())
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == {
+        name: tuple(value.shape) for name, value in state.items()
+    }
+    assert sum(weight.numel() for weight in model.parameters()) == 1_011_610_752
+
+
+def published_shapes() -> dict[str, torch.Tensor]:
+    """ViT-g's layout, without numbers."""
+    small = published_videomae2()
+    sizes = {24: 1408, 72: 3 * 1408, 40: 6144}
+    blocks = {name: value for name, value in small.items() if name.startswith("blocks.0.")}
+    rest = {name: value for name, value in small.items() if not name.startswith("blocks.")}
+    whole = rest | {
+        name.replace("blocks.0.", f"blocks.{number}."): value for number in range(40) for name, value in blocks.items()
+    }
+    return {name: torch.empty([sizes.get(side, side) for side in value.shape]) for name, value in whole.items()}
+
+
+def test_the_extractor_of_content_debiased_fvd(tmp_path, monkeypatch):
+    torch.save(published_videomae2(), tmp_path / "weights.pth")
+    monkeypatch.setattr(
+        "cmd_video.evaluation.extractors.load_videomae2",
+        lambda path: load_videomae2(path, **{**TINY, "image_size": 224, "num_frames": 16}),
+    )
+    extractor = build_extractor(f"videomaev2:{tmp_path / 'weights.pth'}")
+    frames = torch.randint(0, 256, (2, 16, 40, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = extractor(frames)
+    assert features.shape == (2, 24) and len(extractor.sha256) == 64 and extractor.per == "clip"
+    small = F.interpolate(frames.flatten(0, 1).permute(0, 3, 1, 2) / 255, (224, 224), mode="bilinear")
+    expected = by_hand(published_videomae2(), small.unflatten(0, (2, 16)).transpose(1, 2))
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-3)
+    with pytest.raises(ValueError, match="videomaev2.* needs 16 or more, got 8"):
+        extractor(frames[:, :8])
+    with pytest.raises(ValueError, match="extractor: videomaev2: no file /nowhere"):
+        build_extractor("videomaev2:/nowhere")
+    with pytest.raises(ValueError, match="videomaev2 needs the file vit_g_hybrid_pt_1200e_ssv2_ft.pth"):
+        build_extractor("videomaev2")
 
 
 def test_video_transformers_give_a_feature_per_clip(video_transformer):

@@ -21,6 +21,7 @@ from cmd_video.models import SpriteClassifier
 from .flow import flow_features
 from .networks import C3D, I3D, SqueezeNet
 from .pixel_features import content_features, motion_features
+from .videomae2 import load_videomae2
 from .weights import WEIGHT_FILES, digest_weights, find_weights
 
 Classify = Callable[[torch.Tensor], torch.Tensor]  # features (N, d) -> logits (N, classes)
@@ -65,20 +66,25 @@ class Extractor:
 
 
 EXTRACTORS = (
-    "i3d", "i3d-torchscript", "c3d", "videomae", "vjepa2", "squeezenet", "sprites-action", "sprites-appearance",
-    "flow", "pixels", "pixel-motion",
+    "i3d", "i3d-torchscript", "c3d", "videomaev2", "videomae", "vjepa2", "squeezenet", "sprites-action",
+    "sprites-appearance", "flow", "pixels", "pixel-motion",
 )  # fmt: skip
+WITH_PATH = {
+    "videomaev2": "the file vit_g_hybrid_pt_1200e_ssv2_ft.pth", "videomae": "a folder or hub id",
+    "vjepa2": "a folder or hub id",
+}  # fmt: skip
 SPRITE_CLASSIFIERS = Path(__file__).parent.parent / "sprite_classifiers"
 
 
 def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
-    """An extractor by name; `videomae:PATH` and `vjepa2:PATH` load a folder or hub id through transformers.
+    """An extractor by name; `videomae:PATH` and `vjepa2:PATH` load a folder or hub id through transformers,
+    `videomaev2:FILE` the published weights of its ViT-g.
 
     Raises:
         ValueError: there is no such extractor, or its weights are not there; the message says where to get them.
     """
     kind, _, path = name.partition(":")
-    if kind not in EXTRACTORS or (path and kind not in ("videomae", "vjepa2")):
+    if kind not in EXTRACTORS or (path and kind not in WITH_PATH):
         raise ValueError(f"extractor: {name!r} is none of {', '.join(EXTRACTORS)}")
     if kind == "pixels":
         return Extractor(name, "frame", 1, "mean over an 8x8 grid", None, lambda x: content_features(_to_video(x)))
@@ -88,10 +94,12 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(name, "clip", 3, "none", None, lambda x: torch.stack([flow_features(clip) for clip in x]))
     if kind.startswith("sprites-"):
         return _of_sprites(name, device)
-    if kind in ("videomae", "vjepa2"):
+    if kind in WITH_PATH:
         if not path:
-            raise ValueError(f"extractor: {kind} needs a folder or hub id, such as {kind}:path/to/model")
-        return _from_transformers(name, kind, path, device)
+            raise ValueError(f"extractor: {kind} needs {WITH_PATH[kind]}, such as {kind}:path/to/model")
+        return (
+            _of_videomae2(name, path, device) if kind == "videomaev2" else _from_transformers(name, kind, path, device)
+        )
     weights = find_weights(kind, weights_dir)
     digest = WEIGHT_FILES[kind].sha256
     if kind == "i3d-torchscript":
@@ -213,6 +221,17 @@ def _from_transformers(name: str, kind: str, path: str, device: str) -> Extracto
         return out.last_hidden_state.mean(dim=1)
 
     return Extractor(name, "clip", 2, f"{RESIZE}, to {size}", digest_weights(model), clip_features)
+
+
+def _of_videomae2(name: str, path: str, device: str) -> Extractor:
+    """The features of content-debiased FVD: 16 frames in [0, 1] at 224 pixels; longer clips evenly thinned out."""
+    model = load_videomae2(Path(path)).to(device)
+
+    def clip_features(frames: torch.Tensor) -> torch.Tensor:
+        numbers = torch.linspace(0, frames.shape[1] - 1, 16).round().long()
+        return model(_resize(_to_video(frames[:, numbers], False).to(device) / 255, 224))
+
+    return Extractor(name, "clip", 16, f"{RESIZE}, to 224", digest_weights(model), clip_features)
 
 
 def _to_video(frames: torch.Tensor, scaled: bool = True) -> torch.Tensor:
