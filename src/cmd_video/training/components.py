@@ -66,7 +66,7 @@ def build_components(
                 components[name] = _find_class(config.class_name)(**config.config)
         except TypeError as error:
             raise ValueError(f"components.{name}.config: {error}") from error
-    for name in ("text_encoder", "text_encoder_2", "motion_text_encoder"):
+    for name in ("text_encoder", "motion_text_encoder"):
         if isinstance(components.get(name), CLIPTextModel):
             _check_vocabulary(name, components[name], components[name.replace("text_encoder", "tokenizer")])
     return components
