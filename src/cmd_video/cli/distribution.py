@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Extractor = Annotated[
     str,
     typer.Option(
-        help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomaev2:FILE, videomae:PATH, vjepa2:PATH, "
-        "squeezenet, sprites-action, sprites-appearance, flow, pixels, pixel-motion."
+        help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomaev2:FILE (content-debiased FVD), "
+        "videomae:PATH, vjepa2:PATH, squeezenet, sprites-action, sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
 
