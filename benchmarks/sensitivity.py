@@ -10,6 +10,7 @@ not the third; one on motion must see the last two.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,18 +77,28 @@ def main() -> None:
     dataset = SpritesDataset(2 * arguments.num_clips, SIDE, SIDE, FRAMES, seed=5)
     clips = torch.stack([to_uint8(dataset[number]["video"]) for number in range(len(dataset))])
     real, others = clips[::2], clips[1::2]
-    values: dict[str, dict[str, list[float]]] = {}
+    values: dict[str, dict[str, Any]] = {}
+    digests: dict[str, str | None] = {}
     for name in names:
         extractor = build_extractor(name, arguments.weights_dir)
+        digests[name] = extractor.sha256
         known = features(extractor, real)
-        floor = frechet_estimate(known, features(extractor, others)).value
-        values[name] = {"undamaged": [floor]}
+        rows = len(known) // len(real)  # of a clip
+        floor = frechet_estimate(known, features(extractor, others), rows)
+        values[name], errors = {"undamaged": [floor.value]}, {"undamaged": [floor.error]}
         for kind, damage in DAMAGES.items():
-            values[name][kind] = [
-                frechet_estimate(known, features(extractor, damage(others, level))).value for level in range(3)
-            ]
-            print(name, kind, " ".join(f"{value / floor:.2f}" for value in values[name][kind]), flush=True)
-    protocol = {"clips": arguments.num_clips, "size": [FRAMES, SIDE, SIDE], "levels": list(LEVELS), "seed": 5}
+            found = [frechet_estimate(known, features(extractor, damage(others, level)), rows) for level in range(3)]
+            values[name][kind] = [estimate.value for estimate in found]
+            errors[kind] = [estimate.error for estimate in found]
+            print(name, kind, " ".join(f"{value / floor.value:.2f}" for value in values[name][kind]), flush=True)
+        values[name]["standard_error"] = errors
+    protocol = {
+        "clips": arguments.num_clips,
+        "size": [FRAMES, SIDE, SIDE],
+        "levels": list(LEVELS),
+        "seed": 5,
+        "extractor_sha256": digests,
+    }
     write_result(arguments.output, "sensitivity", values, protocol)
     if arguments.plot:
         plot(values, arguments.plot)
@@ -98,7 +109,7 @@ def features(extractor: Extractor, clips: torch.Tensor) -> torch.Tensor:
     return torch.cat([extractor(batch.contiguous()) for batch in clips.split(BATCH)])
 
 
-def plot(values: dict[str, dict[str, list[float]]], path: Path) -> None:
+def plot(values: dict[str, dict[str, Any]], path: Path) -> None:
     """A panel for each extractor: distance over that of undamaged clips, by level."""
     import matplotlib.figure
 

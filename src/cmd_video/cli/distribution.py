@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Extractor = Annotated[
     str,
     typer.Option(
-        help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomaev2:FILE (content-debiased FVD), "
+        help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomaev2:FILE (content-debiased), "
         "videomae:PATH, vjepa2:PATH, squeezenet, sprites-action, sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
