@@ -11,7 +11,6 @@ All rows are updated as often; with MCA every other step is the discriminator's,
 """
 
 import argparse
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,13 +166,15 @@ def run_folder(work: Path, row: str) -> Path:
     return work / re.sub(r"\W+", "-", row)
 
 
-def last_validation(work: Path, row: str) -> dict[str, float]:
-    """A trained row's denoising loss on held-out clips, without the losses of recovery."""
-    log = run_folder(work, row) / "log.jsonl"
-    if not log.exists():
-        return {}
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return {"task_loss": [line["loss"] for line in lines if line["kind"] == "validation"][-1]}
+@torch.no_grad()
+def task_loss(case: Case, model: Any) -> float:
+    """A row's denoising loss on held-out clips, without the losses of recovery."""
+    stage = stage_of(case, case.teacher)
+    stage.components[case.denoiser] = model
+    settings = stage.config.validation
+    batches = fixed_batches(build_dataset(settings.data), settings.num_clips, settings.batch_size)
+    losses = [stage.validate(batch)["loss"].item() for batch in batches]
+    return sum(losses) / len(losses)
 
 
 def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -200,7 +201,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
         pipe.register_to_config(num_inference_steps=steps, motion_num_inference_steps=steps)
     rows = compare({row: clips_of(pipe) for row, pipe in pipes.items()}, arguments.num_scenes)
     values = {
-        row: {**pipeline_cost(pipe), **last_validation(arguments.work, row), **rows[row]}
+        row: {**pipeline_cost(pipe), "task_loss": task_loss(case, pipe.motion_transformer), **rows[row]}
         for row, pipe in pipes.items()
     }
     return values, protocol(arguments, case, selections, scores, {"content": CONTENT})
@@ -229,7 +230,7 @@ def recover_video(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
         }
         for row, model in models.items()
     }
-    values = {row: {**costs[row], **last_validation(arguments.work, row), **rows[row]} for row in rows}
+    values = {row: {**costs[row], "task_loss": task_loss(case, models[row]), **rows[row]} for row in rows}
     return values, protocol(arguments, case, selections, scores, {})
 
 
