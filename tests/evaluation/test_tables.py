@@ -16,7 +16,8 @@ from cmd_video.evaluation.compare import compare
 from cmd_video.evaluation.distances import measure
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import Extractor, build_extractor
-from cmd_video.evaluation.tables import FeatureTable, discard
+from cmd_video.evaluation.shared_work import discard
+from cmd_video.evaluation.tables import FeatureTable
 from cmd_video.evaluation.tables import extract as extract_and_keep
 
 

@@ -32,7 +32,9 @@ def command(
     from cmd_video.evaluation.clips import FolderClips
     from cmd_video.evaluation.clipsim import ClipSim, measure_captions
     from cmd_video.evaluation.results import write_result
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
 
+    state, device = processes(device)
     kind = "captioned_folder" if clips.is_dir() else "manifest"
     records = [record for record in load_manifest(kind, clips).records if record.prompt][:num_clips]
     if not records:
@@ -40,13 +42,19 @@ def command(
     source = FolderClips([record.path for record in records], frames, None, stride, fps)
     source.recipe["source"] = str(clips)
     judge = ClipSim(clip, device)
+    prompts = [record.prompt for record in records]
+    work = output.with_name(f"{output.name}.parts")
+    recipe = {"clips": [source.recipe, source.identity], "prompts": prompts, "clip_sha256": judge.sha256}
     with Progress() as progress:
         task = progress.add_task("clips", total=len(records))
         values, protocol = measure_captions(
-            source, [record.prompt for record in records], judge,
-            lambda done, total: progress.update(task, completed=done, total=total),
+            source, prompts, judge, lambda done, total: progress.update(task, completed=done, total=total),
+            SharedRows(work, recipe),
         )  # fmt: skip
+    if not state.is_main_process:
+        return
     write_result(output, "clipsim", values, {**protocol, "clip_model": clip})
+    discard(work)
     unreadable = protocol["unreadable"]
     if unreadable:
         print(f"{len(unreadable)} clips left out, such as {unreadable[0]}", file=sys.stderr)

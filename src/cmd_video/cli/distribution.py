@@ -54,7 +54,7 @@ def reference(
     if output.suffix in (".json", ".safetensors"):
         output = output.with_suffix("")
     from cmd_video.evaluation.extractors import build_extractor
-    from cmd_video.evaluation.tables import discard, processes
+    from cmd_video.evaluation.shared_work import discard, processes
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
@@ -102,7 +102,8 @@ def calc(
     from cmd_video.evaluation.distances import check, measure
     from cmd_video.evaluation.extractors import build_extractor
     from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.tables import FeatureTable, discard, processes
+    from cmd_video.evaluation.shared_work import discard, processes
+    from cmd_video.evaluation.tables import FeatureTable
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)

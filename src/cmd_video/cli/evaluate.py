@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cmd_video.training.config import VideoData
 
 app = typer.Typer(help="Measure: distances between sets of clips, adherence, reconstruction, importance of blocks.")
+SAMPLERS = ("content_sampler", "motion_sampler")
 Model = Annotated[
     str | None, typer.Option("--model", help="Folder or hub id; default: the model that ships with the package.")
 ]
@@ -37,6 +38,8 @@ def adherence(
 ) -> None:
     """Whether generated sprites have the color, shape and motion of their prompts, on combinations never trained on.
 
+    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work.
+
     Example: cmd-video evaluate adherence -o adherence.json
     """
     from dataclasses import asdict
@@ -46,9 +49,11 @@ def adherence(
 
     from cmd_video.evaluation.adherence import evaluate_adherence
     from cmd_video.evaluation.results import digest_model, write_result
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.pipelines.sampling import resolve
 
+    state, device = processes(device)
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
     content, motion = resolve(pipe.config, steps, None, guidance, motion_guidance, None, None)
@@ -56,16 +61,10 @@ def adherence(
 
     def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-        scales: dict[str, Any] = {"guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
-        out: Any = pipe(prompts, num_inference_steps=steps, generator=sources, output_type="pt", **scales)
+        options: dict[str, Any] = {"guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
+        out: Any = pipe(prompts, num_inference_steps=steps, generator=sources, output_type="pt", **options)
         return out.frames.transpose(1, 2).cpu() * 2 - 1  # (B, F, 3, H, W) in [0, 1] -> (B, 3, F, H, W) in [-1, 1]
 
-    with Progress() as progress:
-        task = progress.add_task("clips", total=num_scenes)
-        values = evaluate_adherence(
-            generate, num_scenes, seed, batch_size, height, width, num_frames,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
     protocol = {
         "clips": num_scenes,
         "size": clip,
@@ -73,14 +72,28 @@ def adherence(
         "sampling": {"content": asdict(content), "motion": asdict(motion)},
         "seed": seed,
         "scenes": "sprites, held_out combinations",
-        "content_sampler": type(pipe.content_scheduler).__name__,
-        "motion_sampler": type(pipe.motion_scheduler).__name__,
+        **_samplers(pipe),
         "model": model or "default",
         "model_sha256": digest_model(model),
     }
+    work = output.with_name(f"{output.name}.parts")
+    with Progress() as progress:
+        task = progress.add_task("clips", total=num_scenes)
+        values = evaluate_adherence(
+            generate, num_scenes, seed, batch_size, height, width, num_frames,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            rows_of=SharedRows(work, protocol),
+        )  # fmt: skip
+    if not state.is_main_process:
+        return
+    protocol["truth"] = {"pixels_sha256": values["settings"].pop("truth_sha256")}
     write_result(output, "adherence", values, protocol)
-    _print_scores(values)
-    print(output)
+    discard(work)
+    _print_scores(values, output)
+
+
+def _samplers(pipe: Any) -> dict[str, str]:
+    return {name: type(getattr(pipe, name.replace("sampler", "scheduler"))).__name__ for name in SAMPLERS}
 
 
 def _clip_size(pipe: Any) -> list[int]:
@@ -89,13 +102,14 @@ def _clip_size(pipe: Any) -> list[int]:
     return [pipe.autoencoder.config.num_frames, rows * pipe.ratio, columns * pipe.ratio]
 
 
-def _print_scores(values: dict[str, Any]) -> None:
+def _print_scores(values: dict[str, Any], output: Path) -> None:
     for name, score in values["accuracy"].items():
         floor = values["reader_on_ground_truth"][name]["rate"]
         print(
             f"{name:8s} {score['rate']:6.1%}   95% interval {score['low']:.1%} to {score['high']:.1%}   "
             f"reader {floor:.1%}"
         )
+    print(output)
 
 
 @app.command()

@@ -32,17 +32,25 @@ def command(
     from cmd_video.evaluation.lpips import build_lpips
     from cmd_video.evaluation.pairs import measure_pairs
     from cmd_video.evaluation.results import write_result
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
 
+    state, device = processes(device)
     check_reading([made, true], size, stride, fps)
     options = (frames, size, stride, fps, num_clips, device, None)
     sources = open_source(made, *options), open_source(true, *options)
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
+    work = output.with_name(f"{output.name}.parts")
+    recipe = {"lpips": lpips, "clips": [[source.recipe, source.identity] for source in sources]}
     with Progress() as progress:
         task = progress.add_task("pairs", total=len(sources[0]))
         values, protocol = measure_pairs(
-            *sources, network, device, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+            *sources, network, device, lambda done, total: progress.update(task, completed=done, total=total),
+            SharedRows(work, recipe),
+        )  # fmt: skip
+    if not state.is_main_process:
+        return
     write_result(output, "paired", values, {**protocol, "lpips": lpips})
+    discard(work)
     unreadable = protocol["unreadable"]
     if unreadable:
         print(f"{len(unreadable)} pairs left out, such as {unreadable[0]}", file=sys.stderr)

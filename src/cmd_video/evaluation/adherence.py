@@ -15,7 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from cmd_video.data.sprites import Split, SpriteScene, all_combinations, render, sample_scene
+from cmd_video.data.transforms import to_uint8
+from cmd_video.evaluation.shared_work import Progress, Rows, every_row
 from cmd_video.evaluation.sprite_reader import ObjectReading, SceneReading, read_scene, score_adherence
+from cmd_video.evaluation.tables import digest_all, digest_of
 
 ATTRIBUTES = ("color", "shape", "motion")
 MISSING = "missing"  # in a confusion table: an object that was not read, or one that was read and not asked for
@@ -30,7 +33,8 @@ def evaluate_adherence(
     width: int = 64,
     num_frames: int = 16,
     split: Split = "held_out",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    rows_of: Rows = every_row,
 ) -> dict[str, Any]:
     """Ask for clips of `num_scenes` scenes and read them.
 
@@ -44,6 +48,7 @@ def evaluate_adherence(
         num_frames: F of the ground truth.
         split: combinations to draw from: "held_out", or for comparison "train".
         progress: called with (clips read, num_scenes) after every batch.
+        rows_of: how the scenes are gone through; see `shared_work`.
 
     Returns:
         JSON-able: `accuracy` (for every attribute and `all` of them: correct, total, rate and its 95% Wilson interval
@@ -55,19 +60,24 @@ def evaluate_adherence(
         raise ValueError(f"num_scenes and batch_size: expected at least 1, got {num_scenes} and {batch_size}")
     scenes = choose_scenes(num_scenes, seed, split)
     indices = list(scenes)
-    rows: list[dict[str, Any]] = []
-    floor: list[dict[str, bool]] = []
-    for start in range(0, num_scenes, batch_size):
-        batch = indices[start : start + batch_size]
+
+    def read(numbers: list[int]) -> list[dict[str, Any]]:
+        batch = [indices[number] for number in numbers]
         videos = generate([scenes[index].prompt for index in batch], batch)
         if videos.ndim != 5 or len(videos) != len(batch):
             raise ValueError(f"generate: expected clips ({len(batch)}, 3, F, H, W), got {tuple(videos.shape)}")
-        for index, video in zip(batch, videos, strict=True):
-            rows.append(_row(index, scenes[index], read_scene(video)))
-            truth = render(scenes[index], num_frames, height, width)
-            floor.append(score_adherence(scenes[index], read_scene(truth)))
-        if progress is not None:
-            progress(len(rows), num_scenes)
+        truths = [render(scenes[index], num_frames, height, width) for index in batch]
+        return [
+            {
+                "scene": _row(index, scenes[index], read_scene(video)),
+                "truth": score_adherence(scenes[index], read_scene(truth)),
+                "digest": digest_of(to_uint8(truth)),
+            }
+            for index, video, truth in zip(batch, videos, truths, strict=True)
+        ]
+
+    found = rows_of(num_scenes, batch_size, read, progress)
+    rows = [entry["scene"] for entry in found]
     return {
         "settings": {
             "num_scenes": num_scenes,
@@ -76,9 +86,10 @@ def evaluate_adherence(
             "height": height,
             "width": width,
             "num_frames": num_frames,
+            "truth_sha256": digest_all([entry["digest"] for entry in found]),
         },
         "accuracy": _accuracy(row["correct"] for row in rows),
-        "reader_on_ground_truth": _accuracy(floor),
+        "reader_on_ground_truth": _accuracy(entry["truth"] for entry in found),
         "by": {attribute: _breakdown(rows, attribute) for attribute in (*ATTRIBUTES, "objects")},
         "confusion": {attribute: _confusion(rows, attribute) for attribute in ATTRIBUTES},
         "scenes": rows,

@@ -7,7 +7,6 @@ B batch, F frames, H, W, d numbers of an embedding.
 """
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from cmd_video.data.clip import ClipError
 
 from .clips import ClipSource
 from .pairs import mean_and_error
+from .shared_work import Progress, Rows, every_row
 from .tables import digest_all, digest_of
 from .weights import digest_weights
 
@@ -80,7 +80,11 @@ class ClipSim:
 
 
 def measure_captions(
-    clips: ClipSource, prompts: list[str], judge: ClipSim, progress: Callable[[int, int], None] | None = None
+    clips: ClipSource,
+    prompts: list[str],
+    judge: ClipSim,
+    progress: Progress | None = None,
+    rows_of: Rows = every_row,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
     """CLIPSIM of clips with their captions, and beside it with the next caption that is another one.
 
@@ -89,6 +93,7 @@ def measure_captions(
         prompts: a caption for each.
         judge: the CLIP model.
         progress: called with (clips done, all clips).
+        rows_of: how the clips are gone through; see `shared_work`.
 
     Returns:
         name -> `value` and `standard_error`; and the protocol.
@@ -96,39 +101,44 @@ def measure_captions(
     Raises:
         ValueError: no clip can be read.
     """
-    own: list[float] = []
-    others: list[float] = []
-    unreadable: list[str] = []
-    digests: list[str] = []
-    for number, prompt in enumerate(prompts):
-        clip = clips.read([number])[0]
-        if isinstance(clip, ClipError):
-            unreadable.append(f"{clip.path.name}: {clip.reason}")
-        else:
-            digests.append(digest_of(clip))
-            later = (prompts[(number + step) % len(prompts)] for step in range(1, len(prompts)))
-            other = next((caption for caption in later if caption != prompt), None)
-            asked = [prompt] if other is None else [prompt, other]
-            scores = judge(clip[None].expand(len(asked), *clip.shape), asked)
-            own.append(float(scores[0]))
-            others += scores[1:].tolist()
-        if progress is not None:
-            progress(number + 1, len(prompts))
-    if not own:
+
+    def look(numbers: list[int]) -> list[dict[str, Any]]:
+        return [_row(clips.read([number])[0], _captions(prompts, number), judge) for number in numbers]
+
+    rows = rows_of(len(prompts), 1, look, progress)
+    unreadable = [row["problem"] for row in rows if "problem" in row]
+    rows = [row for row in rows if "problem" not in row]
+    if not rows:
         raise ValueError(f"clips: none can be read; the first: {unreadable[0]}")
-    values = {"clipsim": mean_and_error(own)}
+    values = {"clipsim": mean_and_error([row["scores"][0] for row in rows])}
+    others = [score for row in rows for score in row["scores"][1:]]
     if others:  # more than one caption
         values["clipsim_of_another_caption"] = mean_and_error(others)
     protocol = {
-        "clips": len(own),
+        "clips": len(rows),
         "unreadable": unreadable,
         "captions_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "captions_cut": judge.num_cut(prompts),
         "clip_sha256": judge.sha256,
         "clip_resize": f"antialiased bicubic to {judge.size}x{judge.size}",
-        "made": {**clips.recipe, "pixels_sha256": digest_all(digests)},
+        "made": {**clips.recipe, "pixels_sha256": digest_all([row["digest"] for row in rows])},
     }
     return values, protocol
+
+
+def _captions(prompts: list[str], number: int) -> list[str]:
+    """A clip's caption, and the next one that is another, if there is one."""
+    later = (prompts[(number + step) % len(prompts)] for step in range(1, len(prompts)))
+    other = next((caption for caption in later if caption != prompts[number]), None)
+    return [prompts[number]] if other is None else [prompts[number], other]
+
+
+def _row(clip: torch.Tensor | ClipError, captions: list[str], judge: ClipSim) -> dict[str, Any]:
+    """One clip as JSON: its score with each caption, or why it cannot be read."""
+    if isinstance(clip, ClipError):
+        return {"problem": f"{clip.path.name}: {clip.reason}"}
+    scores = judge(clip[None].expand(len(captions), *clip.shape), captions)
+    return {"digest": digest_of(clip), "scores": scores.tolist()}
 
 
 def _embedding(output: object) -> torch.Tensor:

@@ -4,7 +4,6 @@ values, protocol = measure_pairs(FolderClips("reconstructed/"), FolderClips("cli
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from .clips import ClipSource, FolderClips
 from .flow import dynamic_degree, optical_flow, warping_error
 from .lpips import LPIPS
 from .metrics import paired_metrics
+from .shared_work import Progress, Rows, every_row
 from .tables import digest_all, digest_of
 
 
@@ -24,7 +24,8 @@ def measure_pairs(
     true: ClipSource,
     lpips: LPIPS | None = None,
     device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    rows_of: Rows = every_row,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
     """Metrics of `metrics.paired_metrics`, and warping error and dynamic degree of made and of true clips.
 
@@ -36,6 +37,7 @@ def measure_pairs(
         lpips: for the distance in features.
         device: where metrics are computed.
         progress: called with (pairs done, all pairs).
+        rows_of: how the pairs are gone through; see `shared_work`.
 
     Returns:
         name -> `value`, the mean over pairs, and its `standard_error`; and the protocol.
@@ -44,28 +46,25 @@ def measure_pairs(
         ValueError: they are no pairs, or none can be read.
     """
     _check(made, true)
-    collected: dict[str, list[float]] = {}
-    unreadable: list[str] = []
-    digests: tuple[list[str], list[str]] = ([], [])
-    for number in range(len(made)):
-        pair = made.read([number])[0], true.read([number])[0]
-        bad = [f"{clip.path.name}: {clip.reason}" for clip in pair if isinstance(clip, ClipError)]
-        if bad:
-            unreadable += bad[:1]
-        else:
-            for found, clip in zip(digests, pair, strict=True):
-                found.append(digest_of(clip))  # type: ignore[arg-type]
-            for name, value in _measure(*pair, lpips, device).items():  # type: ignore[arg-type]
-                collected.setdefault(name, []).append(value)
-        if progress is not None:
-            progress(number + 1, len(made))
-    if not collected:
+
+    def look(numbers: list[int]) -> list[dict[str, Any]]:
+        return [_row(made.read([number])[0], true.read([number])[0], lpips, device) for number in numbers]
+
+    rows = rows_of(len(made), 1, look, progress)
+    unreadable = [row["problem"] for row in rows if "problem" in row]
+    rows = [row for row in rows if "problem" not in row]
+    if not rows:
         raise ValueError(f"clips: no pair can be read; the first: {unreadable[0]}")
+    collected: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row["metrics"].items():
+            collected.setdefault(name, []).append(value)
+    mine, others = ([row["digests"][side] for row in rows] for side in range(2))
     protocol = {
-        "clips": len(made) - len(unreadable),
+        "clips": len(rows),
         "unreadable": unreadable,
-        "real": {**true.recipe, "pixels_sha256": digest_all(digests[1])},
-        "made": {**made.recipe, "pixels_sha256": digest_all(digests[0])},
+        "real": {**true.recipe, "pixels_sha256": digest_all(others)},
+        "made": {**made.recipe, "pixels_sha256": digest_all(mine)},
     }
     return {name: mean_and_error(values) for name, values in collected.items()}, protocol
 
@@ -84,6 +83,17 @@ def _check(made: ClipSource, true: ClipSource) -> None:
         for mine, other in zip(made.paths, true.paths, strict=True):
             if mine.stem != other.stem:
                 raise ValueError(f"clips: {mine.name} stands where the true ones have {other.name}; pairs go by name")
+
+
+def _row(
+    made: torch.Tensor | ClipError, true: torch.Tensor | ClipError, lpips: LPIPS | None, device: str
+) -> dict[str, Any]:
+    """One pair as JSON: what was found, or why it cannot be read."""
+    for clip in (made, true):
+        if isinstance(clip, ClipError):
+            return {"problem": f"{clip.path.name}: {clip.reason}"}
+    assert isinstance(made, torch.Tensor) and isinstance(true, torch.Tensor)
+    return {"digests": [digest_of(made), digest_of(true)], "metrics": _measure(made, true, lpips, device)}
 
 
 def _measure(made: torch.Tensor, true: torch.Tensor, lpips: LPIPS | None, device: str) -> dict[str, float]:

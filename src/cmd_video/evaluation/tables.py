@@ -11,10 +11,8 @@ N features of d numbers, F frames.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from cmd_video.data.clip import ClipError
 from .clips import ClipSource
 from .extractors import Extractor
 from .flow import dynamic_degree, optical_flow
+from .shared_work import claim, discard
 
 CHUNK = 64  # clips
 FORMAT = 1  # of a chunk
@@ -81,12 +80,6 @@ class FeatureTable:
             raise ValueError(f"{base}: no table of features: {error}") from error
 
 
-def processes(device: str) -> tuple[PartialState, str]:
-    """Who shares the work, and this process's own device; call it before anything is put on a device."""
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=2))  # the slowest chunk may take its time
-    return state, str(state.device) if device == "cuda" else device
-
-
 def extract(
     clips: ClipSource,
     extractor: Extractor,
@@ -112,7 +105,14 @@ def extract(
     state = PartialState(cpu=not torch.cuda.is_available())
     count = -(-len(clips) // CHUNK)
     if state.is_main_process:
-        _claim(work, clips, extractor)
+        recipe = {
+            "clips": clips.recipe,
+            "identity": clips.identity,
+            "count": len(clips),
+            "extractor": [extractor.name, extractor.sha256],
+            "chunk": [FORMAT, CHUNK],
+        }
+        claim(work, recipe)
     state.wait_for_everyone()
     missing = [number for number in range(count) if not _is_whole(_path(work, number))]
     (missing,) = broadcast_object_list([missing])  # all deal out the same ones
@@ -134,34 +134,8 @@ def extract(
     return table
 
 
-def discard(work: Path) -> None:
-    """Remove the chunks, once what they were for is written."""
-    shutil.rmtree(work, ignore_errors=True)
-
-
 def _path(work: Path, number: int) -> Path:
     return work / f"chunk-{number:06d}.safetensors"
-
-
-def _claim(work: Path, clips: ClipSource, extractor: Extractor) -> None:
-    mine = {
-        "clips": clips.recipe,
-        "identity": clips.identity,
-        "count": len(clips),
-        "extractor": [extractor.name, extractor.sha256],
-        "chunk": [FORMAT, CHUNK],
-    }
-    path, text = work / "recipe.json", json.dumps(mine, indent=1)
-    if path.is_file():
-        if path.read_text() != text:
-            raise ValueError(f"{work}: holds an interrupted evaluation of something else; remove it")
-        return
-    if work.exists() and any(work.iterdir()):
-        raise ValueError(f"{work}: exists and holds no interrupted evaluation")
-    work.mkdir(parents=True, exist_ok=True)
-    temporary = work / f".recipe.tmp-{os.getpid()}"
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _is_whole(path: Path) -> bool:
