@@ -282,3 +282,20 @@ def test_processes_share_the_work(clips, tmp_path):
         table = FeatureTable.load(tmp_path / f"rank{rank}")
         assert torch.equal(table.features, alone.features)
         assert table.protocol == json.loads(json.dumps(alone.protocol))
+
+
+def test_clips_that_are_made_are_kept_batch_by_batch(tmp_path):
+    made = []
+
+    def make(numbers):
+        if len(made) == 4:
+            made.append(None)
+            raise KeyboardInterrupt
+        made.extend(numbers)
+        return torch.zeros(len(numbers), 3, 4, 16, 16)
+
+    clips = MadeClips(make, 7, {"frames": 4})
+    with pytest.raises(KeyboardInterrupt):
+        tables.extract(clips, PIXELS, tmp_path / "work", batch_size=2)
+    table = tables.extract(clips, PIXELS, tmp_path / "work", batch_size=2)
+    assert made == [0, 1, 2, 3, None, 4, 5, 6] and len(table.features) == 28

@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
 
-from .clips import ClipSource
+from .clips import ClipSource, MadeClips
 from .extractors import Extractor
 from .flow import dynamic_degree, optical_flow
 from .shared_work import claim, discard
 
-CHUNK = 64  # clips
+CHUNK = 64  # clips, of files; of clips that are made first, one batch
 FORMAT = 1  # of a chunk
 
 
@@ -103,25 +103,26 @@ def extract(
         ValueError: no clip can be read, or they do not suit the extractor, or the folder belongs to something else.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    count = -(-len(clips) // CHUNK)
+    chunk = batch_size if isinstance(clips, MadeClips) else CHUNK
+    count = -(-len(clips) // chunk)
     if state.is_main_process:
         recipe = {
             "clips": clips.recipe,
             "identity": clips.identity,
             "count": len(clips),
             "extractor": [extractor.name, extractor.sha256],
-            "chunk": [FORMAT, CHUNK],
+            "chunk": [FORMAT, chunk],
         }
         claim(work, recipe)
     state.wait_for_everyone()
     missing = [number for number in range(count) if not _is_whole(_path(work, number))]
     (missing,) = broadcast_object_list([missing])  # all deal out the same ones
-    done = len(clips) - len(missing) * CHUNK
+    done = len(clips) - len(missing) * chunk
     try:
         for number in missing[state.process_index :: state.num_processes]:
-            start = number * CHUNK
-            _chunk(clips, range(start, min(start + CHUNK, len(clips))), extractor, batch_size, _path(work, number))
-            done += CHUNK * state.num_processes
+            start = number * chunk
+            _chunk(clips, range(start, min(start + chunk, len(clips))), extractor, batch_size, _path(work, number))
+            done += chunk * state.num_processes
             if progress is not None:
                 progress(min(max(done, 0), len(clips)), len(clips))
     except BaseException:
