@@ -214,6 +214,11 @@ def test_results_of_one_protocol_compare(clips, tmp_path):
     other["versions"] = {"torch": "3"}
     found = compare(record(), other)
     assert set(found.different) == {"real.pixels_sha256"} and found.versions == {"torch": ("2", "3")}
+    stored = record()  # the same pixels out of other files
+    stored["protocol"]["real"] |= {"codecs": ["ffv1"], "kind": "folder", "resize": "none"}
+    assert compare(record(), stored).comparable
+    stored["protocol"]["real"]["extractor"] = "flow"
+    assert set(compare(record(), stored).different) == {"real.extractor"}
 
 
 def test_tables_of_different_features_do_not_mix(clips, tmp_path):

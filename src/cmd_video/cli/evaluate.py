@@ -86,7 +86,7 @@ def adherence(
         )  # fmt: skip
     if not state.is_main_process:
         return
-    protocol["truth"] = {"pixels_sha256": values["settings"].pop("truth_sha256")}
+    protocol["real"] = {"pixels_sha256": values["settings"].pop("truth_sha256")}
     write_result(output, "adherence", values, protocol)
     discard(work)
     _print_scores(values, output)

@@ -12,6 +12,7 @@ SUBJECT = (
     "model", "model_sha256", "pixels_sha256", "unreadable", "sampling", "turbo_sha256", "preset", "content_sampler",
     "motion_sampler", "content_frame",
 )  # fmt: skip
+OF_FEATURES = ("extractor", "extractor_sha256", "extractor_resize", "per", "features", "numbers")
 PLACES = ("source", "path", "video_root", "clip_model")  # where things lay; digests say what they were
 
 
@@ -56,14 +57,18 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
 
     What was measured may differ: the model, how it was sampled, the made clips and where they lay. Everything else
     must be equal: the metric, real clips by the digest of their pixels, numbers of clips and frames, sizes, resizing,
-    extractor, seeds.
+    extractor, seeds. Of real clips with the same pixels it does not matter how they were stored and read.
     """
     fields = [{"metric": record["name"], **_flat(record["protocol"])} for record in (first, second)]
     names = sorted(set(fields[0]) | set(fields[1]))
+    pixels = [each.get("real.pixels_sha256") for each in fields]
+    same = pixels[0] is not None and pixels[0] == pixels[1]
     different = {
         name: (fields[0].get(name), fields[1].get(name))
         for name in names
-        if fields[0].get(name) != fields[1].get(name) and not _is_subject(name)
+        if fields[0].get(name) != fields[1].get(name)
+        and not _is_subject(name)
+        and not (same and name.startswith("real.") and name.rpartition(".")[2] not in OF_FEATURES)
     }
     packages = [record.get("versions", {}) for record in (first, second)]
     versions = {
