@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer, VideoCrafterUNet
 from cmd_video.pruning.selection import BlockSelection
 
 UNET_LAYERS = (
@@ -69,6 +69,11 @@ EXAMPLES = {
     "UNet3DConditionModel": Example(
         lambda: diffusers.UNet3DConditionModel(**SIZES, cross_attention_dim=16, attention_head_dim=4),
         lambda model: model(noise(2, 4, 3, 16, 16), torch.tensor([5, 900]), noise(*TOKENS)).sample,
+        UNET_LAYERS,
+    ),
+    "VideoCrafterUNet": Example(
+        lambda: VideoCrafterUNet(**SIZES, cross_attention_dim=16, attention_head_dim=4),
+        lambda model: model(noise(2, 4, 3, 16, 16), torch.tensor([5, 900]), noise(*TOKENS), fps=8).sample,
         UNET_LAYERS,
     ),
     "UNetSpatioTemporalConditionModel": Example(

@@ -20,6 +20,7 @@ REMOVED = {  # component, and which class of it
     "motion_transformer": ("blocks.1",),
     "video_model": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
     "video_model/animatediff": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
+    "video_model/videocrafter": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
     "video_model/wan": ("blocks.1",),
     "video_model/wan-flow": ("blocks.1",),
     "video_model/ltx": ("transformer_blocks.1",),
@@ -99,7 +100,8 @@ def parts(tiny_config, tmp_path_factory):
     """Every component of the tiny configurations, and a video model's."""
     known = {**tiny_config("content", "-")["components"], **tiny_config("motion", "-")["components"]}
     videos = {
-        "video_model": VIDEO_UNET, "video_model/animatediff": ANIMATEDIFF, "video_model/wan": WAN,
+        "video_model": VIDEO_UNET, "video_model/videocrafter": {**VIDEO_UNET, "class": "VideoCrafterUNet"},
+        "video_model/animatediff": ANIMATEDIFF, "video_model/wan": WAN,
         "video_model/wan-flow": WAN, "video_model/ltx": LTX, "video_model/hunyuan": HUNYUAN, "video_model/svd": SVD,
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("svd")

@@ -12,7 +12,7 @@ import diffusers
 import torch
 from diffusers import ConfigMixin, ModelMixin
 
-from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer, VideoCrafterUNet
 
 from .blocks import block_modules, parameter_names, remove_blocks
 from .channels import cut, kept_channels, narrow
@@ -109,6 +109,10 @@ class PrunedUNet2DConditionModel(PrunedMixin, diffusers.UNet2DConditionModel):
 
 class PrunedUNet3DConditionModel(PrunedMixin, diffusers.UNet3DConditionModel):
     """ModelScope and its layout."""
+
+
+class PrunedVideoCrafterUNet(PrunedMixin, VideoCrafterUNet):
+    """VideoCrafter2, T2V-Turbo."""
 
 
 class PrunedUNetSpatioTemporalConditionModel(PrunedMixin, diffusers.UNetSpatioTemporalConditionModel):

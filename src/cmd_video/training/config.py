@@ -18,6 +18,7 @@ from .config_teacher import DistillationConfig, RecoveryConfig, Section
 VIDEO_MODELS = (
     "UNet3DConditionModel",
     "UNetMotionModel",
+    "VideoCrafterUNet",
     "UNetSpatioTemporalConditionModel",
     "WanTransformer3DModel",
     "LTXVideoTransformer3DModel",

@@ -19,6 +19,9 @@ from diffusers import (
 )
 from torch import nn
 
+from cmd_video.models import VideoCrafterUNet
+from cmd_video.models.unet_videocrafter import FPS
+
 from .video_conditions import VideoCondition
 
 # what the pipelines of diffusers tell where their caller says nothing
@@ -86,6 +89,12 @@ def _with_text(
     return model(noisy, timestep, condition.text).sample
 
 
+def _videocrafter(
+    model: nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, condition: VideoCondition, fps: float | None
+) -> torch.Tensor:
+    return model(noisy, timestep, condition.text, fps=fps or FPS).sample
+
+
 def _motion_unet(
     model: nn.Module, noisy: torch.Tensor, timestep: torch.Tensor, condition: VideoCondition, fps: float | None
 ) -> torch.Tensor:
@@ -133,6 +142,7 @@ def _hunyuan(
 
 
 VIDEO_MODEL_CALLS: dict[type, Callable[..., torch.Tensor]] = {
+    VideoCrafterUNet: _videocrafter,  # before the class that it extends
     UNet3DConditionModel: _with_text,
     UNetMotionModel: _motion_unet,
     UNetSpatioTemporalConditionModel: _stable_video_diffusion,
