@@ -158,6 +158,13 @@ def test_a_report_has_a_table_for_what_is_comparable(run, folders, tmp_path):
     values = json.loads(files[0].read_text())["values"]
     assert f"{values['frechet']['value']:.4g}" in text and "real against real" in text and "pixels_sha256" in text
     assert len(list((tmp_path / "report").glob("samples-*.png"))) == 3
+    for name in "ab":  # what each was of stands with it, for their table has one protocol
+        digest = json.loads((tmp_path / f"{name}.json").read_text())["protocol"]["made"]["pixels_sha256"]
+        assert f"made pixels_sha256 {digest}" in text
+    first = sorted(made.glob("*.mp4"))[0]
+    first.rename(first.with_name("000another.mp4"))
+    code, _, error = run("evaluate", "report", *files, "-o", tmp_path / "third", *shown)
+    assert code == 2 and "--difference: clips named" in error and "pairs go by name" in error
     code, _, error = run("evaluate", "report", *files, "-o", tmp_path / "other", "--difference")
     assert code == 2 and "--difference: needs --samples twice" in error and not (tmp_path / "other").exists()
 

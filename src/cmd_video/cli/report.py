@@ -69,12 +69,13 @@ def _sheets(folders: list[Path], count: int, difference: bool) -> "dict[str, Ima
         shown.append(clips)
         sheets[str(folder)] = contact_sheet(clips, [path.stem for path in paths], SHOWN_FRAMES)
     if difference:
-        pairs = list(zip(*shown, strict=False))
+        names = [[path.stem for path in find_clips(folder)[:count]] for folder in folders]
+        if names[0] != names[1]:
+            raise ValueError(f"--difference: clips named {names[0]} and {names[1]}; pairs go by name")
+        pairs = list(zip(*shown, strict=True))
         wrong = next(((a.shape, b.shape) for a, b in pairs if a.shape != b.shape), None)
         if wrong is not None:
             raise ValueError(f"--difference: clips of shapes {wrong[0]} and {wrong[1]}")
         apart = [np.abs(a.astype(int) - b.astype(int)).clip(0, 255).astype(np.uint8) for a, b in pairs]
-        sheets["Absolute difference"] = contact_sheet(
-            apart, [str(number) for number in range(len(apart))], SHOWN_FRAMES
-        )
+        sheets["Absolute difference"] = contact_sheet(apart, names[0], SHOWN_FRAMES)
     return sheets

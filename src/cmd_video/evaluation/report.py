@@ -98,14 +98,25 @@ def _lines(protocol: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _made_by(group: dict[str, Record]) -> str:
-    return (
-        "\n".join(
-            f"- {_plain(name)}: <code>{_plain(record.get('command', '?'))}</code>, "
-            f"{_plain(record.get('hardware', '?'))}, {_plain(record.get('date', '?'))}"
-            for name, record in group.items()
-        )
-        + "\n"
-    )
+    """A line for each result: what was measured, and how it was called."""
+    lines = []
+    for name, record in group.items():
+        facts = [f"<code>{_plain(record.get('command', '?'))}</code>"]
+        facts += [_plain(record.get(field, "?")) for field in ("hardware", "date")]
+        facts += [_plain(f"{key} {value}") for key, value in _subject(record["protocol"]).items()]
+        lines.append(f"- {_plain(name)}: " + ", ".join(facts))
+    return "\n".join(lines) + "\n"
+
+
+def _subject(protocol: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of a protocol that say what was measured, which may differ within a table."""
+    result: dict[str, Any] = {}
+    for key, value in protocol.items():
+        if key in SUBJECT and not prefix.startswith("real"):
+            result |= {} if value in (None, [], {}) else {f"{prefix}{key}": value}
+        elif isinstance(value, dict):
+            result |= _subject(value, f"{prefix}{key} ")
+    return result
 
 
 def _plain(value: Any) -> str:
