@@ -1,5 +1,7 @@
 """Video models are told here what the pipelines of diffusers tell them, and sampled as those sample."""
 
+from dataclasses import replace
+
 import diffusers
 import pytest
 import torch
@@ -147,6 +149,9 @@ def test_a_text_model_is_told_what_its_pipeline_tells_it(make, monkeypatch):
     with torch.no_grad():
         condition = text_condition(components, [PROMPT])
         prediction = call_video_model(model, noisy, named["timestep"], condition, fps)
+        half = replace(condition, text=condition.text.bfloat16())  # a large text encoder's
+        close = call_video_model(model, noisy, named["timestep"], half, fps)
+    torch.testing.assert_close(close, prediction, atol=0.05, rtol=0.05)
     if make is ltx:
         prediction = prediction.flatten(2).transpose(1, 2)
     torch.testing.assert_close(prediction, expected[0])

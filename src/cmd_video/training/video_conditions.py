@@ -5,7 +5,7 @@ condition = text_condition(components, ["a dog runs"]);  condition = frame_condi
 Each text encoder is used as the pipeline of diffusers does that ships with it. B batch, S tokens, D features, H, W.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class VideoCondition:
     pooled: torch.Tensor | None = None
     image: torch.Tensor | None = None
     first_frame: torch.Tensor | None = None
+
+    def like(self, other: torch.Tensor) -> "VideoCondition":
+        """The same in another tensor's type and on its device: a text encoder may be in half precision."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "mask"}
+        return replace(self, **{name: value.to(other) for name, value in values.items() if value is not None})
 
     def without_image(self, dropped: torch.Tensor) -> "VideoCondition":
         """The first frame left out where `dropped` (B,) says so: zeros, as StableVideoDiffusionPipeline guides."""

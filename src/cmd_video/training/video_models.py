@@ -44,7 +44,7 @@ def call_video_model(
         condition: a text, or a first frame for Stable Video Diffusion.
         fps: frames per second of the clips, for the models that are told; None = their pipeline's default.
     """
-    return VIDEO_MODEL_CALLS[kind_of(model)](model, noisy, timestep, condition, fps)
+    return VIDEO_MODEL_CALLS[kind_of(model)](model, noisy, timestep, condition.like(noisy), fps)
 
 
 def kind_of(model: nn.Module) -> type:
