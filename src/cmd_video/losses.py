@@ -7,7 +7,9 @@ A level is the number of an entry in the scheduler's table of noise levels, 0 th
 the timestep; flow matching and EDM have timesteps of their own, `NoiseLevels.timestep`.
 """
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -66,19 +68,30 @@ def noise_levels(scheduler: Any) -> NoiseLevels:
                 "scheduler: use_dynamic_shifting and invert_sigmas are not known here; give a fixed `shift` "
                 "(exp(max_shift) is that of the largest videos)"
             )
-        sigmas = scheduler.from_config(scheduler.config).sigmas.flip(0)
-        return NoiseLevels(1 - sigmas, sigmas, sigmas * scheduler.config.num_train_timesteps, "flow")
+        return _flow_levels(scheduler.config.num_train_timesteps, scheduler.config.shift)
     kind = scheduler.config.prediction_type
     if kind not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type: {kind!r} is none of {', '.join(PREDICTION_TYPES)}")
     if isinstance(scheduler, EulerDiscreteScheduler) and scheduler.config.timestep_type == "continuous":
-        fresh = scheduler.from_config(scheduler.config)
-        fresh.set_timesteps(scheduler.config.num_train_timesteps)
-        sigmas, timesteps = fresh.sigmas[:-1].flip(0), fresh.timesteps.flip(0)
-        scale = (sigmas.square() + 1).rsqrt()  # c_in
-        return NoiseLevels(scale, sigmas * scale, timesteps, kind)
+        return _edm_levels(json.dumps(dict(scheduler.config), default=str, sort_keys=True))
     alpha_bar = scheduler.alphas_cumprod
     return NoiseLevels(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), torch.arange(len(alpha_bar)), kind)
+
+
+@lru_cache(maxsize=8)
+def _flow_levels(num_train_timesteps: int, shift: float) -> NoiseLevels:
+    sigmas = FlowMatchEulerDiscreteScheduler(num_train_timesteps, shift).sigmas.flip(0)
+    return NoiseLevels(1 - sigmas, sigmas, sigmas * num_train_timesteps, "flow")
+
+
+@lru_cache(maxsize=8)
+def _edm_levels(config: str) -> NoiseLevels:
+    """Of a scheduler's configuration as JSON."""
+    scheduler = EulerDiscreteScheduler.from_config(json.loads(config))
+    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    sigmas, timesteps = scheduler.sigmas[:-1].flip(0), scheduler.timesteps.flip(0)
+    scale = (sigmas.square() + 1).rsqrt()  # c_in
+    return NoiseLevels(scale, sigmas * scale, timesteps, scheduler.config.prediction_type)
 
 
 def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, kind: Literal["l2", "l1"]) -> torch.Tensor:

@@ -174,6 +174,9 @@ def test_importance_of_a_decoder(run, kind, tiny_config, tmp_path):
     config["components"] = {name: {"path": str(tmp_path / "vae")} for name in ("vae", "teacher")}
     recipe, measured = tmp_path / "recipe.yaml", tmp_path / "importance.json"
     recipe.write_text(json.dumps(config))
+    code, out, error = run("evaluate", "importance", recipe, "-o", measured, "--num-clips", 2, "--measure", "taylor")
+    assert code == 0, error
+    assert any(row["importance"] > 0 for row in json.loads(measured.read_text())["values"].values())
     code, out, error = run("evaluate", "importance", recipe, "-o", measured, "--num-clips", 2)
     assert code == 0, error
     rows = json.loads(measured.read_text())["values"]

@@ -227,6 +227,16 @@ def test_videomae2_is_what_its_weights_say(tmp_path):
     torch.save({"module": state, "args": Path("code")}, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="holds more than weights"):
         load_videomae2(tmp_path / "weights.pth", **TINY)
+    torch.save(state, tmp_path / "weights.pth")
+    whole = (tmp_path / "weights.pth").read_bytes()
+    for other in (b"", b"no weights", whole[:500]):
+        (tmp_path / "weights.pth").write_bytes(other)
+        with pytest.raises(ValueError, match="weights"):
+            load_videomae2(tmp_path / "weights.pth", **TINY)
+    for other in ([1], torch.zeros(2), {"a": 1}):
+        torch.save(other, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match="is no file of weights: it holds other things than tensors by name"):
+            load_videomae2(tmp_path / "weights.pth", **TINY)
 
 
 def test_videomae2_at_its_published_size():

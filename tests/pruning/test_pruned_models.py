@@ -292,3 +292,21 @@ def test_a_pruned_model_compiles(example, teacher, selection):
     compiled = torch.compile(student, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(example.call(compiled), example.call(student), atol=1e-5, rtol=1e-4)
+
+
+def test_models_without_a_middle_are_pruned_too(selection):
+    teacher = UNet2DConditionModel(**{**UNET, "layers_per_block": 2}, mid_block_type=None)
+    assert "mid_block" not in list_blocks(teacher)
+    student = prune(teacher, selection(teacher, ["down_blocks.0.layers.1", "up_blocks.1.layers.1"]))
+    assert len(student.down_blocks[0].resnets) == 1 and student.mid_block is None
+    assert select_blocks(teacher, "magnitude", budget=0.9).removed
+
+
+@pytest.mark.parametrize("example", ["AutoencoderKL"], indirect=True)
+def test_a_middle_that_has_left_a_decoder_is_no_block(example, teacher, selection):
+    student = prune(teacher, selection(teacher, ["decoder.mid_block"]))
+    assert "decoder.mid_block" not in list_blocks(student)
+    again = prune(student, select_blocks(student, "magnitude", budget=0.97))
+    assert len(again.config.removed_blocks) >= 2
+    with pytest.raises(ValueError, match="has no block 'decoder.mid_block'"):
+        prune(student, selection(student, ["decoder.mid_block"]))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, T5Config, T5EncoderModel
 
 from cmd_video.pruning.importance import measure_importance, removable_units
 from cmd_video.pruning.pruned_models import PRUNED_CLASSES, prune
@@ -330,3 +330,35 @@ def test_a_pruned_autoencoder_learns_on_and_encodes(tiny_config, run_train, tmp_
     autoencoder, _ = load_autoencoder(folder)
     assert type(autoencoder).__name__ == "PrunedCMDAutoencoder"
     assert encode_run(tmp_path / "run", tmp_path / "latents", 2) == 2
+
+
+def test_a_video_model_with_half_precision_resumes_bit_for_bit(distill_config, tmp_path, run_train, differences):
+    """Conditions that a step remembers are the same in training, in validation and after a stop."""
+    config = distill_config("video_model/wan-flow", tmp_path / "one", adversarial_weight=0.0)
+    config["optimizer"] = {**config["optimizer"], "schedule": "constant", "warmup_steps": 0}
+    config["loop"] = {**config["loop"], "precision": "bf16", "batch_size": 1, "steps": 6, "validate_every": 2}
+    config["loop"]["checkpoint_every"] = 2
+    config["objective"] = {**config["objective"], "condition_dropout": 0.5}
+    run_train(config)
+    for steps in (2, 4, 6):
+        run_train({**config, "output_dir": str(tmp_path / "two"), "loop": {**config["loop"], "steps": steps}})
+    different = differences(tmp_path / "one", tmp_path / "two", 6)
+    assert [key for key in different if key.startswith(("model/", "ema/", "optimizer/", "pipeline/"))] == []
+
+
+def test_text_encoders_that_are_not_trained_here(distill_config, tiny_config, tmp_path):
+    t5 = T5EncoderModel(T5Config(vocab_size=600, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    t5.save_pretrained(tmp_path / "t5")
+    for config, message in (
+        (distill_config("unet", tmp_path), "text_encoder: a T5EncoderModel belongs to a video_model"),
+        (
+            {**distill_config("video_model", tmp_path), "stage": "video", "objective": {"train_text_encoder": True}},
+            "train_text_encoder: only a CLIPTextModel is trained here",
+        ),
+    ):
+        config["components"] = {**config["components"], "text_encoder": {"path": str(tmp_path / "t5")}}
+        if config["stage"] == "video":
+            del config["components"]["teacher"]
+        config = TrainConfig.model_validate(config)
+        with pytest.raises(ValueError, match=message):
+            build_stage(config, build_components(config.components, ["a red ball"] * 3))

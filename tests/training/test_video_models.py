@@ -24,9 +24,16 @@ from transformers import (
 
 from cmd_video.pipelines.video_space import encode_clip
 from cmd_video.training.components import build_components
-from cmd_video.training.config import ComponentConfig
+from cmd_video.training.config import ComponentConfig, SpritesData
 from cmd_video.training.video_conditions import frame_condition, text_condition
-from cmd_video.training.video_models import SVD_NOISE, call_video_model, check_video_model, kind_of, patch_of
+from cmd_video.training.video_models import (
+    SVD_NOISE,
+    call_video_model,
+    check_clips,
+    check_video_model,
+    kind_of,
+    patch_of,
+)
 
 PROMPT = "a dog runs to the left"
 WORDS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -204,21 +211,63 @@ def test_clips_are_encoded_as_the_pipelines_decode_them(make):
 
 
 def test_what_a_model_cannot_be_told_is_refused():
-    unet, transformer = svd()[0].unet, wan()[0].transformer
-    with pytest.raises(ValueError, match="a UNetSpatioTemporalConditionModel needs 'image_encoder'"):
-        check_video_model(unet, {"text_encoder": None})
-    with pytest.raises(ValueError, match="a WanTransformer3DModel needs 'text_encoder'"):
-        check_video_model(transformer, {})
-    with pytest.raises(ValueError, match="'text_encoder_2'"):
-        check_video_model(hunyuan()[0].transformer, {"text_encoder": hunyuan()[0].text_encoder})
+    frames, texts, llama = (make()[0].components for make in (svd, wan, hunyuan))
+    unet, transformer, large = frames["unet"], texts["transformer"], llama["transformer"]
+    for model, components, message in (
+        (unet, {}, "a UNetSpatioTemporalConditionModel needs 'image_encoder'"),
+        (unet, {**frames, **texts}, "text_encoder: a UNetSpatioTemporalConditionModel is told a first frame and no"),
+        (unet, {**frames, "vae": texts["vae"]}, "vae: a AutoencoderKLWan; a UNet.* needs an autoencoder of single"),
+        (transformer, {}, "a WanTransformer3DModel needs 'text_encoder'"),
+        (transformer, {**texts, "image_encoder": None}, "image_encoder: a Wan.* is told a text and no first frame"),
+        (transformer, {**texts, "vae": None}, "components.vae: 3 channels, the WanTransformer3DModel has 4"),
+        (transformer, {**texts, "text_encoder": wide_t5()}, "features of 24 numbers, the video model takes 16"),
+        (
+            large,
+            {**llama, "text_encoder": texts["text_encoder"], "text_encoder_2": texts["text_encoder"]},
+            "no features",
+        ),
+        (large, {"text_encoder": llama["text_encoder"], "vae": llama["vae"]}, "needs 'text_encoder_2'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_video_model(model, components)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 16, "freq_dim": 8, "ffn_dim": 32}
     continuing = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=9, out_channels=4, text_dim=16,
-        freq_dim=8, ffn_dim=32, num_layers=1,
-    )  # fmt: skip
+        patch_size=(1, 2, 2), in_channels=9, out_channels=4, num_layers=1, **sizes
+    )
     with pytest.raises(ValueError, match="9 channels in, 4 out"):
-        check_video_model(continuing, {"text_encoder": None})
+        check_video_model(continuing, texts)
+    large.register_to_config(image_condition_type="token_replace")
+    with pytest.raises(ValueError, match="image_condition_type token_replace, 4 out"):
+        check_video_model(large, llama)
     assert kind_of(torch.nn.DataParallel(transformer)) is diffusers.WanTransformer3DModel
     assert (patch_of(transformer), patch_of(unet)) == ((1, 2), (1, 1))
+
+
+def wide_t5():
+    return UMT5EncoderModel(UMT5Config(vocab_size=16, d_model=24, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 16}, "validation.data.num_frames: 16 is not 1 more than a multiple of 4"),
+        ({"height": 72}, "validation.data.height: 72 is no multiple of 16 pixels"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused_before_the_training(change, message):
+    parts = wan()[0].components
+    data = SpritesData(kind="sprites", num_frames=9)
+    check_clips(parts["transformer"], parts["vae"], "validation.data", data)
+    with pytest.raises(ValueError, match=message):
+        check_clips(parts["transformer"], parts["vae"], "validation.data", data.model_copy(update=change))
+
+
+def test_a_scheduler_that_is_not_known_is_refused(tmp_path):
+    for scheduler in (diffusers.FlowMatchHeunDiscreteScheduler(), diffusers.EDMEulerScheduler()):
+        scheduler.save_pretrained(tmp_path / type(scheduler).__name__)
+        part = ComponentConfig.model_validate({"path": str(tmp_path / type(scheduler).__name__)})
+        with pytest.raises(ValueError, match=f"video_scheduler.path: .* holds {type(scheduler).__name__}, allowed"):
+            build_components({"video_scheduler": part})
 
 
 def test_components_of_a_published_pipeline_load(tmp_path, monkeypatch):

@@ -67,7 +67,12 @@ def load_videomae2(path: Path, **config: Any) -> VideoMAE2:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(f"extractor: {path} holds more than weights: {str(error).splitlines()[0]}") from error
-    state = next((state[name] for name in ("model", "module") if name in state), state)
+    except (RuntimeError, EOFError, KeyError) as error:  # what torch says of other files and of parts of them
+        raise ValueError(f"extractor: {path} is no file of weights: {str(error).splitlines()[:1]}") from error
+    if isinstance(state, Mapping):
+        state = next((state[name] for name in ("model", "module") if name in state), state)
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"extractor: {path} is no file of weights: it holds other things than tensors by name")
     model = VideoMAE2(**config)
     try:
         model.load_state_dict(renamed(state))

@@ -113,7 +113,12 @@ def load_videocrafter(path: Path, **config: Any) -> VideoCrafterUNet:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(f"model: {path} holds more than weights: {str(error).splitlines()[0]}") from error
-    state = state.get("state_dict", state)
+    except (RuntimeError, EOFError, KeyError) as error:  # what torch says of other files and of parts of them
+        raise ValueError(f"model: {path} is no file of weights: {str(error).splitlines()[:1]}") from error
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state)
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"model: {path} is no file of weights: it holds other things than tensors by name")
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     guidance = state["time_cond_proj.weight"].shape[1] if "time_cond_proj.weight" in state else None

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, AutoencoderTi
 
 from cmd_video.models import AutoencoderPixelUnshuffle
 
-from .video_space import VideoAutoencoder, decode_clip, encode_clip
+from .video_space import VideoAutoencoder, decode_clip, encode_clip, pixels_per_latent
 
 MAX_PIXELS = 2**19  # decoded at once: one frame of 512x1024, all frames of a small clip
 ImageAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
@@ -57,10 +57,21 @@ def decode_video(vae: ImageAutoencoder | VideoAutoencoder | None, latents: torch
     return video.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
-def spatial_ratio(vae: ImageAutoencoder | None) -> int:
+def latent_channels(vae: ImageAutoencoder | VideoAutoencoder | None) -> int:
+    """Channels of what diffusion models see."""
+    if vae is None:
+        return 3
+    if isinstance(vae, AutoencoderPixelUnshuffle):
+        return 3 * vae.config.patch_size**2
+    return int(vae.config.get("latent_channels") or vae.config["z_dim"])
+
+
+def spatial_ratio(vae: ImageAutoencoder | VideoAutoencoder | None) -> int:
     """Pixels per latent, along each side."""
     if vae is None:
         return 1
+    if isinstance(vae, VideoAutoencoder):
+        return pixels_per_latent(vae)
     if isinstance(vae, AutoencoderPixelUnshuffle):
         return vae.config.patch_size
     if isinstance(vae, AutoencoderTiny):

@@ -35,6 +35,15 @@ def decode_clip(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Tensor:
     return vae.decode(raw).sample
 
 
+def pixels_per_latent(vae: VideoAutoencoder) -> int:
+    """Along each side."""
+    if isinstance(vae, AutoencoderKLWan):
+        return int(vae.config.scale_factor_spatial)
+    if isinstance(vae, AutoencoderKLLTXVideo):
+        return int(vae.spatial_compression_ratio)
+    return int(vae.config.spatial_compression_ratio)
+
+
 def temporal_ratio(vae: VideoAutoencoder) -> int:
     """Frames per latent frame, after the first."""
     if isinstance(vae, AutoencoderKLWan):

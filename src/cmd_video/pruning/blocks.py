@@ -28,6 +28,11 @@ class Skip(nn.Module):
         return hidden_states
 
 
+def _is_there(block: nn.Module | None) -> bool:
+    """Whether there is a block that could leave: some models have none in the middle, pruned ones no longer."""
+    return block is not None and not isinstance(block, Skip)
+
+
 def is_unet(model: nn.Module) -> bool:
     """Whether a model has down stages, up stages and skip connections between them."""
     return hasattr(model, "down_blocks") and hasattr(model, "up_blocks")
@@ -50,7 +55,7 @@ def list_blocks(model: Any) -> list[str]:
             for number, stage in enumerate(model.up_blocks)
             for name in (f"up_blocks.{number}", *_layers(f"up_blocks.{number}", stage))
         ]
-        return [*down, *([] if isinstance(model.mid_block, Skip) else ["mid_block"]), *up]
+        return [*down, *(["mid_block"] if _is_there(model.mid_block) else []), *up]
     names = [
         f"{name}.{number}"
         for name, child in model.named_modules()
@@ -152,7 +157,7 @@ def _remove_from_unet(unet: Any, removed: list[str]) -> None:
             stages[match[1]].add(int(match[2]))
         elif match is not None:
             layers.setdefault((match[1], int(match[2])), set()).add(int(match[3]))
-    _check_stages(unet, stages, "mid_block" in removed or isinstance(unet.mid_block, Skip))
+    _check_stages(unet, stages, "mid_block" in removed or not _is_there(unet.mid_block))
     depth = len(unet.down_blocks)
     for number in range(depth):
         _check_layers(unet, number, layers, number in stages["down_blocks"])
@@ -240,7 +245,7 @@ def _is_outermost(name: str) -> bool:
 
 def _decoder_blocks(decoder: Any) -> list[str]:
     """The middle, and those residual blocks that keep their channels."""
-    names = ["decoder.mid_block"] if getattr(decoder, "mid_block", None) is not None else []
+    names = ["decoder.mid_block"] if _is_there(getattr(decoder, "mid_block", None)) else []
     for number, stage in enumerate(decoder.up_blocks):
         for layer, resnet in enumerate(getattr(stage, "resnets", [])):
             block = getattr(resnet, "spatial_res_block", resnet)

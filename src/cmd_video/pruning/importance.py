@@ -154,11 +154,17 @@ def weight_importance(
     if measure == "taylor":
         with torch.enable_grad():
             losses = [(batch.call(model).float() - batch.target.float()).square().mean() for batch in batches]
-            gradients = torch.autograd.grad(torch.stack(losses).mean(), list(weights.values()), allow_unused=True)
-        scores = {
-            name: 0.0 if gradient is None else (weight.detach() * gradient).abs().double().sum().item()
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-        }
+            learning = [
+                name for name, weight in weights.items() if weight.requires_grad
+            ]  # a decoder's, not its encoder's
+            asked = [weights[name] for name in learning]
+            gradients = dict(
+                zip(learning, torch.autograd.grad(torch.stack(losses).mean(), asked, allow_unused=True), strict=True)
+            )
+        scores = dict.fromkeys(weights, 0.0)
+        for name, gradient in gradients.items():
+            if gradient is not None:
+                scores[name] = (weights[name].detach() * gradient).abs().double().sum().item()
     else:
         scores = {name: weight.detach().abs().double().sum().item() for name, weight in weights.items()}
     total, found = sum(scores.values()), {}

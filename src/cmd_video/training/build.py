@@ -6,6 +6,7 @@ stage = build_stage(config, build_components(config.components));  loss = stage(
 from typing import Any
 
 from diffusers import AutoencoderKLTemporalDecoder
+from transformers import CLIPTextModel
 
 from cmd_video.pipelines.sampling import distilled_steps
 from cmd_video.pipelines.video_space import VideoAutoencoder
@@ -51,6 +52,9 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     of_a_video = isinstance(vae, (AutoencoderKLTemporalDecoder, VideoAutoencoder)) and "video_model" not in components
     if config.stage != "decoder" and (of_a_video or isinstance(vae, PrunedMixin)):
         raise ValueError(f"components.vae: a {type(vae).__name__} is not for the stage {config.stage!r} here")
+    encoder = components.get("text_encoder")
+    if "video_model" not in components and encoder is not None and not isinstance(encoder, CLIPTextModel):
+        raise ValueError(f"components.text_encoder: a {type(encoder).__name__} belongs to a video_model")
     if config.stage == "distill":
         return next(kind for name, kind in RECOVERIES.items() if name in components)(config, components)
     if config.objective.distillation is not None:

@@ -4,6 +4,7 @@ components = build_components(config, captions=[...])      # {"unet": UNet2DCond
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def build_components(
         try:
             if config.path is not None:
                 components[name] = _in_memory(_load(name, config.path))
-            elif name == "image_encoder":
-                raise ValueError("components.image_encoder: give a `path`; it is not trained here")
+            elif name in ("image_encoder", "text_encoder_2", "tokenizer_2"):
+                raise ValueError(f"components.{name}: give a `path`; a fresh one knows nothing and is not trained")
             elif "tokenizer" in name:
                 components[name] = train_tokenizer(captions or [], **config.config)
             elif "text_encoder" in name:
@@ -114,11 +115,12 @@ def _load(name: str, path: str) -> Any:
     if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
         raise ValueError(f"components.{name}.path: no folder {path}")
     if "tokenizer" in name:
-        return _load_tokenizer(path, subfolder)
+        return _load_tokenizer(name, path, subfolder)
     if "text_encoder" in name:
         return _load_text_encoder(name, path, subfolder)
     if name == "image_encoder":
-        return transformers.CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder)
+        kind = transformers.CLIPVisionModelWithProjection
+        return kind.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
     if name == "teacher" and not folder.is_dir():
         raise ValueError(f"components.teacher.path: {path} is no folder here; a teacher is loaded from its own folder")
     if folder.is_dir():
@@ -157,16 +159,25 @@ def _load_scheduler(name: str, path: str, subfolder: str, config: dict[str, Any]
             return diffusers.FlowMatchEulerDiscreteScheduler(config.get("num_train_timesteps", 1000), shift)
         if class_name == "EulerDiscreteScheduler" and config.get("timestep_type") != "continuous":
             class_name = "DDIMScheduler"
+        if class_name not in COMPONENT_CLASSES[name] and "beta_schedule" not in config:  # neither DDPM's nor known
+            allowed = ", ".join(COMPONENT_CLASSES[name])
+            raise ValueError(f"components.{name}.path: {path} holds {class_name}, allowed: {allowed}")
     if class_name not in COMPONENT_CLASSES[name]:
         # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
         return diffusers.DDIMScheduler.from_pretrained(path, **place, clip_sample=False)
     return _find_class(class_name).from_pretrained(path, **place)
 
 
-def _load_tokenizer(path: str, subfolder: str) -> Any:
+def _load_tokenizer(name: str, path: str, subfolder: str) -> Any:
     class_name = get_tokenizer_config(path, subfolder=subfolder).get("tokenizer_class") or "CLIPTokenizer"
-    kind = CLIPTokenizer if class_name.startswith("CLIP") else AutoTokenizer
-    return kind.from_pretrained(path, subfolder=subfolder)
+    if class_name.startswith("CLIP"):
+        return CLIPTokenizer.from_pretrained(path, subfolder=subfolder)
+    if find_spec("sentencepiece") is None and not (Path(path) / subfolder / "tokenizer.json").is_file():
+        raise ValueError(
+            f"components.{name}.path: {path}: a {class_name} without tokenizer.json needs sentencepiece: "
+            "pip install 'cmd-video[video]'"
+        )
+    return AutoTokenizer.from_pretrained(path, subfolder=subfolder)
 
 
 def _load_text_encoder(name: str, path: str, subfolder: str) -> Any:

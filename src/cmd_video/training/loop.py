@@ -265,7 +265,7 @@ def _claim(run: Path, config: TrainConfig) -> None:
 
 
 def _needs_captions(config: TrainConfig) -> bool:
-    return any(name.endswith("tokenizer") and part.path is None for name, part in config.components.items())
+    return any("tokenizer" in name and part.path is None for name, part in config.components.items())
 
 
 def _captions(dataset: ClipDataset) -> list[str]:

@@ -213,8 +213,9 @@ class DiffusionStage(Stage):
     def _validation_draws(self, batch: Batch) -> tuple[list[torch.Generator], torch.Tensor]:
         """Generators and timesteps that depend on nothing but the samples' numbers."""
         draws = generators(self.config.seed + 1, batch["number"])
-        timestep = torch.tensor([VALIDATION_TIMESTEPS[int(n) % len(VALIDATION_TIMESTEPS)] for n in batch["number"]])
-        return draws, timestep
+        steps = self.components[self.scheduler].config.num_train_timesteps
+        chosen = [VALIDATION_TIMESTEPS[int(n) % len(VALIDATION_TIMESTEPS)] for n in batch["number"]]
+        return draws, torch.tensor(chosen) * steps // 1000
 
     def _noised(
         self, batch: Batch, draws: list[torch.Generator], timestep: torch.Tensor
@@ -257,6 +258,7 @@ class DiffusionStage(Stage):
         """A validation batch as something to put to several denoisers: fixed timesteps, noise and conditions."""
         draws, timestep = self._validation_draws(batch)
         sample, noise, noisy = self._noised(batch, draws, timestep)
+        timestep = timestep.to(sample.device)
         target = diffusion_target(self.components[self.scheduler], sample, noise, timestep)
 
         def call(model: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ stage = VideoStage(config, components)
 from typing import Any
 
 import torch
+from transformers import CLIPTextModel
 
 from cmd_video.losses import noise_levels
 from cmd_video.pipelines.image_space import decode_video
@@ -16,7 +17,7 @@ from .grids import evenly, tile
 from .samples import draw_samples
 from .stages import Batch, DiffusionStage
 from .video_conditions import VideoCondition, frame_condition, text_condition
-from .video_models import SVD_NOISE, call_video_model, check_video_model
+from .video_models import SVD_NOISE, call_video_model, check_clips, check_video_model
 
 
 class VideoStage(DiffusionStage):
@@ -29,10 +30,16 @@ class VideoStage(DiffusionStage):
     denoiser, scheduler = "video_model", "video_scheduler"
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
-        check_video_model(components["video_model"], components)
+        model = components["video_model"]
+        check_video_model(model, components)
+        for place, data in (("data", config.data), ("validation.data", config.validation.data)):
+            check_clips(model, components.get("vae"), place, data)
         noise_levels(components["video_scheduler"])  # an unknown schedule is refused now
-        text = ("text_encoder",) if config.objective.train_text_encoder else ()
-        super().__init__(config, components, trained=("video_model", *text))
+        learns = config.objective.train_text_encoder
+        if learns and not isinstance(components.get("text_encoder"), CLIPTextModel):
+            raise ValueError("objective.train_text_encoder: only a CLIPTextModel is trained here")
+        super().__init__(config, components, trained=("video_model", *(("text_encoder",) if learns else ())))
+        self.guidance_built_in = bool(model.config.get("guidance_embeds"))
         self._remembered: tuple[Any, VideoCondition] | None = None
 
     def sample(self, batch: Batch) -> torch.Tensor:
@@ -64,15 +71,18 @@ class VideoStage(DiffusionStage):
 
     def _condition(self, batch: Batch) -> VideoCondition:
         """What the model is told of a batch; that of the last one is kept, for a step asks several times."""
-        if self.config.objective.train_text_encoder:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and "text_encoder" in self.trained):
-                return text_condition(self.components, batch["prompt"])
-        if "image_encoder" in self.components:
-            if self._remembered is None or self._remembered[0] is not batch["video"]:
-                self._remembered = batch["video"], self._first_frame(batch)
-        elif self._remembered is None or self._remembered[0] != batch["prompt"]:
-            with torch.no_grad():
-                self._remembered = batch["prompt"], text_condition(self.components, batch["prompt"])
+        if "text_encoder" in self.trained:
+            return text_condition(self.components, batch["prompt"])
+        from_frame = "image_encoder" in self.components
+        asked = batch["video"] if from_frame else batch["prompt"]
+        known = self._remembered is not None and (
+            self._remembered[0] is asked if from_frame else self._remembered[0] == asked
+        )
+        if not known:  # in the encoders' own precision: the same in training, in validation and after a resume
+            with torch.no_grad(), torch.autocast(self._device().type, enabled=False):
+                told = self._first_frame(batch) if from_frame else text_condition(self.components, asked)
+            self._remembered = asked, told
+        assert self._remembered is not None
         return self._remembered[1]
 
     def _first_frame(self, batch: Batch) -> VideoCondition:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     UNet3DConditionModel,
@@ -18,9 +20,12 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from torch import nn
+from transformers import CLIPTextModel, LlamaModel
 
 from cmd_video.models import VideoCrafterUNet
 from cmd_video.models.unet_videocrafter import FPS
+from cmd_video.pipelines.image_space import latent_channels, spatial_ratio
+from cmd_video.pipelines.video_space import VideoAutoencoder, temporal_ratio
 
 from .video_conditions import VideoCondition
 
@@ -30,6 +35,13 @@ SVD_MOTION_BUCKET = 127
 SVD_NOISE = 0.02
 LTX_FPS = 25
 HUNYUAN_GUIDANCE = 6.0
+IMAGE_VARIANTS = ("image_condition_type", "image_dim")  # of HunyuanVideo and of Wan, where they continue an image
+TEXT_WIDTHS = (
+    "text_embed_dim",
+    "caption_channels",
+    "text_dim",
+    "cross_attention_dim",
+)  # of each class's configuration
 
 
 def call_video_model(
@@ -53,26 +65,83 @@ def kind_of(model: nn.Module) -> type:
 
 
 def check_video_model(model: Any, components: dict[str, Any]) -> None:
-    """Whether a model can be told what it needs.
+    """Whether a model can be told what it needs, by components that fit it.
 
     Raises:
-        ValueError: a component is missing, or the model is of a variant that is not known here.
+        ValueError: a component is missing, of no use or of another size, or the model is of a variant that is not
+            known here.
     """
-    kind, config = kind_of(model), model.config
-    from_frame = kind is UNetSpatioTemporalConditionModel
+    name, config, from_frame = type(model).__name__, model.config, is_told_a_frame(model)
+    if from_frame and "text_encoder" in components:
+        raise ValueError(f"components.text_encoder: a {name} is told a first frame and no text")
+    if not from_frame and "image_encoder" in components:
+        raise ValueError(f"components.image_encoder: a {name} is told a text and no first frame")
     needed = ["image_encoder", "vae"] if from_frame else ["text_encoder"]
-    if type(components.get("text_encoder")).__name__ == "LlamaModel":
+    if isinstance(components.get("text_encoder"), LlamaModel):
         needed.append("text_encoder_2")
-    missing = [name for name in needed if name not in components]
+    missing = [part for part in needed if part not in components]
     if missing:
-        raise ValueError(f"components: a {type(model).__name__} needs {missing[0]!r}")
-    if config.in_channels != config.out_channels * (2 if from_frame else 1):
+        raise ValueError(f"components: a {name} needs {missing[0]!r}")
+    variant = next((key for key in IMAGE_VARIANTS if config.get(key) is not None), None)
+    if variant is not None or config.in_channels != config.out_channels * (2 if from_frame else 1):
+        found = f"{variant} {config[variant]}" if variant else f"{config.in_channels} channels in"
         raise ValueError(
-            f"components.video_model: {config.in_channels} channels in, {config.out_channels} out; "
-            "of models that continue an image only Stable Video Diffusion is known here"
+            f"components.video_model: {found}, {config.out_channels} out; of models that continue an image only "
+            "Stable Video Diffusion is known here"
         )
-    if kind is LTXVideoTransformer3DModel and (config.patch_size, config.patch_size_t) != (1, 1):
+    if kind_of(model) is LTXVideoTransformer3DModel and (config.patch_size, config.patch_size_t) != (1, 1):
         raise ValueError(f"components.video_model.patch_size: {config.patch_size}, LTX-Video's is 1")
+    vae = components.get("vae")
+    if from_frame and not isinstance(vae, AutoencoderKL | AutoencoderKLTemporalDecoder):
+        raise ValueError(f"components.vae: a {type(vae).__name__}; a {name} needs an autoencoder of single frames")
+    if latent_channels(vae) != config.out_channels:
+        raise ValueError(f"components.vae: {latent_channels(vae)} channels, the {name} has {config.out_channels}")
+    if not from_frame:
+        _check_text(model, components)
+
+
+def _check_text(model: Any, components: dict[str, Any]) -> None:
+    """Widths of the text features, and whether there are those of the whole text."""
+    config, encoder = model.config, components["text_encoder"]
+    width = next(config[key] for key in TEXT_WIDTHS if config.get(key) is not None)
+    found = encoder.config.hidden_size  # T5 has it under another name, and knows this one
+    if found != width:
+        raise ValueError(f"components.text_encoder: features of {found} numbers, the video model takes {width}")
+    if kind_of(model) is HunyuanVideoTransformer3DModel:
+        second = components.get("text_encoder_2", encoder)
+        if not isinstance(second, CLIPTextModel):
+            raise ValueError(f"components.text_encoder: a {type(second).__name__} has no features of the whole text")
+        if second.config.hidden_size != config.pooled_projection_dim:
+            raise ValueError(
+                f"components.text_encoder_2: features of {second.config.hidden_size} numbers, the video model takes "
+                f"{config.pooled_projection_dim}"
+            )
+
+
+def check_clips(model: Any, vae: Any, place: str, data: Any) -> None:
+    """Whether a video model and its autoencoder take clips of a size.
+
+    Args:
+        model: the video model.
+        vae: its autoencoder, or None.
+        place: what the data are called in the configuration.
+        data: with `height`, `width` and `num_frames`.
+
+    Raises:
+        ValueError: a side is no multiple of a latent patch, or the frames are not those of the autoencoder.
+    """
+    unit = spatial_ratio(vae) * patch_of(model)[1]
+    for side in ("height", "width"):
+        if getattr(data, side) % unit:
+            raise ValueError(f"{place}.{side}: {getattr(data, side)} is no multiple of {unit} pixels")
+    if isinstance(vae, VideoAutoencoder) and (data.num_frames - 1) % temporal_ratio(vae):
+        ratio = temporal_ratio(vae)
+        raise ValueError(f"{place}.num_frames: {data.num_frames} is not 1 more than a multiple of {ratio}")
+
+
+def is_told_a_frame(model: nn.Module) -> bool:
+    """Whether a model is told the first frame in place of a text."""
+    return kind_of(model) is UNetSpatioTemporalConditionModel
 
 
 def patch_of(model: Any) -> tuple[int, int]:
