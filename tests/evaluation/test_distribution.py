@@ -13,6 +13,7 @@ from cmd_video.evaluation.distribution import (
     jedi,
     kernel_distance,
     nearest_distance,
+    nearest_pairs,
 )
 from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
 from cmd_video.evaluation.tables import FeatureTable
@@ -155,6 +156,17 @@ def test_nearest_finds_copies():
     made = torch.tensor([[0.0, 0.0], [10.0, 3.0], [4.0, 0.0]])  # a copy, one 3 away and one 4 away
     assert nearest_distance(known, made).value == pytest.approx(7 / 3)
     assert nearest_distance(known, known).value == 0
+
+
+def test_nearest_pairs_say_which_clip_is_a_copy_of_which():
+    generator = torch.Generator().manual_seed(0)
+    known, made = (torch.randn(5 * rows, 6, generator=generator) for rows in (3, 3))
+    made[6:9] = known[[11, 9, 10]]  # the third clip has the frames of the fourth, in another order
+    pairs = nearest_pairs(known, made, rows=3, count=2)
+    assert [pairs[0][side] for side in ("made", "real")] == [2, 3] and len(pairs) == 2
+    assert pairs[0]["distance"] == pytest.approx(0, abs=1e-6) and pairs[1]["distance"] > 0.1
+    (single,) = nearest_pairs(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0]]))
+    assert single == {"made": 0, "real": 1, "distance": 1.0}
 
 
 def test_too_few():

@@ -19,6 +19,7 @@ from .distribution import (
     jedi,
     kernel_distance,
     nearest_distance,
+    nearest_pairs,
 )
 from .extractors import Classify, Extractor
 from .tables import FeatureTable
@@ -64,7 +65,7 @@ def measure(
     Returns:
         name -> `value`, `standard_error` (None where there are fewer than ten clips) and `real_against_real`: the same
         number between the even and the odd real clips, half as many; of `dynamic_degree` and `inception_score`, that
-        of the real clips.
+        of the real clips. `nearest` also has `pairs`, see `nearest_pairs`.
 
     Raises:
         ValueError: the tables hold different features, or too few.
@@ -88,6 +89,7 @@ def measure(
     for name, distance in distances.items():
         floor = distance(*halves).value if min(map(len, halves)) >= 2 * rows else None
         values[name] = _row(distance(real.features, made.features), floor)
+    values["nearest"]["pairs"] = nearest_pairs(real.features, made.features, rows)
     floors = coverage(*halves, neighbours, rows) if min(map(len, halves)) > neighbours * rows else {}
     for name, estimate in coverage(real.features, made.features, neighbours, rows).items():
         values[name] = _row(estimate, floors[name].value if floors else None)

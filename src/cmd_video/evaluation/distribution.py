@@ -199,6 +199,27 @@ def nearest_distance(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> E
     return Estimate(float(by_clip.mean()), error)
 
 
+def nearest_pairs(real: torch.Tensor, made: torch.Tensor, rows: int = 1, count: int = 10) -> list[dict[str, float]]:
+    """The made clips that are nearest to a real one, for a look at what may be a copy.
+
+    Args:
+        real: (N, d).
+        made: (M, d).
+        rows: of a clip; the distance of clips is the mean over rows of the distance to the other's nearest.
+        count: at most so many.
+
+    Returns:
+        `made` and `real`, numbers of the clips in their tables, and `distance`, the nearest pair first.
+    """
+    known = real.double().unflatten(0, (-1, rows))  # (clips, rows, d)
+    pairs = []
+    for number, clip in enumerate(made.double().unflatten(0, (-1, rows))):
+        apart = torch.cdist(clip, known.flatten(0, 1)).view(rows, -1, rows).min(dim=2).values.mean(dim=0)  # (clips,)
+        distance, nearest = apart.min(dim=0)
+        pairs.append({"made": number, "real": int(nearest), "distance": float(distance)})
+    return sorted(pairs, key=lambda pair: pair["distance"])[:count]
+
+
 def _block_sums(first: list[torch.Tensor], second: list[torch.Tensor], degree: int) -> torch.Tensor:
     """Sum of the kernel between each group of one table and each of the other: (groups, groups)."""
     return torch.stack([torch.stack([_kernel(a, b, degree).sum() for b in second]) for a in first])
