@@ -49,9 +49,13 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
         if name.endswith("scheduler") and distilled_steps(component) is not None:
             raise ValueError(f"components.{name}: it samples a distilled model; give the one of that model's teacher")
     vae = components.get("vae")
-    of_a_video = isinstance(vae, (AutoencoderKLTemporalDecoder, VideoAutoencoder)) and "video_model" not in components
-    if config.stage != "decoder" and (of_a_video or isinstance(vae, PrunedMixin)):
-        raise ValueError(f"components.vae: a {type(vae).__name__} is not for the stage {config.stage!r} here")
+    name, with_video = type(vae).__name__, "video_model" in components
+    if isinstance(vae, VideoAutoencoder) and not with_video:
+        raise ValueError(f"components.vae: a {name} is for a video_model")
+    if isinstance(vae, AutoencoderKLTemporalDecoder) and config.stage != "decoder" and not with_video:
+        raise ValueError(f"components.vae: a {name} is for the stage 'decoder' or for a video_model")
+    if isinstance(vae, PrunedMixin) and config.stage != "decoder":
+        raise ValueError(f"components.vae: a {name} is for the stage 'decoder'; give its teacher")
     encoder = components.get("text_encoder")
     if "video_model" not in components and encoder is not None and not isinstance(encoder, CLIPTextModel):
         raise ValueError(f"components.text_encoder: a {type(encoder).__name__} belongs to a video_model")
