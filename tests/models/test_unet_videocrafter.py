@@ -140,12 +140,12 @@ def test_other_files_are_refused(tmp_path):
     state = draw(published(**SMALL))
     del state["out.2.bias"]
     torch.save(state, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match="does not hold VideoCrafter2's UNet: .*conv_out.bias"):
+    with pytest.raises(ValueError, match="does not fit VideoCrafterUNet: .*conv_out.bias"):
         load_videocrafter(tmp_path / "model.ckpt", **TINY)
     torch.save({"state_dict": state, "args": Path("code")}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="holds more than weights"):
         load_videocrafter(tmp_path / "model.ckpt", **TINY)
-    with pytest.raises(ValueError, match="model: no file"):
+    with pytest.raises(ValueError, match="weights: no file"):
         load_videocrafter(tmp_path / "nothing.ckpt")
 
 

@@ -9,14 +9,14 @@ B batch, F frames, H, W.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 
 from cmd_video.models import SpriteClassifier
+from cmd_video.models.published import load_exactly, read_weights
 
 from .flow import flow_features
 from .networks import C3D, I3D, SqueezeNet
@@ -108,16 +108,17 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(
             name, "clip", 10, RESIZE, digest, lambda x: script(_to_video(x, False).to(device), **options), _same
         )
-    state = _load_weights(weights, device)
+    state = read_weights(weights)
     if kind == "i3d":
-        i3d = load_exactly(I3D(), state).to(device)
+        i3d = load_exactly(I3D(), state, weights).to(device)
         return Extractor(name, "clip", 10, RESIZE, digest, lambda x: i3d(_resize(_to_video(x).to(device), 224)), _same)
     if kind == "c3d":
-        c3d = load_exactly(C3D(), _names_of_c3d(state)).to(device)
+        c3d = load_exactly(C3D(), _names_of_c3d(state), weights).to(device)
         return Extractor(
             name, "clip", 16, C3D_RESIZE, digest, lambda x: c3d(_frames_of_c3d(_to_video(x, False)).to(device)), _same
         )
-    squeezenet = load_exactly(SqueezeNet(), {key.replace("/", "."): value for key, value in state.items()}).to(device)
+    named = {key.replace("/", "."): value for key, value in state.items()}
+    squeezenet = load_exactly(SqueezeNet(), named, weights).to(device)
 
     def frame_features(frames: torch.Tensor) -> torch.Tensor:
         pictures = frames.flatten(0, 1).permute(0, 3, 1, 2).float().to(device)  # (B * F, 3, H, W) in [0, 255]
@@ -125,22 +126,6 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return torch.cat([squeezenet(part) for part in pictures.split(64)])
 
     return Extractor(name, "frame", 1, RESIZE, digest, frame_features)
-
-
-def load_exactly(model: Any, state: dict[str, torch.Tensor]) -> Any:
-    """Load weights whose names and shapes must be the model's own; returns it in evaluation mode.
-
-    Raises:
-        ValueError: they are of another network.
-    """
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
-    try:
-        model.load_state_dict({**counters, **state})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"weights: they do not fit {type(model).__name__}: {reason}") from error
-    return model.eval().requires_grad_(False)
 
 
 def _of_sprites(name: str, device: str) -> Extractor:
@@ -159,22 +144,9 @@ def _of_sprites(name: str, device: str) -> Extractor:
     return Extractor(name, "frame", 1, resize, digest, features)  # several shapes and colors at once: no classes
 
 
-def _load_weights(path: Path, device: str) -> dict[str, torch.Tensor]:
-    """Nothing but tensors out of a file.
-
-    Raises:
-        ValueError: it wants to run code.
-    """
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"weights: {path} holds more than weights: {str(error).splitlines()[0]}") from error
-
-
-def _names_of_c3d(state: Any) -> dict[str, torch.Tensor]:
+def _names_of_c3d(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """MMAction2's names without the parts they belong to: backbone.conv1a.conv.weight -> conv1a.weight."""
-    weights = state.get("state_dict", state)
-    named = {key.removeprefix("backbone.").removeprefix("cls_head."): value for key, value in weights.items()}
+    named = {key.removeprefix("backbone.").removeprefix("cls_head."): value for key, value in state.items()}
     return {key.replace(".conv.", "."): value for key, value in named.items()}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .extractors import load_exactly
+from cmd_video.models.published import load_exactly, read_weights
+
 from .weights import find_weights
 
 # layers whose rectified output is compared, by their numbers in torchvision's `features`
@@ -66,8 +67,8 @@ def build_lpips(network: str, weights_dir: Path | None = None, device: str = "cp
         raise ValueError(f"lpips: {network!r} is none of {', '.join(TAPS)}")
     names = {"alex": "alexnet", "vgg": "vgg16"}[network], f"lpips-{network}"
     paths = [find_weights(name, weights_dir) for name in names]
-    files = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
-    return load_exactly(LPIPS(network), published_names(LPIPS(network), *files)).to(device)
+    files = [read_weights(path) for path in paths]
+    return load_exactly(LPIPS(network), published_names(LPIPS(network), *files), paths[0]).to(device)
 
 
 def published_names(

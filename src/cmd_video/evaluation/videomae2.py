@@ -12,12 +12,13 @@ B batch, S tokens, D width.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import VideoMAEConfig, VideoMAEModel
+
+from cmd_video.models.published import load_exactly, read_weights
 
 GIANT: dict[str, Any] = {
     "hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 16, "intermediate_size": 6144,
@@ -61,25 +62,7 @@ def load_videomae2(path: Path, **config: Any) -> VideoMAE2:
     Raises:
         ValueError: there is no such file, it holds more than weights, or those of another network.
     """
-    if not path.is_file():
-        raise ValueError(f"extractor: videomaev2: no file {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"extractor: {path} holds more than weights: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, EOFError, KeyError) as error:  # what torch says of other files and of parts of them
-        raise ValueError(f"extractor: {path} is no file of weights: {str(error).splitlines()[:1]}") from error
-    if isinstance(state, Mapping):
-        state = next((state[name] for name in ("model", "module") if name in state), state)
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"extractor: {path} is no file of weights: it holds other things than tensors by name")
-    model = VideoMAE2(**config)
-    try:
-        model.load_state_dict(renamed(state))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"extractor: {path} does not hold VideoMAE-v2's weights: {reason}") from error
-    return model.eval().requires_grad_(False)
+    return load_exactly(VideoMAE2(**config), renamed(read_weights(path)), path)
 
 
 def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -88,10 +71,10 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         found = QKV.match(name)
         if found is not None:
-            for part, weight in zip(("query", "key", "value"), value.float().chunk(3), strict=True):
+            for part, weight in zip(("query", "key", "value"), value.chunk(3), strict=True):
                 weights[f"encoder.encoder.layer.{found[1]}.attention.attention.{part}.weight"] = weight
         elif not name.startswith("head."):
             for pattern, new in RENAMED:
                 name = re.sub(pattern, new, name)
-            weights[name] = value.float()
+            weights[name] = value
     return weights

@@ -9,13 +9,14 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from diffusers import UNet3DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
+
+from .published import load_exactly, read_weights
 
 FPS = 16  # what T2V-Turbo tells where nothing else is asked for
 GUIDANCE_SCALE = 7.5  # likewise, for models with guidance built in
@@ -107,30 +108,14 @@ def load_videocrafter(path: Path, **config: Any) -> VideoCrafterUNet:
     Raises:
         ValueError: there is no such file, it holds more than weights, or those of another network.
     """
-    if not path.is_file():
-        raise ValueError(f"model: no file {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"model: {path} holds more than weights: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, EOFError, KeyError) as error:  # what torch says of other files and of parts of them
-        raise ValueError(f"model: {path} is no file of weights: {str(error).splitlines()[:1]}") from error
-    if isinstance(state, Mapping):
-        state = state.get("state_dict", state)
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"model: {path} is no file of weights: it holds other things than tensors by name")
+    state = read_weights(path)
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     guidance = state["time_cond_proj.weight"].shape[1] if "time_cond_proj.weight" in state else None
     settings = {"cross_attention_dim": 1024, "attention_head_dim": 64, "time_cond_proj_dim": guidance, **config}
     unet = VideoCrafterUNet(**settings)
     weights = renamed(state, len(unet.config.block_out_channels), unet.config.layers_per_block)
-    try:
-        unet.load_state_dict({name: value.float() for name, value in weights.items()})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"model: {path} does not hold VideoCrafter2's UNet: {reason}") from error
-    return unet.eval()
+    return load_exactly(unet, weights, path).requires_grad_(True)
 
 
 def renamed(state: Mapping[str, torch.Tensor], stages: int, layers: int) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, AutoencoderTi
 
 from cmd_video.models import AutoencoderPixelUnshuffle
 
-from .video_space import VideoAutoencoder, decode_clip, encode_clip, pixels_per_latent
+from .video_space import VideoAutoencoder, compression, decode_clip, encode_clip
 
 MAX_PIXELS = 2**19  # decoded at once: one frame of 512x1024, all frames of a small clip
 ImageAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
@@ -71,7 +71,7 @@ def spatial_ratio(vae: ImageAutoencoder | VideoAutoencoder | None) -> int:
     if vae is None:
         return 1
     if isinstance(vae, VideoAutoencoder):
-        return pixels_per_latent(vae)
+        return compression(vae)[1]
     if isinstance(vae, AutoencoderPixelUnshuffle):
         return vae.config.patch_size
     if isinstance(vae, AutoencoderTiny):

@@ -19,7 +19,7 @@ def encode_clip(vae: VideoAutoencoder, video: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: F is not one more than a multiple of what the autoencoder makes one frame of.
     """
-    frames, ratio = video.shape[2], temporal_ratio(vae)
+    frames, ratio = video.shape[2], compression(vae)[0]
     if (frames - 1) % ratio:
         raise ValueError(f"num_frames: {frames}; {type(vae).__name__} takes 1 more than a multiple of {ratio}")
     mean, std = _statistics(vae, video)
@@ -35,22 +35,12 @@ def decode_clip(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Tensor:
     return vae.decode(raw).sample
 
 
-def pixels_per_latent(vae: VideoAutoencoder) -> int:
-    """Along each side."""
+def compression(vae: VideoAutoencoder) -> tuple[int, int]:
+    """Frames per latent frame, after the first, and pixels per latent along each side."""
     if isinstance(vae, AutoencoderKLWan):
-        return int(vae.config.scale_factor_spatial)
-    if isinstance(vae, AutoencoderKLLTXVideo):
-        return int(vae.spatial_compression_ratio)
-    return int(vae.config.spatial_compression_ratio)
-
-
-def temporal_ratio(vae: VideoAutoencoder) -> int:
-    """Frames per latent frame, after the first."""
-    if isinstance(vae, AutoencoderKLWan):
-        return int(vae.config.scale_factor_temporal)
-    if isinstance(vae, AutoencoderKLLTXVideo):
-        return int(vae.temporal_compression_ratio)
-    return int(vae.config.temporal_compression_ratio)
+        return int(vae.config.scale_factor_temporal), int(vae.config.scale_factor_spatial)
+    ratios = vae if isinstance(vae, AutoencoderKLLTXVideo) else vae.config
+    return int(ratios.temporal_compression_ratio), int(ratios.spatial_compression_ratio)
 
 
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

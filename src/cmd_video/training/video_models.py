@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, LlamaModel
 from cmd_video.models import VideoCrafterUNet
 from cmd_video.models.unet_videocrafter import FPS
 from cmd_video.pipelines.image_space import latent_channels, spatial_ratio
-from cmd_video.pipelines.video_space import VideoAutoencoder, temporal_ratio
+from cmd_video.pipelines.video_space import VideoAutoencoder, compression
 
 from .video_conditions import VideoCondition
 
@@ -134,8 +134,8 @@ def check_clips(model: Any, vae: Any, place: str, data: Any) -> None:
     for side in ("height", "width"):
         if getattr(data, side) % unit:
             raise ValueError(f"{place}.{side}: {getattr(data, side)} is no multiple of {unit} pixels")
-    if isinstance(vae, VideoAutoencoder) and (data.num_frames - 1) % temporal_ratio(vae):
-        ratio = temporal_ratio(vae)
+    ratio = compression(vae)[0] if isinstance(vae, VideoAutoencoder) else 1
+    if (data.num_frames - 1) % ratio:
         raise ValueError(f"{place}.num_frames: {data.num_frames} is not 1 more than a multiple of {ratio}")
 
 
