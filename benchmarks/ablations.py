@@ -20,7 +20,7 @@ from by_turns import seconds_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
-from cmd_video.evaluation.metrics import reconstruction_metrics
+from cmd_video.evaluation.reconstruction import reconstruction_metrics
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components

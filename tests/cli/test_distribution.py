@@ -1,12 +1,15 @@
 """`cmd-video evaluate reference|calc|compare` and `weights`: files, models, configurations, one-line errors."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from cmd_video.cli.sources import _conditions
+from cmd_video.evaluation import reconstruction
 
 
 @pytest.fixture
@@ -48,6 +51,15 @@ def test_from_folders_to_comparable_results(run, folders, tmp_path):
     calc(run, made, real, tmp_path / "2.json", "--size", "16x16", "--frames", 8, "--stride", 2)
     code, out, _ = run("evaluate", "compare", tmp_path / "0.json", tmp_path / "2.json")
     assert code == 1 and "made.stride: 1 and 2" in out
+    as_stylegan_v = ("--size", "16x16", "--frames", 4, "--span", "random", "--correction", 0, "--num-clips", 10)
+    code, _, error = calc(run, made, real, tmp_path / "3.json", *as_stylegan_v)
+    record = json.loads((tmp_path / "3.json").read_text())["protocol"]
+    assert code == 0 and record["covariance_correction"] == 0, error
+    assert [record[side]["chosen"] for side in ("made", "real")] == ["drawn with seed 0 among 12"] * 2
+    assert [record[side]["span"] for side in ("made", "real")] == ["drawn with seed 0"] * 2
+    calc(run, made, real, tmp_path / "4.json", *as_stylegan_v, "--draw-seed", 1)
+    code, out, _ = run("evaluate", "compare", tmp_path / "3.json", tmp_path / "4.json")
+    assert code == 1 and "made.span: drawn with seed 0 and drawn with seed 1" in out and "pixels_sha256" in out
 
 
 def test_models_and_configurations(run, tiny_pipeline, tiny_config, tmp_path):
@@ -93,6 +105,8 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((made, real, "--fps", 4, "--stride", 2), "stride: 2 together with fps"),
         ((tmp_path / "clips.npz", real, "--frames", 16), "arrays are taken as they are"),
         ((tiny_pipeline, tiny_pipeline, "--size", "16x16", "--frames", 4), "they say how files are read"),
+        ((tiny_pipeline, tiny_pipeline, "--span", "random", "--frames", 4), "--span: it says how files are read"),
+        ((made, real, "--span", "start"), "--span: 'start' is none of middle, random"),
     ):
         code, _, error = calc(run, arguments[0], arguments[1], tmp_path / "out.json", *arguments[2:])
         assert code == 2 and message in error.strip().splitlines()[-1], (arguments, error)
@@ -223,4 +237,52 @@ def test_reconstruction_knows_its_clips(run, tiny_config, tiny_pipeline, tmp_pat
     latents = {"kind": "latents", "path": "nowhere"}
     config.write_text(json.dumps(tiny_config("content", tmp_path / "run", data=latents, validation__data=latents)))
     code, _, error = run(*asked)
-    assert code == 2 and "validates on latents, clips are needed" in error
+    assert code == 2 and "encoded latents, clips are needed" in error
+
+
+def test_reconstruction_goes_on_after_a_stop(run, folders, tiny_config, tiny_pipeline, tmp_path, monkeypatch):
+    files = {
+        "kind": "manifest",
+        "path": str(folders[0] / "manifest.jsonl"),
+        "num_frames": 4,
+        "height": 16,
+        "width": 16,
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(tiny_config("autoencoder", tmp_path / "run", validation__data=files)))
+    sorted(folders[0].glob("*.mp4"))[1].write_bytes(b"damaged")
+    asked = ("evaluate", "reconstruction", "--model", tiny_pipeline, "--config", config, "--batch-size", 2)
+    code, _, error = run(*asked, "-o", tmp_path / "whole.json")
+    assert code == 0, error
+    batches, rows = [], reconstruction.reconstruction_rows
+
+    def stop_once(autoencoder, vae, video):
+        batches.append(len(video))
+        if len(batches) == 4:
+            raise KeyboardInterrupt
+        return rows(autoencoder, vae, video)
+
+    monkeypatch.setattr(reconstruction, "reconstruction_rows", stop_once)
+    assert run(*asked, "-o", tmp_path / "stopped.json")[0] != 0 and not (tmp_path / "stopped.json").exists()
+    assert run(*asked, "-o", tmp_path / "stopped.json")[0] == 0
+    assert batches == [1, 2, 2, 2, 2, 2, 2]  # the fourth twice
+    whole, stopped = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "stopped"))
+    assert whole["values"] == stopped["values"] and whole["protocol"] == stopped["protocol"]
+    assert whole["protocol"]["clips"] == 11 and len(whole["protocol"]["unreadable"]) == 1
+    values, error = (whole["values"]["mean_frame"][key] for key in ("psnr", "standard_error"))
+    assert 0 < error["psnr"] < values and 0 < error["ssim"] < 0.2
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_standard_error_of_psnr_is_that_of_repeated_draws():
+    draw = torch.Generator().manual_seed(0)
+
+    def rows():
+        squared = 0.01 * (0.5 + torch.rand(100, generator=draw))
+        one = [{"squared": float(value), "psnr": 20.0, "ssim": 0.5} for value in squared]
+        return [dict.fromkeys(reconstruction.SHOWN, row) for row in one]
+
+    found = [reconstruction.summarize_reconstruction(rows())["reconstruction"] for _ in range(200)]
+    spread = float(torch.tensor([values["psnr"] for values in found]).std())
+    assert found[0]["standard_error"]["psnr"] == pytest.approx(spread, rel=0.2)
+    assert found[0]["psnr"] == pytest.approx(10 * math.log10(4 / 0.01), abs=0.1)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pruning.importance import LeaveOut
 
 
 @pytest.fixture
@@ -162,6 +163,41 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
     code, out, error = run("prune", tmp_path / "model", *budget, "-o", tmp_path / "small")
     assert code == 0, error
     assert json.loads((tmp_path / "small" / "config.json").read_text())["removed_blocks"]
+
+
+@pytest.mark.parametrize("measure", ["loss", "frechet"])
+def test_importance_goes_on_after_a_stop(run, measure, tiny_config, tiny_pipeline, tmp_path, monkeypatch):
+    config = tiny_config("motion", tmp_path / "run")
+    larger = {**CMDMotionTransformer.load_config(tiny_pipeline / "motion_transformer"), "num_layers": 4}
+    model = CMDMotionTransformer.from_config(larger)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    model.save_pretrained(tmp_path / "model")
+    config["components"] = {part: {"path": str(tiny_pipeline)} for part in config["components"]}
+    config["components"]["motion_transformer"] = {"path": str(tmp_path / "model")}
+    recipe, asked = tmp_path / "recipe.yaml", ("--num-clips", 4, "--measure", measure)
+    recipe.write_text(json.dumps(config))
+    assert run("evaluate", "importance", recipe, "-o", tmp_path / "whole.json", *asked)[0] == 0
+    calls, call = [], LeaveOut.__call__
+
+    def stop_once(self, unit):
+        calls.append(unit)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return call(self, unit)
+
+    monkeypatch.setattr(LeaveOut, "__call__", stop_once)
+    stopped = ("evaluate", "importance", recipe, "-o", tmp_path / "stopped.json", *asked)
+    assert run(*stopped)[0] != 0 and not (tmp_path / "stopped.json").exists()
+    code, _, error = run(*stopped[:-1], "loss" if measure == "frechet" else "frechet")
+    assert code == 2 and "holds an interrupted evaluation of something else" in error
+    assert run(*stopped)[0] == 0 and len(calls) == len(set(calls)) + 1 == 5  # two before the stop, two after it
+    records = [json.loads((tmp_path / name).read_text()) for name in ("whole.json", "stopped.json")]
+    for record in records:
+        for row in record["values"].values():
+            del row["seconds"]  # measured
+    assert records[0]["values"] == records[1]["values"] and records[0]["protocol"] == records[1]["protocol"]
+    assert not list(tmp_path.glob("*.parts"))
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderKLTemporalDecoder"])

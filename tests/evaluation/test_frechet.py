@@ -1,9 +1,12 @@
 """Fréchet distance against closed forms, and what the pixel features see."""
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from cmd_video.data.sprites import SpritesDataset
+from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
 from cmd_video.evaluation.pixel_features import content_features, motion_features, pixel_distances
 
@@ -93,3 +96,15 @@ def test_pictures_have_no_motion_to_compare():
     assert set(pixel_distances([pictures], [pictures / 2])) == {"content"}
     with pytest.raises(ValueError, match="video: one frame has no motion"):
         motion_features(pictures)
+
+
+def test_covariances_over_n_are_numpys():
+    first, second = torch.randn(40, 6, dtype=torch.float64), torch.randn(30, 6, dtype=torch.float64) * 2 + 1
+    for correction in (0, 1):
+        covariances = [np.cov(table.T.numpy(), ddof=correction) for table in (first, second)]
+        np.testing.assert_allclose(statistics(first).covariance(correction), covariances[0], rtol=1e-9)
+        root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+        gap = (first.mean(0) - second.mean(0)).square().sum().item()
+        expected = gap + np.trace(covariances[0] + covariances[1] - 2 * root)
+        assert frechet_distance(statistics(first), statistics(second), correction) == pytest.approx(expected, rel=1e-8)
+        assert frechet_estimate(first, second, 1, correction).value == pytest.approx(expected, rel=1e-8)

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.video_file import write_video
 from cmd_video.evaluation import tables
-from cmd_video.evaluation.clips import ArrayClips, FolderClips, MadeClips, open_clips
+from cmd_video.evaluation.clips import ArrayClips, FolderClips, MadeClips, Reading, open_clips
 from cmd_video.evaluation.compare import compare
 from cmd_video.evaluation.distances import measure
 from cmd_video.evaluation.distribution import frechet_estimate
@@ -95,14 +96,14 @@ def test_bad_clips_are_named_and_left_out(tmp_path):
     for number, clip in enumerate(pictures(3)):
         write_video(clip, tmp_path / "clips" / f"{number}.mp4", fps=8)
     (tmp_path / "clips" / "1.mp4").write_bytes(b"no video")
-    source = FolderClips(tmp_path / "clips", 4, (16, 16))
+    source = FolderClips(tmp_path / "clips", Reading(4, (16, 16)))
     assert isinstance(source.read([1])[0], ClipError)
     table = extract(source, PIXELS, tmp_path / "work")
     assert table.protocol["clips"] == 2 and len(table.features) == 8
     assert len(table.protocol["unreadable"]) == 1 and "1.mp4" in table.protocol["unreadable"][0]
     for path in (tmp_path / "clips").iterdir():
         path.write_bytes(b"no video")
-    broken = FolderClips(tmp_path / "clips", 4, (16, 16))
+    broken = FolderClips(tmp_path / "clips", Reading(4, (16, 16)))
     with pytest.raises(ValueError, match="clips: none of 3 can be read; the first: 0.mp4"):
         extract(broken, PIXELS, tmp_path / "work")
     assert not (tmp_path / "work").exists()
@@ -116,7 +117,7 @@ def test_changed_and_mended_files_are_read_again(tmp_path):
     (tmp_path / "clips" / "3.mp4").write_bytes(good[:100])
 
     def source():
-        return FolderClips(tmp_path / "clips", 4)
+        return FolderClips(tmp_path / "clips", Reading(4))
 
     first = extract_and_keep(source(), PIXELS, tmp_path / "work")
     assert first.protocol["clips"] == 3 and first.protocol["codecs"] == ["h264"] and (tmp_path / "work").exists()
@@ -136,7 +137,7 @@ def test_a_command_that_fails_at_once_leaves_nothing(clips, tmp_path):
     assert not (tmp_path / "work").exists()
     for options in ({"fps": 0.0}, {"fps": 2.0, "stride": 2}, {"stride": 0}):
         with pytest.raises(ValueError, match="fps|stride"):
-            FolderClips([tmp_path / "a.mp4"], 4, **options)
+            FolderClips([tmp_path / "a.mp4"], Reading(4, **options))
 
 
 def test_floors_do_not_split_a_clip(tmp_path):
@@ -245,10 +246,45 @@ def test_arrays_of_something_else(make, message, tmp_path):
 
 
 def test_arrays_are_taken_as_they_are(clips, tmp_path):
-    assert len(open_clips(tmp_path / "clips.npz", 4, (16, 24), num_clips=5)) == 5
-    for frames, size, options in ((8, None, {}), (4, (8, 8), {}), (4, None, {"stride": 2}), (4, None, {"fps": 4.0})):
+    whole = open_clips(tmp_path / "clips.npz", Reading(4))
+    some = open_clips(tmp_path / "clips.npz", Reading(4, (16, 24), num_clips=5, draw_seed=1))
+    assert len(some) == 5 and some.recipe["chosen"] == f"drawn with seed 1 among {len(whole)}"
+    everything = [clip.numpy().tobytes() for clip in whole.read(range(len(whole)))]
+    places = [everything.index(clip.numpy().tobytes()) for clip in some.read(range(5))]
+    assert places == sorted(set(places)) != list(range(5))
+    for other in ({"frames": 8}, {"size": (8, 8)}, {"stride": 2}, {"fps": 4.0}, {"span": "random"}):
         with pytest.raises(ValueError, match="arrays are taken as they are"):
-            open_clips(tmp_path / "clips.npz", frames, size, **options)
+            open_clips(tmp_path / "clips.npz", Reading(**{"frames": 4, **other}))
+
+
+def test_a_span_is_drawn_by_seed_and_number(tmp_path):
+    """The span that a clip shows does not hang on which others are looked at, nor on the order of reading."""
+    for number in range(6):
+        frames = np.zeros((40, 16, 16, 3), np.uint8)
+        frames[:] = (6 * np.arange(40)).reshape(-1, 1, 1, 1)  # a frame tells its number
+        (tmp_path / "clips" / str(number)).mkdir(parents=True)
+        for place, frame in enumerate(frames):
+            Image.fromarray(frame).save(tmp_path / "clips" / str(number) / f"{place}.png")
+    first = [[int(clip[0, 0, 0, 0]) // 6 for clip in source.read(range(len(source)))] for source in (
+        FolderClips(tmp_path / "clips", Reading(4)),
+        FolderClips(tmp_path / "clips", Reading(4, span="random")),
+        FolderClips(tmp_path / "clips", Reading(4, span="random", draw_seed=1)),
+    )]  # fmt: skip
+    assert first[0] == [18] * 6
+    assert len(set(first[1])) > 2 and first[1] != first[2] and max(first[1] + first[2]) <= 36
+    reading = Reading(4, span="random", num_clips=3)
+    some = FolderClips(tmp_path / "clips", reading)
+    shown = [int(some.read([number])[0][0, 0, 0, 0]) // 6 for number in (2, 0, 1)]
+    assert shown == [first[1][reading.choose(6)[number]] for number in (2, 0, 1)]
+    assert some.recipe["span"] == "drawn with seed 0" and some.recipe["chosen"] == "drawn with seed 0 among 6"
+
+
+def test_draws_are_uniform():
+    places = torch.tensor([Reading(span="random").place(number) for number in range(2000)])
+    counts = torch.histc(places, 10, 0, 1)
+    assert counts.min() > 150 and counts.max() < 250
+    taken = torch.tensor(Reading(num_clips=1000).choose(2000)).double()
+    assert len(taken.unique()) == 1000 and abs(taken.mean() - 999.5) < 40
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from cmd_video import CMDPipeline
 from cmd_video.data.sprites import SpritesDataset
-from cmd_video.evaluation.metrics import reconstruction_metrics
+from cmd_video.evaluation.reconstruction import reconstruction_metrics
 from cmd_video.pipelines.shipped import DEFAULT_MODEL, SHIPPED
 
 

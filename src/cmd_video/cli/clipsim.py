@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Device, Output
-from .sources import Fps, Frames, NumClips, Stride
+from .sources import DrawSeed, Fps, Frames, NumClips, Span, Stride, parse_reading
 
 
 def command(
@@ -20,6 +20,8 @@ def command(
     stride: Stride = 1,
     fps: Fps = None,
     num_clips: NumClips = None,
+    span: Span = "middle",
+    draw_seed: DrawSeed = 0,
     device: Device = "cpu",
 ) -> None:
     """Mean cosine of frames and caption in CLIP's space (CLIPSIM), beside that of captions of other clips.
@@ -36,11 +38,13 @@ def command(
 
     state, device = processes(device)
     kind = "captioned_folder" if clips.is_dir() else "manifest"
-    records = [record for record in load_manifest(kind, clips).records if record.prompt][:num_clips]
+    records = [record for record in load_manifest(kind, clips).records if record.prompt]
     if not records:
         raise ValueError(f"{clips}: no clip with a caption")
-    source = FolderClips([record.path for record in records], frames, None, stride, fps)
+    reading = parse_reading(frames, None, stride, fps, num_clips, span, draw_seed)
+    source = FolderClips([record.path for record in records], reading)
     source.recipe["source"] = str(clips)
+    records = [records[number] for number in reading.choose(len(records))]
     judge = ClipSim(clip, device)
     prompts = [record.prompt for record in records]
     work = output.with_name(f"{output.name}.parts")

@@ -8,16 +8,19 @@ import typer
 from .options import Device, Output
 from .sources import (
     BatchSize,
+    DrawSeed,
     Fps,
     Frames,
     NumClips,
     Prompts,
     Size,
+    Span,
     Steps,
     Stride,
     WeightsDir,
     check_reading,
     open_source,
+    parse_reading,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ def reference(
     stride: Stride = 1,
     fps: Fps = None,
     num_clips: NumClips = None,
+    span: Span = "middle",
+    draw_seed: DrawSeed = 0,
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
@@ -58,8 +63,9 @@ def reference(
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
-    check_reading([source], size, stride, fps)
-    clips = open_source(source, frames, size, stride, fps, num_clips, device, None)
+    reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
+    check_reading([source], reading)
+    clips = open_source(source, reading, device)
     work = output.with_name(f"{output.name}.parts")
     table = _extract(clips, built, work, batch_size)
     if not state.is_main_process:
@@ -83,8 +89,13 @@ def calc(
     stride: Stride = 1,
     fps: Fps = None,
     num_clips: NumClips = None,
+    span: Span = "middle",
+    draw_seed: DrawSeed = 0,
     steps: Steps = None,
     neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall and coverage.")] = 5,
+    correction: Annotated[
+        int, typer.Option(min=0, max=1, help="Covariances over N - 1, unbiased, or with 0 over N, as StyleGAN-V's.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of a model's prompts and noise.")] = 0,
     prompts: Prompts = None,
     batch_size: BatchSize = 8,
@@ -108,20 +119,21 @@ def calc(
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
     is_table = Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors"))
-    check_reading([made] if is_table else [made, real], size, stride, fps)
-    options = (frames, size, stride, fps, num_clips, device)
-    clips = open_source(made, *options, steps, seed, prompts)
+    reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
+    check_reading([made] if is_table else [made, real], reading)
+    clips = open_source(made, reading, device, steps, seed, prompts)
     works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
     if is_table:
         known = FeatureTable.load(Path(real))
         check(known, built, clips, neighbours)
     else:
-        known = _extract(open_source(real, *options, None), built, works[0], batch_size)
+        known = _extract(open_source(real, reading, device), built, works[0], batch_size)
     found = _extract(clips, built, works[1], batch_size)
     if not state.is_main_process:
         return
-    values = measure(known, found, neighbours, built.classify)
-    protocol = {"real": known.protocol, "made": found.protocol, "neighbours": neighbours}
+    values = measure(known, found, neighbours, built.classify, correction)
+    asked = {"neighbours": neighbours, "covariance_correction": correction}
+    protocol = {"real": known.protocol, "made": found.protocol, **asked}
     write_result(output, "distribution", values, protocol)
     for work in works:
         discard(work)
@@ -175,7 +187,7 @@ def _warn_apart(known: "FeatureTable", found: "FeatureTable") -> None:
     """What was read differently on the two sides, for then the number says that, too."""
     import sys
 
-    for field in ("sizes", "stride", "fps"):
+    for field in ("sizes", "stride", "fps", "span"):
         mine, other = (table.protocol.get(field) for table in (found, known))
         if mine and other and mine != other:
             print(f"{field}: {mine} for the clips to judge, {other} for the reference", file=sys.stderr)

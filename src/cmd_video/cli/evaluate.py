@@ -1,7 +1,7 @@
 """`cmd-video evaluate ...`: measure a model, with the whole protocol in the result file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,7 @@ from .options import Device, Output
 from .paired import command as paired
 from .report import command as report
 from .samples import command as generate
-
-if TYPE_CHECKING:
-    from cmd_video.training.config import VideoData
+from .sources import DrawSeed, clip_data, dataset_clips
 
 app = typer.Typer(help="Measure: distances between sets of clips, adherence, reconstruction, importance of blocks.")
 SAMPLERS = ("content_sampler", "motion_sampler")
@@ -122,54 +120,54 @@ def reconstruction(
         typer.Option(help="Training configuration whose validation clips to use; default: held-out sprites."),
     ] = None,
     num_clips: Annotated[int, typer.Option(min=1, help="Clips.")] = 256,
+    draw_seed: DrawSeed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 8,
     device: Device = "cpu",
 ) -> None:
     """PSNR and SSIM of the autoencoder, beside its content frame and the plain mean shown still.
 
+    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work.
+
     Example: cmd-video evaluate reconstruction -o reconstruction.json
     """
-    from rich.progress import track
+    from rich.progress import Progress
 
-    from cmd_video.data.transforms import to_uint8
-    from cmd_video.evaluation.metrics import reconstruction_metrics
+    from cmd_video.evaluation.clips import Reading
+    from cmd_video.evaluation.reconstruction import measure_reconstruction
     from cmd_video.evaluation.results import digest, digest_model, write_result
-    from cmd_video.evaluation.tables import digest_all, digest_of
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.training.components import load_autoencoder
-    from cmd_video.training.config import LatentsData, SpritesData, load_config
-    from cmd_video.training.data import build_dataset, fixed_batches
+    from cmd_video.training.config import SpritesData
 
     if run is not None and model is not None:
         raise ValueError("--run and --model: give one of them, not both")
+    state, device = processes(device)
     if run is not None:
         autoencoder, vae = load_autoencoder(run / "pipeline", device)
     else:
         pipe = load_pipeline(model, device)
         autoencoder, vae = pipe.autoencoder, pipe.vae
-    data: SpritesData | VideoData | LatentsData = SpritesData(
-        kind="sprites", split="held_out", length=num_clips, seed=7
-    )
-    if config is not None:
-        data = load_config(config).validation.data
-        if isinstance(data, LatentsData):
-            raise ValueError(f"--config: {config} validates on latents, clips are needed")
-    dataset = build_dataset(data)
-    count = min(num_clips, len(dataset))
-    batches = fixed_batches(dataset, count, batch_size)
-    values = reconstruction_metrics(autoencoder, vae, track([batch["video"].to(device) for batch in batches], "clips"))
-    protocol = {
-        "clips": count,
-        "data": data.model_dump(mode="json"),
-        "real": {
-            "pixels_sha256": digest_all([digest_of(to_uint8(clip)) for batch in batches for clip in batch["video"]]),
-            "replaced": sorted(getattr(dataset, "failures", {})),  # clips that could not be read
-        },
+    held_out = SpritesData(kind="sprites", split="held_out", length=num_clips, seed=7)
+    reading = Reading(num_clips=num_clips, draw_seed=draw_seed)
+    clips = dataset_clips(clip_data(config) if config else held_out, str(config or "held-out sprites"), reading)
+    measured = {
         "content_frame": autoencoder.config.content_frame,
         "model": str(run or model or "default"),
         "model_sha256": digest(run / "pipeline") if run else digest_model(model),
     }
-    write_result(output, "reconstruction", values, protocol)
+    work = output.with_name(f"{output.name}.parts")
+    recipe = {**measured, "clips": [clips.recipe, clips.identity], "batch": batch_size}
+    with Progress() as progress:
+        task = progress.add_task("clips", total=len(clips))
+        values, protocol = measure_reconstruction(
+            clips, autoencoder, vae, batch_size,
+            lambda done, total: progress.update(task, completed=done, total=total), SharedRows(work, recipe),
+        )  # fmt: skip
+    if not state.is_main_process:
+        return
+    write_result(output, "reconstruction", values, protocol | measured)
+    discard(work)
     for name, value in values.items():
         print(f"{name.replace('_', ' '):15s} PSNR {value['psnr']:6.2f} dB   SSIM {value['ssim']:.4f}")
     print(output)

@@ -8,6 +8,7 @@ import typer
 from .options import Device, Output
 
 if TYPE_CHECKING:
+    from cmd_video.evaluation.shared_work import Make
     from cmd_video.pruning.importance import NoisyBatch
     from cmd_video.training.config import TrainConfig
     from cmd_video.training.decoder import DecoderStage
@@ -42,19 +43,20 @@ def command(
     configuration: a fresh one knows nothing. With `--measure frechet`, as VDMini measures, clips are generated (by an
     autoencoder reconstructed) without each block, with the recipe's steps and guidance of `validation`, and their
     distance to the true ones is in averaged pixels, which suits small synthetic clips. `magnitude` and `taylor` look
-    at the weights that would leave, the second also at the loss's gradient.
+    at the weights that would leave, the second also at the loss's gradient. Started again after an interruption it
+    goes on; `accelerate launch -m cmd_video.cli` shares the blocks.
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
-    from dataclasses import asdict
-
     from rich.progress import Progress
 
     from cmd_video.evaluation.results import write_result
-    from cmd_video.pruning.importance import measure_importance, plot_importance, removable_units
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
+    from cmd_video.pruning.importance import BlockImportance, plot_importance, removable_units
     from cmd_video.training.config import load_config
 
     _check(cost, measure, plot)
+    state, device = processes(device)
     settings = load_config(config, overrides)
     stage = _open_stage(config, settings, device)
     batches = _validation_batches(settings, num_clips, device)
@@ -62,31 +64,62 @@ def command(
     units = removable_units(model)
     if not units:
         raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
-    distances: list[dict[str, float]] = []
+    noisy = [stage.noisy_batch(batch) for batch in batches]
+    asked = {"cost": cost, "measure": measure}
+    protocol, work = _protocol(stage, settings, batches) | asked, output.with_name(f"{output.name}.parts")
     with Progress() as progress:
-        task = progress.add_task("blocks", total=len(units))
-
-        def advance(view: Any) -> None:
-            if measure == "frechet":
-                distances.append(_distances(stage, view, batches))
-            progress.advance(task)
-
-        whole = _distances(stage, model, batches) if measure == "frechet" else {}
-        noisy = [stage.noisy_batch(batch) for batch in batches]
-        rows = measure_importance(model, noisy, units, advance)
-    values = {row.block: {**asdict(row), "importance": row.loss, "cost": getattr(row, cost)} for row in rows}
-    for row, found in zip(rows, distances, strict=False):
-        growth = [found[kind] / whole[kind] - 1 for kind in whole]
-        values[row.block].update(importance=sum(growth) / len(growth), frechet=found)
+        task = progress.add_task("blocks", total=len(units) + 1)
+        rows = SharedRows(work, protocol)(
+            len(units) + 1, 1, _measured_row(stage, batches, noisy, units, measure),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    if not state.is_main_process:
+        return
+    whole = rows.pop(0)["frechet"]
+    values = {row["block"]: {**row, "importance": row["loss"], "cost": row[cost]} for row in rows}
+    for row in values.values():
+        growth = [row["frechet"][kind] / whole[kind] - 1 for kind in whole]
+        if growth:
+            row["importance"] = sum(growth) / len(growth)
+        else:
+            del row["frechet"]
     for block, score in _by_weights(measure, model, noisy, units).items():
         values[block]["importance"] = score
-    asked = {"cost": cost, "measure": measure, "frechet_of_the_whole_model": whole}
-    write_result(output, "importance", values, _protocol(stage, settings, batches) | asked)
+    write_result(output, "importance", values, protocol | {"frechet_of_the_whole_model": whole})
+    discard(work)
     _print(values)
     print(output)
     if plot is not None:
-        plot_importance(rows, plot)
+        fields = BlockImportance.__dataclass_fields__
+        plot_importance([BlockImportance(**{name: row[name] for name in fields}) for row in rows], plot)
         print(plot)
+
+
+def _measured_row(
+    stage: "Measured",
+    batches: list[dict[str, Any]],
+    noisy: "list[NoisyBatch]",
+    units: list[tuple[str, ...]],
+    measure: str,
+) -> "Make":
+    """What makes the rows that are kept: number 0 is the whole model, the others lack a unit each."""
+    from dataclasses import asdict
+    from functools import cache
+
+    from cmd_video.pruning.importance import LeaveOut
+
+    model = stage.components[stage.trained[0]]
+    leave_out = cache(lambda: LeaveOut(model, noisy))  # the whole model's predictions, once and only if needed
+
+    def make(numbers: list[int]) -> list[dict[str, Any]]:
+        rows = []
+        for number in numbers:
+            row, view = leave_out()(units[number - 1]) if number else (None, model)
+            distances = _distances(stage, view, batches) if measure == "frechet" else {}
+            rows.append({**(asdict(row) if row else {}), "frechet": distances})
+        return rows
+
+    return make
 
 
 def _check(cost: str, measure: str, plot: Path | None) -> None:
@@ -107,14 +140,18 @@ def _by_weights(
 
 
 def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
+    from cmd_video.evaluation.results import digest_tensors
+    from cmd_video.evaluation.tables import digest_all
     from cmd_video.training.stages import VALIDATION_TIMESTEPS, DiffusionStage
 
     name = stage.trained[0]
     protocol: dict[str, Any] = {
         "model": type(stage.components[name]).__name__,
+        "model_sha256": digest_tensors(stage.components[name].state_dict()),
         "path": settings.components[name].path,
         "stage": settings.stage,
         "clips": sum(len(batch["number"]) for batch in batches),
+        "real": {"clips_sha256": digest_all([digest_tensors(batch) for batch in batches])},
         "data": settings.validation.data.model_dump(mode="json"),
     }
     if not isinstance(stage, DiffusionStage):

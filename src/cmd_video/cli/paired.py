@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from .options import Device, Output
-from .sources import Fps, Frames, NumClips, Size, Stride, WeightsDir, check_reading, open_source
+from .sources import (
+    DrawSeed,
+    Fps,
+    Frames,
+    NumClips,
+    Size,
+    Span,
+    Stride,
+    WeightsDir,
+    check_reading,
+    open_source,
+    parse_reading,
+)
 
 
 def command(
@@ -20,6 +32,8 @@ def command(
     stride: Stride = 1,
     fps: Fps = None,
     num_clips: NumClips = None,
+    span: Span = "middle",
+    draw_seed: DrawSeed = 0,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
 ) -> None:
@@ -35,9 +49,9 @@ def command(
     from cmd_video.evaluation.shared_work import SharedRows, discard, processes
 
     state, device = processes(device)
-    check_reading([made, true], size, stride, fps)
-    options = (frames, size, stride, fps, num_clips, device, None)
-    sources = open_source(made, *options), open_source(true, *options)
+    reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
+    check_reading([made, true], reading)
+    sources = open_source(made, reading, device), open_source(true, reading, device)
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
     work = output.with_name(f"{output.name}.parts")
     recipe = {"lpips": lpips, "clips": [[source.recipe, source.identity] for source in sources]}

@@ -9,13 +9,18 @@ import typer
 from .options import read_lines
 
 if TYPE_CHECKING:
-    from cmd_video.evaluation.clips import ClipSource
+    from cmd_video.evaluation.clips import ClipSource, Reading
+    from cmd_video.training.config import SpritesData, VideoData
 
 Frames = Annotated[int, typer.Option(min=1, help="Frames of a clip.")]
 Size = Annotated[str | None, typer.Option(help="HxW before the extractor's own resizing; default: as they are.")]
 Stride = Annotated[int, typer.Option(min=1, help="Take every stride-th frame.")]
 Fps = Annotated[float | None, typer.Option(help="Take frames at this rate instead of --stride.")]
-NumClips = Annotated[int | None, typer.Option(min=2, help="Only so many clips.")]
+NumClips = Annotated[int | None, typer.Option(min=2, help="Only so many clips, drawn by --draw-seed.")]
+Span = Annotated[
+    str, typer.Option(help="Which frames of a longer clip: middle, or random (StyleGAN-V's protocol), by --draw-seed.")
+]
+DrawSeed = Annotated[int, typer.Option(min=0, help="Which clips --num-clips takes, and which spans of them.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of a model's pipeline.")]
 Prompts = Annotated[
     Path | None,
@@ -25,15 +30,34 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Clips at a time.")]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder of the extractors' weights.")]
 
 
-def open_source(
-    source: str,
+def parse_reading(
     frames: int,
     size: str | None,
     stride: int,
     fps: float | None,
     num_clips: int | None,
+    span: str = "middle",
+    draw_seed: int = 0,
+) -> "Reading":
+    """What the options say about how clips are read.
+
+    Raises:
+        ValueError: --size or --span is none.
+    """
+    from cmd_video.evaluation.clips import Reading
+
+    if span not in ("middle", "random"):
+        raise ValueError(f"--span: {span!r} is none of middle, random")
+    return Reading(
+        frames, _parse_size(size), stride, fps, num_clips, "random" if span == "random" else "middle", draw_seed
+    )
+
+
+def open_source(
+    source: str,
+    reading: "Reading",
     device: str,
-    steps: int | None,
+    steps: int | None = None,
     seed: int = 0,
     prompts: Path | None = None,
 ) -> "ClipSource":
@@ -48,18 +72,21 @@ def open_source(
     from cmd_video.evaluation.clips import open_clips
     from cmd_video.pipelines.shipped import model_folder
 
-    path = Path(source)
+    path, num_clips = Path(source), reading.num_clips
     is_model = (model_folder(source) / "model_index.json").is_file()
     for option, value in (("--steps", steps), ("--prompts", prompts)):
         if value is not None and not is_model:
             raise ValueError(f"{option}: {source} is no model")
     if are_files(source):
-        clips = open_clips(path, frames, _parse(size), stride=stride, fps=fps, num_clips=num_clips)
+        clips = open_clips(path, reading)
         clips.recipe["source"] = source
         return clips
-    clips = _generated(source, num_clips, steps, seed, prompts, device) if is_model else _dataset(path, num_clips)
-    if clips.recipe["frames"] != frames:
-        raise ValueError(f"--frames: {source} gives {clips.recipe['frames']}, asked for {frames}")
+    if is_model:
+        clips = _generated(source, num_clips, steps, seed, prompts, device)
+    else:
+        clips = dataset_clips(clip_data(path), source, reading)
+    if clips.recipe["frames"] != reading.frames:
+        raise ValueError(f"--frames: {source} gives {clips.recipe['frames']}, asked for {reading.frames}")
     return clips
 
 
@@ -71,36 +98,70 @@ def are_files(source: str) -> bool:
     return path.suffix not in (".yaml", ".yml") and not (model_folder(source) / "model_index.json").is_file()
 
 
-def check_reading(sources: list[str], size: str | None, stride: int, fps: float | None) -> None:
-    """Refuse options that would do nothing, because none of the sources is files."""
-    if (size is not None or stride != 1 or fps is not None) and not any(map(are_files, sources)):
+def check_reading(sources: list[str], reading: "Reading") -> None:
+    """Refuse options that would do nothing, because none of the sources is files.
+
+    Raises:
+        ValueError: there are such.
+    """
+    if any(map(are_files, sources)):
+        return
+    if reading.size is not None or reading.stride != 1 or reading.fps is not None:
         raise ValueError(f"--size, --stride, --fps: they say how files are read, and {', '.join(sources)} are none")
+    if reading.span != "middle" and not any(map(_lists_files, sources)):
+        raise ValueError(f"--span: it says how files are read, and {', '.join(sources)} are none")
 
 
-def _dataset(path: Path, num_clips: int | None) -> "ClipSource":
+def _lists_files(source: str) -> bool:
+    """Whether a source is a configuration whose validation clips are files."""
+    from cmd_video.training.config import VideoData, load_config
+
+    path = Path(source)
+    return path.suffix in (".yaml", ".yml") and isinstance(load_config(path).validation.data, VideoData)
+
+
+def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Reading") -> "ClipSource":
+    """The clips that a section of a training configuration names; size, stride and rate are its own.
+
+    Raises:
+        ValueError: there are none.
+    """
+    from dataclasses import replace
+
     import torch
 
     from cmd_video.data.datasets import VideoDataset
     from cmd_video.evaluation.clips import FolderClips, MadeClips
-    from cmd_video.training.config import load_config
     from cmd_video.training.data import build_dataset
 
-    data = load_config(path).validation.data
-    if data.kind == "latents":
-        raise ValueError(f"{path}: validation.data: encoded latents are no clips")
     dataset = build_dataset(data)
     if isinstance(dataset, VideoDataset):  # by itself it would put another clip in a damaged one's place
-        paths = [record.path for record in dataset.records][:num_clips]
-        files = FolderClips(paths, dataset.num_frames, dataset.size, dataset.stride, dataset.fps)
-        files.recipe["source"] = str(path)
+        frames, size, stride, fps = dataset.num_frames, dataset.size, dataset.stride, dataset.fps
+        its_own = replace(reading, frames=frames, size=size, stride=stride, fps=fps)
+        files = FolderClips([record.path for record in dataset.records], its_own)
+        files.recipe["source"] = source
         return files
     frames = dataset[0]["video"].shape[1]
-    recipe = {"kind": "dataset", "frames": frames, "data": data.model_dump(mode="json"), "source": str(path)}
+    recipe = {"kind": "dataset", "frames": frames, "data": data.model_dump(mode="json"), "source": source}
     return MadeClips(
         lambda numbers: torch.stack([dataset[number]["video"] for number in numbers]),
-        min(num_clips or len(dataset), len(dataset)),
+        min(reading.num_clips or len(dataset), len(dataset)),
         recipe,
     )
+
+
+def clip_data(path: Path) -> "SpritesData | VideoData":
+    """What a training configuration validates on.
+
+    Raises:
+        ValueError: encoded latents, which are no clips.
+    """
+    from cmd_video.training.config import LatentsData, load_config
+
+    data = load_config(path).validation.data
+    if isinstance(data, LatentsData):
+        raise ValueError(f"{path}: validation.data: encoded latents, clips are needed")
+    return data
 
 
 def _generated(
@@ -144,7 +205,7 @@ def _generated(
     return MadeClips(make, min(num_clips or count, count) if prompts else num_clips or count, recipe)
 
 
-def _parse(size: str | None) -> tuple[int, int] | None:
+def _parse_size(size: str | None) -> tuple[int, int] | None:
     if size is None:
         return None
     height, _, width = size.partition("x")

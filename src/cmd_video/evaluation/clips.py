@@ -1,6 +1,6 @@
 """Where the clips of an evaluation come from: folders of videos or frames, arrays, datasets, models that generate.
 
-    clips = FolderClips("ucf101/", num_frames=16, size=(256, 256))
+    clips = FolderClips("ucf101/", Reading(frames=16, size=(256, 256), num_clips=2048, span="random"))
     clips.read([0, 1, 2])                         # [uint8 (F, H, W, 3), ..., or the ClipError of one that is damaged]
 
 A source has a length and a `recipe`: everything that decides which pixels it gives, JSON-able; and an `identity` that
@@ -11,9 +11,10 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -45,45 +46,82 @@ class ClipSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Which clips are looked at, and which of their frames.
+
+    What is drawn hangs on the seed and a clip's number alone, not on how often or in which order clips are read.
+
+    Attributes:
+        frames: F.
+        size: height and width; None = as they are.
+        stride: take every stride-th frame.
+        fps: take frames at this rate instead.
+        num_clips: only so many, drawn without repetition; None = all.
+        span: which frames of a longer clip: those in its middle, or one span drawn among all that fit, as StyleGAN-V's
+            protocol has it.
+        draw_seed: of both draws.
+    """
+
+    frames: int = 16
+    size: tuple[int, int] | None = None
+    stride: int = 1
+    fps: float | None = None
+    num_clips: int | None = None
+    span: Literal["middle", "random"] = "middle"
+    draw_seed: int = 0
+
+    def choose(self, count: int) -> list[int]:
+        """Numbers of the clips to look at among `count`, ascending."""
+        if self.num_clips is None or self.num_clips >= count:
+            return list(range(count))
+        return sorted(sorted(range(count), key=lambda number: self._draw(f"clip {number}"))[: self.num_clips])
+
+    def chosen(self, count: int) -> str:
+        """How clips were chosen among `count`, in words, for the protocol."""
+        if self.num_clips is None or self.num_clips >= count:
+            return "all"
+        return f"drawn with seed {self.draw_seed} among {count}"
+
+    def place(self, number: int) -> float:
+        """Where in the clip of this number the span lies: in [0, 1], see `read_clip`."""
+        return 0.5 if self.span == "middle" else self._draw(f"span {number}")
+
+    def _draw(self, what: str) -> float:
+        """Uniform in [0, 1)."""
+        return int.from_bytes(hashlib.sha256(f"{self.draw_seed} {what}".encode()).digest()[:6]) / 2**48
+
+
 class FolderClips:
     """Video files and folders of pictures below a path, or what a manifest lists, in the order of their names.
 
     Args:
         path: as for `data check`, or the clips themselves.
-        num_frames: F.
-        size: height and width; None = as they are.
-        stride: take every stride-th frame.
-        fps: take frames at this rate instead.
-        num_clips: only so many; None = all.
+        reading: which of them, and which of their frames.
 
     Raises:
-        ValueError: no clip there.
+        ValueError: no clip there, or a reading that contradicts itself.
     """
 
-    def __init__(
-        self,
-        path: str | Path | Sequence[Path],
-        num_frames: int = 16,
-        size: tuple[int, int] | None = None,
-        stride: int = 1,
-        fps: float | None = None,
-        num_clips: int | None = None,
-    ) -> None:
-        self.paths = (find_clips(path) if isinstance(path, str | Path) else list(path))[:num_clips]
-        self._options: dict[str, Any] = {"stride": stride, "place": 0.5}
-        if size is not None:
-            self._options["transform"] = partial(resize_and_crop_frame, size=size)
-        self._fps, self._num_frames = fps, num_frames
+    def __init__(self, path: str | Path | Sequence[Path], reading: Reading) -> None:
+        found = find_clips(path) if isinstance(path, str | Path) else list(path)
+        chosen = reading.choose(len(found))
+        self.paths = [found[number] for number in chosen]
+        self._reading, self._places = reading, [reading.place(number) for number in chosen]
+        self._options: dict[str, Any] = {"stride": reading.stride}
+        if reading.size is not None:
+            self._options["transform"] = partial(resize_and_crop_frame, size=reading.size)
         self.recipe = {
             "kind": "files",
-            "frames": num_frames,
-            "size": list(size) if size else None,
-            "resize": RESIZE if size else None,
-            "stride": stride,
-            "fps": fps,
-            "span": "middle of the clip",
+            "frames": reading.frames,
+            "size": list(reading.size) if reading.size else None,
+            "resize": RESIZE if reading.size else None,
+            "stride": reading.stride,
+            "fps": reading.fps,
+            "span": "middle of the clip" if reading.span == "middle" else f"drawn with seed {reading.draw_seed}",
+            "chosen": reading.chosen(len(found)),
         }
-        check_span(num_frames, stride, fps, 0, None)
+        check_span(reading.frames, reading.stride, reading.fps, 0, None)
         facts = [(str(file), *_stamp(file)) for file in self.paths]
         self.identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -92,7 +130,7 @@ class FolderClips:
 
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
         """See `ClipSource`."""
-        return [self._read(self.paths[number]) for number in numbers]
+        return [self._read(self.paths[number], self._places[number]) for number in numbers]
 
     def codecs(self, numbers: Sequence[int]) -> list[str]:
         """See `ClipSource`."""
@@ -104,25 +142,31 @@ class FolderClips:
                 continue
         return sorted(found)
 
-    def _read(self, path: Path) -> torch.Tensor | ClipError:
+    def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
+        reading, options = self._reading, {**self._options, "place": place}
         try:
             if path.is_dir():
-                if self._fps is not None:
+                if reading.fps is not None:
                     return ClipError(path, "a folder of pictures has no rate; give stride")
-                return read_frame_folder(path, self._num_frames, **self._options)
-            return read_clip(path, self._num_frames, fps=self._fps, **self._options)
+                return read_frame_folder(path, reading.frames, **options)
+            return read_clip(path, reading.frames, fps=reading.fps, **options)
         except ClipError as error:
             return error
 
 
 class ArrayClips:
-    """Clips of an .npz or .npy file: one array, uint8 (N, F, H, W, 3).
+    """Clips of an .npz or .npy file: one array, uint8 (N, F, H, W, 3), as they are.
+
+    Args:
+        path: the file.
+        num_clips: only so many, as in `Reading`.
+        draw_seed: of their choice.
 
     Raises:
         ValueError: it holds something else, or cannot be read.
     """
 
-    def __init__(self, path: str | Path, num_clips: int | None = None) -> None:
+    def __init__(self, path: str | Path, num_clips: int | None = None, draw_seed: int = 0) -> None:
         try:
             found = np.load(path, allow_pickle=False, mmap_mode="r" if str(path).endswith(".npy") else None)
             arrays = {name: found[name] for name in found} if hasattr(found, "files") else {"array": found}
@@ -134,17 +178,25 @@ class ArrayClips:
             raise ValueError(f"{path}: expected one array uint8 (N, F, H, W, 3), found {shapes}")
         if not videos[0].size:
             raise ValueError(f"{path}: its array {videos[0].shape} holds no clip")
-        self.videos = videos[0][:num_clips]
-        _, frames, height, width, _ = self.videos.shape
+        self.videos = videos[0]
+        count, frames, height, width, _ = self.videos.shape
+        reading = Reading(frames, (height, width), num_clips=num_clips, draw_seed=draw_seed)
+        self._numbers = reading.choose(count)
         self.identity = json.dumps(_stamp(Path(path)))
-        self.recipe = {"kind": "array", "frames": frames, "size": [height, width], "resize": None}
+        self.recipe = {
+            "kind": "array",
+            "frames": frames,
+            "size": [height, width],
+            "resize": None,
+            "chosen": reading.chosen(count),
+        }
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return len(self._numbers)
 
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
         """See `ClipSource`."""
-        return [torch.from_numpy(np.array(self.videos[number])) for number in numbers]
+        return [torch.from_numpy(np.array(self.videos[self._numbers[number]])) for number in numbers]
 
     def codecs(self, numbers: Sequence[int]) -> list[str]:
         """See `ClipSource`."""
@@ -184,18 +236,37 @@ def _stamp(path: Path) -> tuple[int, int]:
     return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
-def open_clips(path: Path, num_frames: int, size: tuple[int, int] | None, **options: Any) -> ClipSource:
+def as_problem(error: ClipError) -> dict[str, str]:
+    """The row of a clip that cannot be read, as `readable_rows` knows it."""
+    return {"problem": f"{error.path.name}: {error.reason}"}
+
+
+def readable_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the clips that could be read, and what was wrong with the others.
+
+    Raises:
+        ValueError: none could.
+    """
+    problems = [row["problem"] for row in rows if "problem" in row]
+    if len(problems) == len(rows):
+        raise ValueError(f"clips: none of {len(rows)} can be read" + (f"; the first: {problems[0]}" if rows else ""))
+    return [row for row in rows if "problem" not in row], problems
+
+
+def open_clips(path: Path, reading: Reading) -> ClipSource:
     """Files or an array, by what is at the path.
 
     Raises:
         FileNotFoundError: nothing is.
-        ValueError: no clips, or options that an array cannot follow.
+        ValueError: no clips, or a reading that an array cannot follow.
     """
     if path.suffix not in (".npz", ".npy"):
-        return FolderClips(path, num_frames, size, **options)
-    source = ArrayClips(path, options.get("num_clips"))
-    wanted = {"frames": num_frames, "size": list(size) if size else source.recipe["size"]}
-    found = {name: source.recipe[name] for name in wanted}
-    if wanted != found or options.get("stride", 1) != 1 or options.get("fps") is not None:
-        raise ValueError(f"{path}: arrays are taken as they are, {found}; asked for {wanted}, {options}")
+        return FolderClips(path, reading)
+    source = ArrayClips(path, reading.num_clips, reading.draw_seed)
+    frames, size = source.recipe["frames"], tuple(source.recipe["size"])
+    as_it_is = Reading(frames, size, num_clips=reading.num_clips, draw_seed=reading.draw_seed)
+    if replace(reading, size=reading.size or size) != as_it_is:
+        raise ValueError(
+            f"{path}: arrays are taken as they are, {frames} frames of {size[0]}x{size[1]}, got {reading}"
+        )
     return source

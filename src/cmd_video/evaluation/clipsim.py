@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from cmd_video.data.clip import ClipError
 
-from .clips import ClipSource
+from .clips import ClipSource, as_problem, readable_rows
 from .pairs import mean_and_error
 from .shared_work import Progress, Rows, every_row
 from .tables import digest_all, digest_of
@@ -105,11 +105,7 @@ def measure_captions(
     def look(numbers: list[int]) -> list[dict[str, Any]]:
         return [_row(clips.read([number])[0], _captions(prompts, number), judge) for number in numbers]
 
-    rows = rows_of(len(prompts), 1, look, progress)
-    unreadable = [row["problem"] for row in rows if "problem" in row]
-    rows = [row for row in rows if "problem" not in row]
-    if not rows:
-        raise ValueError(f"clips: none can be read; the first: {unreadable[0]}")
+    rows, unreadable = readable_rows(rows_of(len(prompts), 1, look, progress))
     values = {"clipsim": mean_and_error([row["scores"][0] for row in rows])}
     others = [score for row in rows for score in row["scores"][1:]]
     if others:  # more than one caption
@@ -136,7 +132,7 @@ def _captions(prompts: list[str], number: int) -> list[str]:
 def _row(clip: torch.Tensor | ClipError, captions: list[str], judge: ClipSim) -> dict[str, Any]:
     """One clip as JSON: its score with each caption, or why it cannot be read."""
     if isinstance(clip, ClipError):
-        return {"problem": f"{clip.path.name}: {clip.reason}"}
+        return as_problem(clip)
     scores = judge(clip[None].expand(len(captions), *clip.shape), captions)
     return {"digest": digest_of(clip), "scores": scores.tolist()}
 

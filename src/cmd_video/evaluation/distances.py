@@ -50,7 +50,11 @@ def check(real: FeatureTable, extractor: Extractor, clips: ClipSource, neighbour
 
 
 def measure(
-    real: FeatureTable, made: FeatureTable, neighbours: int = 5, classify: Classify | None = None
+    real: FeatureTable,
+    made: FeatureTable,
+    neighbours: int = 5,
+    classify: Classify | None = None,
+    correction: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Fréchet and kernel distances, the nearest real clip, precision, recall, density, coverage, and how much moves.
 
@@ -61,6 +65,7 @@ def measure(
         made: what is judged.
         neighbours: of precision, recall, density and coverage.
         classify: logits of features.
+        correction: of the Fréchet distance's covariances: 1 = over N - 1, 0 = over N.
 
     Returns:
         name -> `value`, `standard_error` (None where there are fewer than ten clips) and `real_against_real`: the same
@@ -79,7 +84,7 @@ def measure(
     halves = real.features[even], real.features[~even]
     values: dict[str, dict[str, Any]] = {}
     distances: dict[str, Callable[[torch.Tensor, torch.Tensor], Estimate]] = {
-        "frechet": lambda a, b: frechet_estimate(a, b, rows),
+        "frechet": lambda a, b: frechet_estimate(a, b, rows, correction),
         "kernel_degree_3": lambda a, b: kernel_distance(a, b, 3, rows),
         "kernel_degree_2": lambda a, b: kernel_distance(a, b, 2, rows),
         "nearest": lambda a, b: nearest_distance(a, b, rows),

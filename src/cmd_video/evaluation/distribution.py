@@ -25,15 +25,23 @@ class Estimate(NamedTuple):
     error: float
 
 
-def frechet_estimate(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> Estimate:
-    """Fréchet distance. Its standard error does not see the bias that too few features bring."""
+def frechet_estimate(real: torch.Tensor, made: torch.Tensor, rows: int = 1, correction: int = 1) -> Estimate:
+    """Fréchet distance. Its standard error does not see the bias that too few features bring.
+
+    Args:
+        real: (N, d).
+        made: (M, d).
+        rows: of a clip.
+        correction: of the covariances, see `frechet_distance`.
+    """
     parts = [_groups(table, rows) for table in (real, made)]
-    value = frechet_distance(*(_statistics([table]) for table in (real, made)))
+    value = frechet_distance(_statistics([real]), _statistics([made]), correction)
     if min(map(len, parts)) < GROUPS:
         return Estimate(value, math.nan)
-    without = [
-        frechet_distance(*(_statistics([*side[:out], *side[out + 1 :]]) for side in parts)) for out in range(GROUPS)
-    ]
+    without = []
+    for out in range(GROUPS):
+        left_real, left_made = (_statistics([*side[:out], *side[out + 1 :]]) for side in parts)
+        without.append(frechet_distance(left_real, left_made, correction))
     return _jackknife(value, without)
 
 

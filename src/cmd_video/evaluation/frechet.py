@@ -40,8 +40,8 @@ class FeatureStatistics:
         """(d,)."""
         return torch.as_tensor(self._sum) / self.count
 
-    def covariance(self) -> torch.Tensor:
-        """(d, d), unbiased.
+    def covariance(self, correction: int = 1) -> torch.Tensor:
+        """(d, d); sums are divided by count - correction, as in `torch.cov`.
 
         Raises:
             ValueError: there are fewer than two vectors.
@@ -49,19 +49,25 @@ class FeatureStatistics:
         if self.count < 2:
             raise ValueError(f"features: {self.count} vectors have no covariance, at least 2 are needed")
         mean = self.mean()
-        return (torch.as_tensor(self._outer) - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return (torch.as_tensor(self._outer) - self.count * torch.outer(mean, mean)) / (self.count - correction)
 
 
-def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
+def frechet_distance(first: FeatureStatistics, second: FeatureStatistics, correction: int = 1) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets of vectors of the same length.
 
     The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2), which exists and is real for every
     pair of covariances.
+
+    Args:
+        first: of N vectors.
+        second: of M vectors.
+        correction: covariances are over N - correction and M - correction: 1, unbiased, as the metric's authors have
+            it; 0 as StyleGAN-V.
     """
     gap = (first.mean() - second.mean()).square().sum()
-    roots = [_root(statistics.covariance()) for statistics in (first, second)]
-    cross = torch.linalg.matrix_norm(roots[0] @ roots[1], ord="nuc")
-    spread = first.covariance().trace() + second.covariance().trace()
+    covariances = [statistics.covariance(correction) for statistics in (first, second)]
+    cross = torch.linalg.matrix_norm(_root(covariances[0]) @ _root(covariances[1]), ord="nuc")
+    spread = covariances[0].trace() + covariances[1].trace()
     return max(0.0, float(gap + spread - 2 * cross))
 
 

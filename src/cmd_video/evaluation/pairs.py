@@ -11,7 +11,7 @@ import torch
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import to_float
 
-from .clips import ClipSource, FolderClips
+from .clips import ClipSource, FolderClips, as_problem, readable_rows
 from .flow import dynamic_degree, optical_flow, warping_error
 from .lpips import LPIPS
 from .metrics import paired_metrics
@@ -50,11 +50,7 @@ def measure_pairs(
     def look(numbers: list[int]) -> list[dict[str, Any]]:
         return [_row(made.read([number])[0], true.read([number])[0], lpips, device) for number in numbers]
 
-    rows = rows_of(len(made), 1, look, progress)
-    unreadable = [row["problem"] for row in rows if "problem" in row]
-    rows = [row for row in rows if "problem" not in row]
-    if not rows:
-        raise ValueError(f"clips: no pair can be read; the first: {unreadable[0]}")
+    rows, unreadable = readable_rows(rows_of(len(made), 1, look, progress))
     collected: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row["metrics"].items():
@@ -91,7 +87,7 @@ def _row(
     """One pair as JSON: what was found, or why it cannot be read."""
     for clip in (made, true):
         if isinstance(clip, ClipError):
-            return {"problem": f"{clip.path.name}: {clip.reason}"}
+            return as_problem(clip)
     assert isinstance(made, torch.Tensor) and isinstance(true, torch.Tensor)
     return {"digests": [digest_of(made), digest_of(true)], "metrics": _measure(made, true, lpips, device)}
 

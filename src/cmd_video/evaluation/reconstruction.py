@@ -1,17 +1,31 @@
-"""One clip through the autoencoder, to look at.
+"""Clips through the autoencoder: what is lost, and a clip to look at.
 
+values, protocol = measure_reconstruction(clips, autoencoder, vae)        # of a `ClipSource`
+values = reconstruction_metrics(autoencoder, vae, videos)        # videos: batches (B, 3, F, H, W) in [-1, 1]
 video = open_clip(Path("clip.mp4"), 16, (64, 64));  panels = show_reconstruction(autoencoder, vae, video)
 """
 
+import math
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import resize_and_crop_frame, to_float, to_uint8
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, encode_video
+
+from .clips import ClipSource, as_problem, readable_rows
+from .metrics import paired_metrics
+from .pairs import mean_and_error
+from .shared_work import Progress, Row, Rows, every_row
+from .tables import digest_all, digest_of
+
+SHOWN = ("reconstruction", "content_frame", "mean_frame")
 
 
 def open_clip(path: Path, num_frames: int, size: tuple[int, int], stride: int = 1, start: int = 0) -> torch.Tensor:
@@ -47,3 +61,111 @@ def show_reconstruction(
     weights = torch.nn.functional.interpolate(weights[:, 0], size=video.shape[-2:], mode="nearest")
     shown = (weights[:, None] * 2 - 1).expand_as(video)
     return [to_uint8(panel[0].cpu()).numpy() for panel in (video, reconstruction, still, shown)]
+
+
+@torch.no_grad()
+def reconstruction_rows(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> list[Row]:
+    """How far some clips are from their reconstruction, their content frame shown still, their mean shown still.
+
+    Args:
+        autoencoder: the model.
+        vae: its image autoencoder, or None for pixels.
+        video: (B, 3, F, H, W) in [-1, 1].
+
+    Returns:
+        for each clip, for each of SHOWN: `squared`, the mean squared error, `psnr` (dB, at most 60) and `ssim`.
+    """
+    content_frame, motion_latents = autoencoder.encode(encode_video(vae, video), return_dict=False)
+    shown = {
+        "reconstruction": decode_video(vae, autoencoder.decode(content_frame, motion_latents).sample),
+        "content_frame": decode_video(vae, content_frame[:, :, None]).expand_as(video),
+        "mean_frame": video.mean(dim=2, keepdim=True).expand_as(video),
+    }
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, prediction in shown.items():
+        metrics = paired_metrics(prediction, video)
+        squared = (prediction.clamp(-1, 1) - video).square().flatten(1).double().mean(dim=1)
+        found[name] = {"squared": squared.tolist(), **{key: metrics[key].tolist() for key in ("psnr", "ssim")}}
+    return [
+        {name: {key: values[clip] for key, values in metrics.items()} for name, metrics in found.items()}
+        for clip in range(len(video))
+    ]
+
+
+def summarize_reconstruction(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """PSNR and SSIM over clips.
+
+    Args:
+        rows: of `reconstruction_rows`.
+
+    Returns:
+        For each of SHOWN: `psnr` (dB, of one mean squared error over all clips), `psnr_per_clip` (mean of each clip's
+        PSNR, at most 60 dB each), `ssim`, `clips`, and `standard_error` of the three (None for a single clip).
+
+    Raises:
+        ValueError: there are no clips.
+    """
+    if not rows:
+        raise ValueError("clips: there are none to measure")
+    result: dict[str, dict[str, Any]] = {}
+    for name in SHOWN:
+        squared, psnr, ssim = (mean_and_error([row[name][key] for row in rows]) for key in ("squared", "psnr", "ssim"))
+        mean, error = squared["value"] or 4e-6, squared["standard_error"]
+        result[name] = {
+            "psnr": 10 * math.log10(4 / mean),
+            "psnr_per_clip": psnr["value"],
+            "ssim": ssim["value"],
+            "clips": len(rows),
+            "standard_error": {
+                "psnr": None if error is None else 10 / math.log(10) * error / mean,  # by the slope of the logarithm
+                "psnr_per_clip": psnr["standard_error"],
+                "ssim": ssim["standard_error"],
+            },
+        }
+    return result
+
+
+def reconstruction_metrics(
+    autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, videos: Iterable[torch.Tensor]
+) -> dict[str, dict[str, Any]]:
+    """`summarize_reconstruction` of batches (B, 3, F, H, W) in [-1, 1]."""
+    return summarize_reconstruction([row for video in videos for row in reconstruction_rows(autoencoder, vae, video)])
+
+
+def measure_reconstruction(
+    clips: ClipSource,
+    autoencoder: CMDAutoencoder,
+    vae: ImageAutoencoder | None,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+    rows_of: Rows = every_row,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What an autoencoder loses of clips, all of one size.
+
+    Args:
+        clips: uint8, as the autoencoder takes them.
+        autoencoder: the model.
+        vae: its image autoencoder, or None for pixels.
+        batch_size: clips at a time.
+        progress: called with (clips done, all clips).
+        rows_of: how the clips are gone through; see `shared_work`.
+
+    Returns:
+        as `summarize_reconstruction`; and the protocol.
+
+    Raises:
+        ValueError: none can be read.
+    """
+
+    def look(numbers: list[int]) -> list[Row]:
+        found = clips.read(numbers)
+        readable = [to_float(clip).to(autoencoder.device) for clip in found if not isinstance(clip, ClipError)]
+        measured = iter(reconstruction_rows(autoencoder, vae, torch.stack(readable)) if readable else [])
+        return [
+            as_problem(clip) if isinstance(clip, ClipError) else {"digest": digest_of(clip), **next(measured)}
+            for clip in found
+        ]
+
+    rows, unreadable = readable_rows(rows_of(len(clips), batch_size, look, progress))
+    true = {**clips.recipe, "pixels_sha256": digest_all([row["digest"] for row in rows])}
+    return summarize_reconstruction(rows), {"clips": len(rows), "unreadable": unreadable, "real": true}

@@ -76,7 +76,12 @@ def _numbers(record: Record) -> dict[str, str]:
             error = row.get("standard_error")
             found[name] = f"{row['value']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
         elif isinstance(row, dict):
-            found |= {f"{name} {key}": f"{value:.4g}" for key, value in row.items() if isinstance(value, float)}
+            errors = row.get("standard_error") or {}
+            found |= {
+                f"{name} {key}": f"{value:.4g}" + (f" ± {errors[key]:.2g}" if errors.get(key) is not None else "")
+                for key, value in row.items()
+                if isinstance(value, float)
+            }
     return found
 
 

@@ -86,12 +86,43 @@ def removable_units(model: Any) -> list[tuple[str, ...]]:
     return [unit for unit in candidates if unit and fits(model, unit)]
 
 
-@torch.no_grad()
+class LeaveOut:
+    """What a model loses without some of its blocks, on the same noisy clips each time.
+
+    Args:
+        model: the denoiser, in evaluation mode.
+        batches: clips at fixed timesteps.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: Any, batches: Sequence[NoisyBatch]) -> None:
+        self.model, self.batches = model, batches
+        self._whole = [batch.call(model).float() for batch in batches]
+        self._loss = _loss(self._whole, batches)
+        self._scale = _mean_square(batch.target.float() for batch in batches)
+        self._parameters, self._flops = _count_parameters(model), _count_flops(model, batches[0])
+
+    @torch.no_grad()
+    def __call__(self, unit: tuple[str, ...]) -> tuple[BlockImportance, Any]:
+        """Leave out a unit of `removable_units`: what that does, and the model without it."""
+        view = without_blocks(self.model, unit)
+        predictions = [batch.call(view).float() for batch in self.batches]
+        changes = [p - before for p, before in zip(predictions, self._whole, strict=True)]
+        still = [_mean_over_frames(change, batch.frames) for change, batch in zip(changes, self.batches, strict=True)]
+        row = BlockImportance(
+            block="+".join(unit),
+            loss=(_loss(predictions, self.batches) - self._loss) / self._loss,
+            content=_mean_square(still) / self._scale,
+            motion=_mean_square(c - s for c, s in zip(changes, still, strict=True)) / self._scale,
+            parameters=1 - _count_parameters(view) / self._parameters,
+            flops=1 - _count_flops(view, self.batches[0]) / self._flops,
+            seconds=1 - _relative_seconds(view, self.model, self.batches[0]),
+        )
+        return row, view
+
+
 def measure_importance(
-    model: Any,
-    batches: Sequence[NoisyBatch],
-    units: Sequence[tuple[str, ...]] | None = None,
-    progress: Callable[[Any], None] | None = None,
+    model: Any, batches: Sequence[NoisyBatch], units: Sequence[tuple[str, ...]] | None = None
 ) -> list[BlockImportance]:
     """Leave out one unit at a time.
 
@@ -99,37 +130,12 @@ def measure_importance(
         model: the denoiser, in evaluation mode.
         batches: clips at fixed timesteps, the same for every unit.
         units: what to try; default all `removable_units`.
-        progress: called with every model without a unit, for further measurements or a progress bar.
 
     Returns:
         a row for each unit, in the order in which they run.
     """
-    chosen = list(units) if units is not None else removable_units(model)
-    whole = [batch.call(model).float() for batch in batches]
-    base_loss = _mean_square(p - b.target.float() for p, b in zip(whole, batches, strict=True))
-    scale = _mean_square(batch.target.float() for batch in batches)
-    parameters, flops = _count_parameters(model), _count_flops(model, batches[0])
-    rows = []
-    for unit in chosen:
-        view = without_blocks(model, unit)
-        predictions = [batch.call(view).float() for batch in batches]
-        loss = _mean_square(p - b.target.float() for p, b in zip(predictions, batches, strict=True))
-        changes = [p - before for p, before in zip(predictions, whole, strict=True)]
-        still = [_mean_over_frames(change, batch.frames) for change, batch in zip(changes, batches, strict=True)]
-        rows.append(
-            BlockImportance(
-                block="+".join(unit),
-                loss=(loss - base_loss) / base_loss,
-                content=_mean_square(still) / scale,
-                motion=_mean_square(c - s for c, s in zip(changes, still, strict=True)) / scale,
-                parameters=1 - _count_parameters(view) / parameters,
-                flops=1 - _count_flops(view, batches[0]) / flops,
-                seconds=1 - _relative_seconds(view, model, batches[0]),
-            )
-        )
-        if progress is not None:
-            progress(view)
-    return rows
+    leave_out = LeaveOut(model, batches)
+    return [leave_out(unit)[0] for unit in (units if units is not None else removable_units(model))]
 
 
 def weight_importance(
@@ -206,6 +212,10 @@ def plot_importance(rows: Sequence[BlockImportance], path: Path) -> None:
     right.set(xlabel="share of operations")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _loss(predictions: Sequence[torch.Tensor], batches: Sequence[NoisyBatch]) -> float:
+    return _mean_square(p - batch.target.float() for p, batch in zip(predictions, batches, strict=True))
 
 
 def _mean_square(tensors: Iterable[torch.Tensor]) -> float:
