@@ -38,7 +38,7 @@ demo: $(STAMP)
 	$(BIN)/cmd-video generate --prompts-file examples/demo_prompts.txt -o demo --contact-sheet --scale 4
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -106,7 +106,9 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((tmp_path / "clips.npz", real, "--frames", 16), "arrays are taken as they are"),
         ((tiny_pipeline, tiny_pipeline, "--size", "16x16", "--frames", 4), "they say how files are read"),
         ((tiny_pipeline, tiny_pipeline, "--span", "random", "--frames", 4), "--span: it says how files are read"),
-        ((made, real, "--span", "start"), "--span: 'start' is none of middle, random"),
+        ((made, real, "--span", "end"), "--span: 'end' is none of start, middle, random"),
+        ((made, real, "--split", "train"), "are no training configurations"),
+        ((made, real, "--reconstruct", tmp_path / "nothing"), "nothing"),
     ):
         code, _, error = calc(run, arguments[0], arguments[1], tmp_path / "out.json", *arguments[2:])
         assert code == 2 and message in error.strip().splitlines()[-1], (arguments, error)
@@ -117,6 +119,45 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
     assert calc(run, *same, 3)[0] == 0  # goes on with the features that are there
     code, _, error = run("evaluate", "compare", tmp_path / "text.json", tmp_path / "text.json")
     assert code == 2 and "no result file" in error
+
+
+def test_clips_as_an_autoencoder_gives_them_back(run, folders, tiny_config, tiny_pipeline, tmp_path):
+    """`paired --reconstruct` of clips with themselves is `evaluate reconstruction` of them."""
+    real, _ = folders
+    options = ("--size", "16x16", "--frames", 4, "--reconstruct", tiny_pipeline)
+    code, _, error = run("evaluate", "paired", real, real, *options, "-o", tmp_path / "paired.json")
+    assert code == 0, error
+    record = json.loads((tmp_path / "paired.json").read_text())
+    recipe = tmp_path / "recipe.yaml"
+    files = {"kind": "manifest", "path": str(real / "manifest.jsonl"), "num_frames": 4, "height": 16, "width": 16}
+    recipe.write_text(json.dumps(tiny_config("autoencoder", tmp_path / "run", validation__data=files)))
+    asked = ("--model", tiny_pipeline, "--config", recipe, "-o", tmp_path / "reconstruction.json")
+    code, _, error = run("evaluate", "reconstruction", *asked)
+    assert code == 0, error
+    expected = json.loads((tmp_path / "reconstruction.json").read_text())
+    assert record["values"]["psnr"]["value"] == pytest.approx(
+        expected["values"]["reconstruction"]["psnr_per_clip"], abs=0.05
+    )
+    assert record["protocol"]["real"]["pixels_sha256"] == expected["protocol"]["real"]["pixels_sha256"]
+    made = record["protocol"]["made"]
+    assert made["reconstructed"] and made["codecs"] == [] and record["protocol"]["real"]["codecs"] == ["h264"]
+    assert record["protocol"]["real"]["source_fps"] == [8.0]
+    code, _, error = calc(run, real, real, tmp_path / "r.json", *options)
+    assert code == 0, error
+    assert json.loads((tmp_path / "r.json").read_text())["values"]["frechet"]["value"] > 1
+
+
+def test_clips_of_a_training_split(run, tiny_config, tmp_path):
+    config = tiny_config("autoencoder", tmp_path / "run", data__length=10)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(config))
+    for split in ("train", "validation"):
+        options = ("--split", split, "--extractor", "pixels", "--frames", 4, "--num-clips", 8)
+        code, _, error = run("evaluate", "reference", tmp_path / "recipe.yaml", "-o", tmp_path / split, *options)
+        assert code == 0, error
+    records = [json.loads((tmp_path / f"{split}.json").read_text()) for split in ("train", "validation")]
+    assert records[0]["protocol"]["data"] == config["data"] | records[0]["protocol"]["data"]
+    assert records[0]["protocol"]["pixels_sha256"] != records[1]["protocol"]["pixels_sha256"]
+    assert records[0]["made_by"]["command"].startswith("cmd-video") and "torch" in records[0]["made_by"]["versions"]
 
 
 def test_weights(run, tmp_path):

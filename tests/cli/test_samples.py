@@ -1,10 +1,17 @@
 """`cmd-video evaluate generate`: files and manifest, going on, VBench's names, one-line mistakes."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
 from PIL import Image
+
+from cmd_video import AutoencoderPixelUnshuffle, CMDAutoencoder, CMDMotionTransformer, CMDPipeline
+from cmd_video.data.manifest import load_manifest
 
 PROMPTS = "a red circle\n\na blue star moves up\n"
 
@@ -39,6 +46,48 @@ def test_clips_have_seeds_of_their_own_and_batches_do_not_matter(generate, tmp_p
     for one, many in zip(clips["one"], clips["many"], strict=True):
         assert one.shape == (4, 16, 16, 3) and np.abs(one.astype(int) - many).max() <= 1
     assert not np.array_equal(clips["one"][0], clips["one"][1])
+
+
+def test_processes_share_the_clips(generate, tiny_pipeline, tmp_path):
+    options = ("--num-samples", 2, "--format", "png", "--batch-size", 1)
+    assert generate("one", *options)[0] == 0
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29587", "-m", "cmd_video.cli"]
+    asked = ["evaluate", "generate", tmp_path / "prompts.txt", "-o", tmp_path / "two", "--model", tiny_pipeline]
+    command = [sys.executable, *launch, *asked, "--steps", 2, *options]
+    subprocess.run([str(part) for part in command], check=True, timeout=300)
+    files = [
+        sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*.png"))
+        for name in ("one", "two")
+    ]
+    assert len(files[0]) == 16 and files[0] == files[1]
+    for file in files[0]:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert (tmp_path / "one" / "recipe.json").read_bytes() == (tmp_path / "two" / "recipe.json").read_bytes()
+
+
+def test_a_model_of_classes(run, tiny_pipeline, tmp_path):
+    torch.manual_seed(0)
+    parts = {
+        "unet": DiTTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=12, out_channels=12, num_layers=1, sample_size=8,
+            patch_size=2, num_embeds_ada_norm=3, norm_num_groups=1,
+        ),
+        "motion_transformer": CMDMotionTransformer(4, 12, 2, 2, 4, num_layers=1, dim=16, num_heads=2, num_classes=3),
+        "autoencoder": CMDAutoencoder.from_pretrained(tiny_pipeline / "autoencoder"),
+        "vae": AutoencoderPixelUnshuffle.from_pretrained(tiny_pipeline / "vae"),
+        **{name: DDIMScheduler(clip_sample=False) for name in ("content_scheduler", "motion_scheduler")},
+    }  # fmt: skip
+    CMDPipeline(**parts).save_pretrained(tmp_path / "model")
+    asked = ("-o", tmp_path / "out", "--model", tmp_path / "model", "--steps", 2, "--num-samples", 2)
+    code, _, error = run("evaluate", "generate", "classes", *asked)
+    assert code == 0, error
+    records = load_manifest("manifest", tmp_path / "out" / "prompts.jsonl").records
+    assert [record.class_label for record in records] == [0, 0, 1, 1, 2, 2]
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    code, _, error = run("evaluate", "generate", tmp_path / "prompts.txt", "-o", tmp_path / "new", *asked[2:])
+    assert code == 2 and "the model knows 3 classes: give `classes`" in error and not (tmp_path / "new").exists()
+    code, _, error = run("evaluate", "generate", "classes", "-o", tmp_path / "new", "--model", tiny_pipeline)
+    assert code == 2 and "the model knows texts" in error and not (tmp_path / "new").exists()
 
 
 def test_a_stopped_run_goes_on(generate, tmp_path):

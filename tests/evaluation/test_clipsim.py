@@ -106,6 +106,9 @@ class Clips:
     def read(self, numbers):
         return [self.clips[number] for number in numbers]
 
+    def storage(self, number):
+        return "h264", 8.0
+
 
 def test_a_model_without_some_weights_is_refused(tiny_clip, tmp_path):
     shutil.copytree(tiny_clip, tmp_path / "part")

@@ -56,6 +56,23 @@ def test_the_standard_error_is_the_spread_over_draws(distance):
     assert 0.6 * spread < mean_error < 1.8 * spread
 
 
+def test_the_order_of_clips_does_not_decide_the_error():
+    """Ten classes in turn, dealt in turn to ten groups, would leave out a class at a time; thirty of a class in a row,
+    a tenth of each.
+    """
+    classes = 3 * table(10, 3, 5)
+    in_turn = classes.repeat(30, 1) + table(300, 3, 6)
+    known = classes.repeat(30, 1) + table(300, 3, 7)
+
+    def error(clips):
+        return frechet_estimate(known + 1, clips).error
+
+    draws = [torch.randperm(300, generator=torch.Generator().manual_seed(number)) for number in range(20)]
+    usual = sum(error(in_turn[draw]) for draw in draws) / len(draws)
+    for clips in (in_turn, in_turn.unflatten(0, (30, 10)).transpose(0, 1).flatten(0, 1)):
+        assert usual / 2 < error(clips) < 2 * usual
+
+
 def test_frames_of_one_clip_leave_together():
     """Repeating every feature, as frames that hardly change do, must not make the error smaller."""
     first, second = table(100, 3, 0, 0.5), table(100, 3, 1)

@@ -6,7 +6,7 @@ import torch
 
 from cmd_video.data.sprites import SpritesDataset
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.flow import dynamic_degree, flow_features, optical_flow, warping_error
+from cmd_video.evaluation.flow import dynamic_degree, flow_features, optical_flow, visible_flow, warping_error
 
 
 def sliding(dx, dy, frames=6, size=64):
@@ -37,12 +37,17 @@ def test_a_still_clip_does_not_move():
 
 def test_warping_forgives_motion_and_sees_flicker():
     frames = sliding(2, 1)
-    steady = warping_error(frames, optical_flow(frames))
+    steady = warping_error(frames, *visible_flow(frames))
     plain = (frames[1:].float() / 255 - frames[:-1].float() / 255).square().mean().item()
     assert steady < 0.2 * plain
     flickering = frames.clone()
     flickering[1::2] = (flickering[1::2].float() * 0.8).to(torch.uint8)
-    assert warping_error(flickering, optical_flow(flickering)) > 5 * steady
+    assert warping_error(flickering, *visible_flow(frames)) > 5 * steady
+    frozen = frames[:1].expand_as(frames)
+    assert warping_error(frozen, *visible_flow(frames)) > 5 * steady  # it should have moved
+    assert warping_error(frozen, *visible_flow(frozen.contiguous())) < 1e-6
+    seen = visible_flow(frames)[1]
+    assert 0.8 < seen.float().mean() < 1 and not seen[:, :, -1].any()  # what leaves the picture is left out
 
 
 def test_directions_fall_into_their_bins():

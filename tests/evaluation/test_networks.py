@@ -320,3 +320,26 @@ def test_the_appearance_classifier_sees_frames_and_not_their_order():
     logits = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / "appearance").classify(features)
     truth = torch.stack([dataset[number]["appearance"] for number in range(24)]).repeat_interleave(16, dim=0)
     assert ((logits > 0) == (truth > 0)).float().mean() > 0.95
+
+
+class Recorder(torch.nn.Module):
+    """Takes what StyleGAN-V's TorchScript takes, and gives back what it was told."""
+
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        told = torch.tensor([float(rescale), float(resize), float(return_features), float(x.shape[1])])
+        return torch.cat([told.expand(x.shape[0], -1), x.flatten(1)[:, :396]], dim=1)
+
+
+def test_the_torchscript_of_fvd_is_told_what_stylegan_v_tells_it(tmp_path, monkeypatch):
+    torch.jit.script(Recorder()).save(str(tmp_path / "i3d_torchscript.pt"))
+    digest = hashlib.sha256((tmp_path / "i3d_torchscript.pt").read_bytes()).hexdigest()
+    monkeypatch.setitem(WEIGHT_FILES, "i3d-torchscript", replace(WEIGHT_FILES["i3d-torchscript"], sha256=digest))
+    extractor = build_extractor("i3d-torchscript", tmp_path)
+    frames = torch.randint(0, 256, (2, 10, 16, 24, 3), dtype=torch.uint8)
+    features = extractor(frames)
+    assert features.shape == (2, 400) and features[:, :4].tolist() == [[1, 1, 1, 3]] * 2
+    pixels = frames.permute(0, 4, 1, 2, 3).float().flatten(1)[:, :396]  # (B, 3, F, H, W) in [0, 255]
+    assert torch.equal(features[:, 4:], pixels)
+    assert extractor.classify is not None and extractor.sha256 == digest

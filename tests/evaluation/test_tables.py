@@ -121,10 +121,11 @@ def test_changed_and_mended_files_are_read_again(tmp_path):
 
     first = extract_and_keep(source(), PIXELS, tmp_path / "work")
     assert first.protocol["clips"] == 3 and first.protocol["codecs"] == ["h264"] and (tmp_path / "work").exists()
-    stamp = (tmp_path / "work" / "chunk-000000.safetensors").stat().st_mtime_ns
+    stamps = [(tmp_path / "work" / f"chunk-00000{number}.safetensors").stat().st_mtime_ns for number in range(2)]
     again = extract_and_keep(source(), PIXELS, tmp_path / "work")
     assert torch.equal(again.features, first.features)
-    assert (tmp_path / "work" / "chunk-000000.safetensors").stat().st_mtime_ns == stamp  # whole: not done again
+    after = [(tmp_path / "work" / f"chunk-00000{number}.safetensors").stat().st_mtime_ns for number in range(2)]
+    assert after == stamps  # not done again, neither the whole one nor the one with a damaged clip
     (tmp_path / "clips" / "3.mp4").write_bytes(good)
     with pytest.raises(ValueError, match="holds an interrupted evaluation of something else"):
         extract_and_keep(source(), PIXELS, tmp_path / "work")

@@ -57,7 +57,7 @@ def command(
         )  # fmt: skip
     if not state.is_main_process:
         return
-    write_result(output, "clipsim", values, {**protocol, "clip_model": clip})
+    write_result(output, "clipsim", values, {**protocol, "clip_model": clip}, device)
     discard(work)
     unreadable = protocol["unreadable"]
     if unreadable:

@@ -1,7 +1,7 @@
 """`cmd-video evaluate reference|calc|compare`: distances between sets of clips, with the protocol in every file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,14 +13,17 @@ from .sources import (
     Frames,
     NumClips,
     Prompts,
+    Reconstruct,
     Size,
     Span,
+    Split,
     Steps,
     Stride,
     WeightsDir,
     check_reading,
     open_source,
     parse_reading,
+    reconstructed,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def reference(
     num_clips: NumClips = None,
     span: Span = "middle",
     draw_seed: DrawSeed = 0,
+    split: Split = "validation",
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
@@ -64,13 +68,13 @@ def reference(
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
-    check_reading([source], reading)
-    clips = open_source(source, reading, device)
+    check_reading([source], reading, split)
+    clips = open_source(source, reading, device, split=split)
     work = output.with_name(f"{output.name}.parts")
     table = _extract(clips, built, work, batch_size)
     if not state.is_main_process:
         return
-    table.save(output)
+    table.save(output, device)
     discard(work)
     _warn(table)
     print(f"{len(table.features)} features of {table.protocol['clips']} clips")
@@ -91,6 +95,7 @@ def calc(
     num_clips: NumClips = None,
     span: Span = "middle",
     draw_seed: DrawSeed = 0,
+    split: Split = "validation",
     steps: Steps = None,
     neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall and coverage.")] = 5,
     correction: Annotated[
@@ -98,6 +103,7 @@ def calc(
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of a model's prompts and noise.")] = 0,
     prompts: Prompts = None,
+    reconstruct: Reconstruct = None,
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
@@ -106,7 +112,7 @@ def calc(
 
     With `--extractor i3d-torchscript` the Fréchet distance is FVD and the kernel distance KVD; `i3d` is the network of
     the I3D paper, whose weights are others. Extractors that know classes (those, c3d, sprites-action) give the
-    Inception score as well.
+    Inception score as well. With `--reconstruct` clips are judged as an autoencoder gives them back: rFVD.
 
     Example: cmd-video evaluate calc made/ --reference ucf101-i3d -o fvd.json
     """
@@ -120,30 +126,27 @@ def calc(
     built = build_extractor(extractor, weights_dir, device)
     is_table = Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors"))
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
-    check_reading([made] if is_table else [made, real], reading)
-    clips = open_source(made, reading, device, steps, seed, prompts)
+    check_reading([made] if is_table else [made, real], reading, split)
+    clips = open_source(made, reading, device, steps, seed, prompts, split)
+    clips = clips if reconstruct is None else reconstructed(clips, reconstruct, device)
     works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
     if is_table:
         known = FeatureTable.load(Path(real))
         check(known, built, clips, neighbours)
     else:
-        known = _extract(open_source(real, reading, device), built, works[0], batch_size)
+        known = _extract(open_source(real, reading, device, split=split), built, works[0], batch_size)
     found = _extract(clips, built, works[1], batch_size)
     if not state.is_main_process:
         return
     values = measure(known, found, neighbours, built.classify, correction)
     asked = {"neighbours": neighbours, "covariance_correction": correction}
     protocol = {"real": known.protocol, "made": found.protocol, **asked}
-    write_result(output, "distribution", values, protocol)
+    if known.made_by:
+        protocol["real"] = known.protocol | {"made_by": known.made_by}
+    write_result(output, "distribution", values, protocol, device)
     for work in works:
         discard(work)
-    for table in (known, found):
-        _warn(table)
-    _warn_apart(known, found)
-    for name, row in values.items():
-        floor = "" if row["real_against_real"] is None else f"   real against real {row['real_against_real']:.4g}"
-        error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.2g}"
-        print(f"{name:18s} {row['value']:.5g}{error}{floor}")
+    _print(values, known, found)
     print(output)
 
 
@@ -183,11 +186,21 @@ def _extract(clips: "ClipSource", extractor: "BuiltExtractor", work: Path, batch
         )  # fmt: skip
 
 
+def _print(values: dict[str, dict[str, Any]], known: "FeatureTable", found: "FeatureTable") -> None:
+    for table in (known, found):
+        _warn(table)
+    _warn_apart(known, found)
+    for name, row in values.items():
+        floor = "" if row["real_against_real"] is None else f"   real against real {row['real_against_real']:.4g}"
+        error = "" if row["standard_error"] is None else f" +- {row['standard_error']:.2g}"
+        print(f"{name:18s} {row['value']:.5g}{error}{floor}")
+
+
 def _warn_apart(known: "FeatureTable", found: "FeatureTable") -> None:
     """What was read differently on the two sides, for then the number says that, too."""
     import sys
 
-    for field in ("sizes", "stride", "fps", "span"):
+    for field in ("sizes", "stride", "fps", "span", "source_fps"):
         mine, other = (table.protocol.get(field) for table in (found, known))
         if mine and other and mine != other:
             print(f"{field}: {mine} for the clips to judge, {other} for the reference", file=sys.stderr)

@@ -85,7 +85,7 @@ def adherence(
     if not state.is_main_process:
         return
     protocol["real"] = {"pixels_sha256": values["settings"].pop("truth_sha256")}
-    write_result(output, "adherence", values, protocol)
+    write_result(output, "adherence", values, protocol, device)
     discard(work)
     _print_scores(values, output)
 
@@ -166,7 +166,7 @@ def reconstruction(
         )  # fmt: skip
     if not state.is_main_process:
         return
-    write_result(output, "reconstruction", values, protocol | measured)
+    write_result(output, "reconstruction", values, protocol | measured, device)
     discard(work)
     for name, value in values.items():
         print(f"{name.replace('_', ' '):15s} PSNR {value['psnr']:6.2f} dB   SSIM {value['ssim']:.4f}")

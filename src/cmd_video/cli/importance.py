@@ -85,7 +85,7 @@ def command(
             del row["frechet"]
     for block, score in _by_weights(measure, model, noisy, units).items():
         values[block]["importance"] = score
-    write_result(output, "importance", values, protocol | {"frechet_of_the_whole_model": whole})
+    write_result(output, "importance", values, protocol | {"frechet_of_the_whole_model": whole}, device)
     discard(work)
     _print(values)
     print(output)

@@ -12,6 +12,7 @@ from .sources import (
     Fps,
     Frames,
     NumClips,
+    Reconstruct,
     Size,
     Span,
     Stride,
@@ -19,6 +20,7 @@ from .sources import (
     check_reading,
     open_source,
     parse_reading,
+    reconstructed,
 )
 
 
@@ -34,12 +36,14 @@ def command(
     num_clips: NumClips = None,
     span: Span = "middle",
     draw_seed: DrawSeed = 0,
+    reconstruct: Reconstruct = None,
     weights_dir: WeightsDir = None,
     device: Device = "cpu",
 ) -> None:
     """PSNR, SSIM, MS-SSIM (from 176 pixels on), LPIPS, flicker and warping error.
 
-    Example: cmd-video evaluate paired reconstructions/ clips/ --size 64x64 -o paired.json
+    Example: cmd-video evaluate paired made/ clips/ --size 64x64 -o paired.json
+    Of an autoencoder: cmd-video evaluate paired clips/ clips/ --reconstruct my-model --size 64x64
     """
     from rich.progress import Progress
 
@@ -51,7 +55,9 @@ def command(
     state, device = processes(device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([made, true], reading)
-    sources = open_source(made, reading, device), open_source(true, reading, device)
+    judged = open_source(made, reading, device)
+    judged = judged if reconstruct is None else reconstructed(judged, reconstruct, device)
+    sources = judged, open_source(true, reading, device)
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
     work = output.with_name(f"{output.name}.parts")
     recipe = {"lpips": lpips, "clips": [[source.recipe, source.identity] for source in sources]}
@@ -63,7 +69,7 @@ def command(
         )  # fmt: skip
     if not state.is_main_process:
         return
-    write_result(output, "paired", values, {**protocol, "lpips": lpips})
+    write_result(output, "paired", values, {**protocol, "lpips": lpips}, device)
     discard(work)
     unreadable = protocol["unreadable"]
     if unreadable:

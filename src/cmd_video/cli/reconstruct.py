@@ -39,11 +39,11 @@ def command(
     if not clip.exists():
         raise FileNotFoundError(2, "no such file or folder", str(clip))
     import json
-    import os
 
     from cmd_video.data.pictures import enlarge, side_by_side
     from cmd_video.data.video_file import write_video
     from cmd_video.evaluation.reconstruction import open_clip, reconstruction_metrics, show_reconstruction
+    from cmd_video.evaluation.shared_work import write_whole
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device)
@@ -59,10 +59,8 @@ def command(
     shown = show_reconstruction(pipe.autoencoder, pipe.vae, video)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_video(enlarge(side_by_side(shown), scale), output, fps)
-    beside = output.with_suffix(".json")
-    temporary = beside.with_name(f".{beside.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps({"clip": str(clip), "model": model or "default", **metrics}, indent=1))
-    os.replace(temporary, beside)
+    facts = {"clip": str(clip), "model": model or "default", **metrics}
+    write_whole(output.with_suffix(".json"), json.dumps(facts, indent=1))
     for name in ("reconstruction", "content_frame", "mean_frame"):
         print(f"{name.replace('_', ' '):15s} PSNR {metrics[name]['psnr']:6.2f} dB   SSIM {metrics[name]['ssim']:.4f}")
     print(output)

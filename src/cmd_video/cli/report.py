@@ -1,6 +1,5 @@
 """`cmd-video evaluate report`: result files as tables, beside pictures of the clips."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,7 @@ def command(
     """
     from cmd_video.evaluation.compare import read_result
     from cmd_video.evaluation.report import write_up
+    from cmd_video.evaluation.shared_work import write_whole
 
     if difference and len(samples or []) != 2:
         raise ValueError("--difference: needs --samples twice")
@@ -43,9 +43,7 @@ def command(
     for number, (title, picture) in enumerate(pictures.items()):
         picture.save(output / f"samples-{number}.png")
         text += f"\n{title}\n\n![{title}](samples-{number}.png)\n"
-    temporary = output / f".report.md.tmp-{os.getpid()}"
-    temporary.write_text(text)
-    os.replace(temporary, output / "report.md")
+    write_whole(output / "report.md", text)
     print(output / "report.md")
 
 

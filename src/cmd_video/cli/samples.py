@@ -10,6 +10,7 @@ import typer
 from .options import Device, read_lines
 
 FORMATS = ("mp4", "png")
+CLASSES = "classes"  # in place of a file of prompts
 VBENCH_SCRIPT = """#!/bin/sh
 # Measures the clips of this folder with VBench, which pins old packages: in an environment of its own, on a GPU.
 # usage: sh run_vbench.sh [DIMENSION ...]
@@ -30,7 +31,10 @@ done
 
 
 def command(
-    prompts_file: Annotated[Path, typer.Argument(help="Text file with a prompt per line.")],
+    prompts_file: Annotated[
+        Path,
+        typer.Argument(help="Text file with a prompt per line, or `classes`: each class of a model that knows them."),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder; clips that are there stay.")],
     model: Annotated[str | None, typer.Option("--model", help="Folder or hub id; default: the shipped model.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Clips per prompt, each with its own seed.")] = 1,
@@ -44,7 +48,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time; does not change them.")] = 8,
     device: Device = "cpu",
 ) -> None:
-    """Generate clips for a list of prompts; stopped, the same command goes on.
+    """Generate clips for a list of prompts; stopped, the same command goes on, and processes share the work.
 
     Example: cmd-video evaluate generate prompts.txt -o samples --num-samples 4
     """
@@ -52,44 +56,71 @@ def command(
     from rich.progress import Progress
 
     from cmd_video.evaluation.results import digest_model
+    from cmd_video.evaluation.shared_work import deal_out, processes
     from cmd_video.pipelines.loading import load_pipeline
 
+    _check(layout, file_format)
+    prompts = [] if str(prompts_file) == CLASSES else _read_prompts(prompts_file, layout)
+    state, device = processes(device)
+    pipe = load_pipeline(model, device, preset)
+    pipe.set_progress_bar_config(disable=True)
+    conditions = _conditions(pipe.num_classes, prompts, prompts_file)
+    rows: list[dict[str, Any]] = [
+        {"path": _name(layout, number, sample, condition, file_format), **condition, "seed": first_seed + sample}
+        for number, condition in enumerate(conditions)
+        for first_seed in [seed + number * num_samples]
+        for sample in range(num_samples)
+    ]
+    recipe = {"model": digest_model(model), "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
+    if state.is_main_process:
+        _claim(output, recipe, rows, layout)
+    state.wait_for_everyone()
+    missing = [number for number, row in enumerate(rows) if not (output / row["path"]).exists()]
+    mine = deal_out(missing, state)
+    with Progress() as progress:
+        task = progress.add_task("clips", total=len(rows), completed=len(rows) - len(missing))
+        for start in range(0, len(mine), batch_size):
+            batch = [rows[number] for number in mine[start : start + batch_size]]
+            draws = [torch.Generator().manual_seed(row["seed"]) for row in batch]
+            key, argument = ("prompt", "prompt") if prompts else ("class_label", "class_labels")
+            asked: dict[str, Any] = {argument: [row[key] for row in batch]}
+            out: Any = pipe(
+                **asked, num_inference_steps=steps, guidance_scale=guidance, generator=draws, output_type="np"
+            )
+            for row, frames in zip(batch, out.frames, strict=True):
+                _write((frames * 255).round().astype("uint8"), output / row["path"], fps)
+            progress.advance(task, len(batch) * state.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        print(output / "prompts.jsonl")
+
+
+def _check(layout: str, file_format: str) -> None:
     for name, value, allowed in (("--layout", layout, ("clips", "vbench")), ("--format", file_format, FORMATS)):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
     if layout == "vbench" and file_format != "mp4":
         raise ValueError("--format: VBench reads mp4")
-    prompts = read_lines(prompts_file)
+
+
+def _conditions(num_classes: int, prompts: list[str], asked: Path) -> list[dict[str, Any]]:
+    """What clips are made of, as columns of a manifest: prompts, or the classes of a model that knows no texts."""
+    if num_classes and prompts:
+        raise ValueError(f"PROMPTS_FILE: {asked}, but the model knows {num_classes} classes: give `{CLASSES}`")
+    if not num_classes and not prompts:
+        raise ValueError(f"PROMPTS_FILE: `{CLASSES}`, but the model knows texts: give a file of prompts")
+    return [{"prompt": prompt} for prompt in prompts] or [{"class_label": label} for label in range(num_classes)]
+
+
+def _read_prompts(path: Path, layout: str) -> list[str]:
+    prompts = read_lines(path)
     if layout == "vbench" and len(set(prompts)) < len(prompts):
         twice = next(prompt for number, prompt in enumerate(prompts) if prompt in prompts[:number])
         raise ValueError(f"PROMPTS_FILE: {twice!r} stands there twice; VBench names files by prompts")
-    rows: list[dict[str, Any]] = [
-        {"path": name, "prompt": prompt, "seed": seed + number * num_samples + sample}
-        for number, prompt in enumerate(prompts)
-        for sample in range(num_samples)
-        for name in [_name(layout, number, sample, prompt, file_format)]
-    ]
-    pipe = load_pipeline(model, device, preset)
-    pipe.set_progress_bar_config(disable=True)
-    recipe = {"model": digest_model(model), "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
-    _claim(output, recipe, rows, layout)
-    missing = [row for row in rows if not (output / row["path"]).exists()]
-    with Progress() as progress:
-        task = progress.add_task("clips", total=len(rows), completed=len(rows) - len(missing))
-        for start in range(0, len(missing), batch_size):
-            batch = missing[start : start + batch_size]
-            draws = [torch.Generator().manual_seed(row["seed"]) for row in batch]
-            out: Any = pipe(
-                [row["prompt"] for row in batch], num_inference_steps=steps, guidance_scale=guidance, generator=draws,
-                output_type="np",
-            )  # fmt: skip
-            for row, frames in zip(batch, out.frames, strict=True):
-                _write((frames * 255).round().astype("uint8"), output / row["path"], fps)
-            progress.advance(task, len(batch))
-    print(output / "prompts.jsonl")
+    return prompts
 
 
-def _name(layout: str, number: int, sample: int, prompt: str, file_format: str) -> str:
+def _name(layout: str, number: int, sample: int, condition: dict[str, Any], file_format: str) -> str:
     """Where a clip lies below the output folder.
 
     Raises:
@@ -97,6 +128,7 @@ def _name(layout: str, number: int, sample: int, prompt: str, file_format: str) 
     """
     if layout == "clips":
         return f"{number:05d}-{sample}" + (".mp4" if file_format == "mp4" else "")
+    prompt = str(condition.get("prompt", f"class {condition.get('class_label')}"))
     name = f"{prompt}-{sample}.mp4"
     if "/" in name or "\0" in name or prompt.startswith(".") or len(name.encode()) > 255:
         raise ValueError(f"PROMPTS_FILE: {prompt[:60]!r} can be no file name, as VBench needs it")
@@ -105,6 +137,8 @@ def _name(layout: str, number: int, sample: int, prompt: str, file_format: str) 
 
 def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], layout: str) -> None:
     """Write the recipe and a manifest that training and `evaluate` read; refuse a folder with another recipe."""
+    from cmd_video.evaluation.shared_work import write_whole
+
     path = output / "recipe.json"
     text = json.dumps({**recipe, "clips": rows}, indent=1, ensure_ascii=False)
     if path.is_file() and path.read_text() != text:
@@ -112,12 +146,12 @@ def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], lay
     if not path.is_file() and output.exists() and any(output.iterdir()):
         raise ValueError(f"--output: {output} is not empty")
     output.mkdir(parents=True, exist_ok=True)
-    lines = [{"path": row["path"], "prompt": row["prompt"]} for row in rows]
-    (output / "prompts.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_whole(path, text)
+    lines = [{name: value for name, value in row.items() if name != "seed"} for row in rows]
+    write_whole(output / "prompts.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if layout == "vbench":
         (output / "videos").mkdir(exist_ok=True)
-        (output / "run_vbench.sh").write_text(VBENCH_SCRIPT)
-    path.write_text(text)
+        write_whole(output / "run_vbench.sh", VBENCH_SCRIPT)
 
 
 def _write(frames: Any, path: Path, fps: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -18,8 +18,13 @@ Stride = Annotated[int, typer.Option(min=1, help="Take every stride-th frame.")]
 Fps = Annotated[float | None, typer.Option(help="Take frames at this rate instead of --stride.")]
 NumClips = Annotated[int | None, typer.Option(min=2, help="Only so many clips, drawn by --draw-seed.")]
 Span = Annotated[
-    str, typer.Option(help="Which frames of a longer clip: middle, or random (StyleGAN-V's protocol), by --draw-seed.")
+    str, typer.Option(help="Which frames of a longer clip: start, middle, or random (StyleGAN-V's), by --draw-seed.")
 ]
+Reconstruct = Annotated[
+    str | None,
+    typer.Option(help="Pass the clips to judge through the autoencoder of this model, or finished run, first."),
+]
+Split = Annotated[str, typer.Option(help="Which clips of a training configuration: validation or train.")]
 DrawSeed = Annotated[int, typer.Option(min=0, help="Which clips --num-clips takes, and which spans of them.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of a model's pipeline.")]
 Prompts = Annotated[
@@ -44,13 +49,14 @@ def parse_reading(
     Raises:
         ValueError: --size or --span is none.
     """
-    from cmd_video.evaluation.clips import Reading
+    from typing import get_args
 
-    if span not in ("middle", "random"):
-        raise ValueError(f"--span: {span!r} is none of middle, random")
-    return Reading(
-        frames, _parse_size(size), stride, fps, num_clips, "random" if span == "random" else "middle", draw_seed
-    )
+    from cmd_video.evaluation.clips import Reading
+    from cmd_video.evaluation.clips import Span as Spans
+
+    if span not in get_args(Spans):
+        raise ValueError(f"--span: {span!r} is none of {', '.join(get_args(Spans))}")
+    return Reading(frames, _parse_size(size), stride, fps, num_clips, cast("Spans", span), draw_seed)
 
 
 def open_source(
@@ -60,14 +66,16 @@ def open_source(
     steps: int | None = None,
     seed: int = 0,
     prompts: Path | None = None,
+    split: str = "validation",
 ) -> "ClipSource":
-    """Clips of files, of a configuration's validation data, or of a model that generates them.
+    """Clips of files, of a training configuration's data, or of a model that generates them.
 
     Size, stride and rate say how files are read; `check_reading` refuses them where there are none. Steps, seed and
-    prompts (a file, one on each line) are a model's.
+    prompts (a file, one on each line) are a model's, the split is a configuration's.
 
     Raises:
-        ValueError: `steps` or `prompts` for what is no model, or a source that gives other clips than asked for.
+        ValueError: `steps` or `prompts` for what is no model, a `split` that is none, or a source that gives other
+            clips than asked for.
     """
     from cmd_video.evaluation.clips import open_clips
     from cmd_video.pipelines.shipped import model_folder
@@ -84,10 +92,31 @@ def open_source(
     if is_model:
         clips = _generated(source, num_clips, steps, seed, prompts, device)
     else:
-        clips = dataset_clips(clip_data(path), source, reading)
+        clips = dataset_clips(clip_data(path, split), source, reading)
     if clips.recipe["frames"] != reading.frames:
         raise ValueError(f"--frames: {source} gives {clips.recipe['frames']}, asked for {reading.frames}")
     return clips
+
+
+def reconstructed(clips: "ClipSource", model: str, device: str) -> "ClipSource":
+    """Clips passed through the autoencoder of a model, or of a finished autoencoder run.
+
+    Raises:
+        ValueError: there is no such model, or the clips are not of its size.
+    """
+    from cmd_video.evaluation.reconstruction import ReconstructedClips
+    from cmd_video.evaluation.results import digest, digest_model
+    from cmd_video.pipelines.loading import load_pipeline
+    from cmd_video.training.components import load_autoencoder
+
+    run = Path(model) / "pipeline"
+    if run.is_dir():
+        autoencoder, vae = load_autoencoder(run, device)
+    else:
+        pipe = load_pipeline(model, device)
+        autoencoder, vae = pipe.autoencoder, pipe.vae
+    sha256 = digest(run) if run.is_dir() else digest_model(model)
+    return ReconstructedClips(clips, autoencoder, vae, {"model": model, "model_sha256": sha256})
 
 
 def are_files(source: str) -> bool:
@@ -98,12 +127,14 @@ def are_files(source: str) -> bool:
     return path.suffix not in (".yaml", ".yml") and not (model_folder(source) / "model_index.json").is_file()
 
 
-def check_reading(sources: list[str], reading: "Reading") -> None:
-    """Refuse options that would do nothing, because none of the sources is files.
+def check_reading(sources: list[str], reading: "Reading", split: str = "validation") -> None:
+    """Refuse options that would do nothing, because none of the sources is files, or a configuration.
 
     Raises:
         ValueError: there are such.
     """
+    if split != "validation" and not any(Path(source).suffix in (".yaml", ".yml") for source in sources):
+        raise ValueError(f"--split: {', '.join(sources)} are no training configurations")
     if any(map(are_files, sources)):
         return
     if reading.size is not None or reading.stride != 1 or reading.fps is not None:
@@ -139,7 +170,7 @@ def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Readin
         frames, size, stride, fps = dataset.num_frames, dataset.size, dataset.stride, dataset.fps
         its_own = replace(reading, frames=frames, size=size, stride=stride, fps=fps)
         files = FolderClips([record.path for record in dataset.records], its_own)
-        files.recipe["source"] = source
+        files.recipe |= {"source": source, "listed_but_missing": dataset.missing}
         return files
     frames = dataset[0]["video"].shape[1]
     recipe = {"kind": "dataset", "frames": frames, "data": data.model_dump(mode="json"), "source": source}
@@ -150,17 +181,20 @@ def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Readin
     )
 
 
-def clip_data(path: Path) -> "SpritesData | VideoData":
-    """What a training configuration validates on.
+def clip_data(path: Path, split: str = "validation") -> "SpritesData | VideoData":
+    """What a training configuration validates on, or trains on.
 
     Raises:
-        ValueError: encoded latents, which are no clips.
+        ValueError: encoded latents, which are no clips; or there is no such split.
     """
     from cmd_video.training.config import LatentsData, load_config
 
-    data = load_config(path).validation.data
+    if split not in ("validation", "train"):
+        raise ValueError(f"--split: {split!r} is none of validation, train")
+    config = load_config(path)
+    data, name = (config.data, "data") if split == "train" else (config.validation.data, "validation.data")
     if isinstance(data, LatentsData):
-        raise ValueError(f"{path}: validation.data: encoded latents, clips are needed")
+        raise ValueError(f"{path}: {name}: encoded latents, clips are needed")
     return data
 
 

@@ -33,6 +33,7 @@ class VideoDataset(Dataset):
 
     Attributes:
         failures: path -> reason of each clip that could not be read so far, in this process.
+        missing: how many clips the list names that are not there.
 
     Args:
         records: the clips.
@@ -84,6 +85,7 @@ class VideoDataset(Dataset):
         self.train, self.flip, self.seed, self.max_bad_fraction = train, flip, seed, max_bad_fraction
         self.failure_log = None if failure_log is None else Path(failure_log)
         self.failures: dict[str, str] = {}
+        self.missing = 0
         self._verified: dict[Path, bool] = {}
 
     def __len__(self) -> int:
@@ -173,4 +175,6 @@ def open_video_dataset(
     if manifest.missing:
         total = len(manifest.records) + len(manifest.missing)
         logger.warning("%s: %d of %d clips are not there", path, len(manifest.missing), total)
-    return VideoDataset(manifest.records, class_names=manifest.class_names, **settings)
+    dataset = VideoDataset(manifest.records, class_names=manifest.class_names, **settings)
+    dataset.missing = len(manifest.missing)
+    return dataset

@@ -47,7 +47,7 @@ SIGNATURES = (
 )
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
-__all__ = ["ClipError", "ClipInfo", "codec_name", "probe", "read_clip", "read_frame_folder", "write_video"]
+__all__ = ["ClipError", "ClipInfo", "codec_and_rate", "probe", "read_clip", "read_frame_folder", "write_video"]
 
 
 def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
@@ -93,14 +93,14 @@ def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
         )
 
 
-def codec_name(path: str | Path) -> str:
-    """Name of the codec of a video file, such as "h264", without decoding.
+def codec_and_rate(path: str | Path) -> tuple[str, float]:
+    """Name of the codec of a video file, such as "h264", and frames per second by its header, without decoding.
 
     Raises:
         ClipError: it cannot be opened.
     """
     with _opened(Path(path)) as (_, stream):
-        return str(stream.codec_context.name)
+        return str(stream.codec_context.name), _rate(stream)
 
 
 def read_clip(

@@ -63,7 +63,7 @@ def evaluate_adherence(
 
     def read(numbers: list[int]) -> list[dict[str, Any]]:
         batch = [indices[number] for number in numbers]
-        videos = generate([scenes[index].prompt for index in batch], batch)
+        videos = generate([scenes[index].prompt for index in batch], [seed * 1_000_003 + index for index in batch])
         if videos.ndim != 5 or len(videos) != len(batch):
             raise ValueError(f"generate: expected clips ({len(batch)}, 3, F, H, W), got {tuple(videos.shape)}")
         truths = [render(scenes[index], num_frames, height, width) for index in batch]

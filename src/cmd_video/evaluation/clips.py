@@ -21,10 +21,15 @@ import torch
 
 from cmd_video.data.check import find_clips
 from cmd_video.data.clip import ClipError, check_span
-from cmd_video.data.decode import codec_name, read_clip, read_frame_folder
+from cmd_video.data.decode import codec_and_rate, read_clip, read_frame_folder
+from cmd_video.data.frame_folders import list_frames
 from cmd_video.data.transforms import resize_and_crop_frame, to_uint8
 
 RESIZE = "antialiased bilinear until it covers, then the middle"
+
+
+Span = Literal["start", "middle", "random"]
+SPANS = {"start": 0.0, "middle": 0.5}  # their places in a clip
 
 
 class ClipSource(Protocol):
@@ -41,8 +46,8 @@ class ClipSource(Protocol):
         """Each uint8 (F, H, W, 3), or why it cannot be read."""
         ...
 
-    def codecs(self, numbers: Sequence[int]) -> list[str]:
-        """Names of the codecs that some clips are stored with; none for clips that never were."""
+    def storage(self, number: int) -> tuple[str | None, float | None]:
+        """Codec that a clip is stored with, and its own frames per second; None where it has none."""
         ...
 
 
@@ -58,8 +63,8 @@ class Reading:
         stride: take every stride-th frame.
         fps: take frames at this rate instead.
         num_clips: only so many, drawn without repetition; None = all.
-        span: which frames of a longer clip: those in its middle, or one span drawn among all that fit, as StyleGAN-V's
-            protocol has it.
+        span: which frames of a longer clip: its first ones, those in its middle, or a span drawn among all that fit,
+            as StyleGAN-V's protocol has it.
         draw_seed: of both draws.
     """
 
@@ -68,7 +73,7 @@ class Reading:
     stride: int = 1
     fps: float | None = None
     num_clips: int | None = None
-    span: Literal["middle", "random"] = "middle"
+    span: Span = "middle"
     draw_seed: int = 0
 
     def choose(self, count: int) -> list[int]:
@@ -85,7 +90,7 @@ class Reading:
 
     def place(self, number: int) -> float:
         """Where in the clip of this number the span lies: in [0, 1], see `read_clip`."""
-        return 0.5 if self.span == "middle" else self._draw(f"span {number}")
+        return self._draw(f"span {number}") if self.span == "random" else SPANS[self.span]
 
     def _draw(self, what: str) -> float:
         """Uniform in [0, 1)."""
@@ -118,7 +123,9 @@ class FolderClips:
             "resize": RESIZE if reading.size else None,
             "stride": reading.stride,
             "fps": reading.fps,
-            "span": "middle of the clip" if reading.span == "middle" else f"drawn with seed {reading.draw_seed}",
+            "span": f"drawn with seed {reading.draw_seed}"
+            if reading.span == "random"
+            else f"{reading.span} of the clip",
             "chosen": reading.chosen(len(found)),
         }
         check_span(reading.frames, reading.stride, reading.fps, 0, None)
@@ -132,15 +139,13 @@ class FolderClips:
         """See `ClipSource`."""
         return [self._read(self.paths[number], self._places[number]) for number in numbers]
 
-    def codecs(self, numbers: Sequence[int]) -> list[str]:
+    def storage(self, number: int) -> tuple[str | None, float | None]:
         """See `ClipSource`."""
-        found = set()
-        for path in (self.paths[number] for number in numbers):
-            try:
-                found.add("pictures" if path.is_dir() else codec_name(path))
-            except ClipError:
-                continue
-        return sorted(found)
+        path = self.paths[number]
+        try:
+            return (f"{list_frames(path)[0].suffix.lower()} pictures", None) if path.is_dir() else codec_and_rate(path)
+        except ClipError:
+            return None, None
 
     def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
         reading, options = self._reading, {**self._options, "place": place}
@@ -198,9 +203,9 @@ class ArrayClips:
         """See `ClipSource`."""
         return [torch.from_numpy(np.array(self.videos[self._numbers[number]])) for number in numbers]
 
-    def codecs(self, numbers: Sequence[int]) -> list[str]:
+    def storage(self, number: int) -> tuple[str | None, float | None]:
         """See `ClipSource`."""
-        return []
+        return None, None
 
 
 class MadeClips:
@@ -222,9 +227,9 @@ class MadeClips:
         """See `ClipSource`."""
         return [to_uint8(video) for video in self._make(numbers)]
 
-    def codecs(self, numbers: Sequence[int]) -> list[str]:
+    def storage(self, number: int) -> tuple[str | None, float | None]:
         """See `ClipSource`."""
-        return []
+        return None, None
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -234,6 +239,18 @@ def _stamp(path: Path) -> tuple[int, int]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     found = [file.stat() for file in files]
     return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+
+
+def stored_as(clips: ClipSource, number: int, clip: torch.Tensor) -> dict[str, Any]:
+    """What a row keeps of a clip beside its metrics, for `storage_facts`: uint8 (F, H, W, 3)."""
+    codec, rate = clips.storage(number)
+    return {"size": "x".join(map(str, clip.shape[1:3])), "codec": codec, "fps": rate and round(rate, 2)}
+
+
+def storage_facts(stored: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Of all clips, for the protocol: sizes, codecs and the files' own frames per second, each once."""
+    fields = {"sizes": "size", "codecs": "codec", "source_fps": "fps"}
+    return {name: sorted({row[field] for row in stored if row[field] is not None}) for name, field in fields.items()}
 
 
 def as_problem(error: ClipError) -> dict[str, str]:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from cmd_video.data.clip import ClipError
 
-from .clips import ClipSource, as_problem, readable_rows
+from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
 from .pairs import mean_and_error
 from .shared_work import Progress, Rows, every_row
 from .tables import digest_all, digest_of
@@ -103,7 +103,7 @@ def measure_captions(
     """
 
     def look(numbers: list[int]) -> list[dict[str, Any]]:
-        return [_row(clips.read([number])[0], _captions(prompts, number), judge) for number in numbers]
+        return [_row(clips, number, _captions(prompts, number), judge) for number in numbers]
 
     rows, unreadable = readable_rows(rows_of(len(prompts), 1, look, progress))
     values = {"clipsim": mean_and_error([row["scores"][0] for row in rows])}
@@ -117,7 +117,11 @@ def measure_captions(
         "captions_cut": judge.num_cut(prompts),
         "clip_sha256": judge.sha256,
         "clip_resize": f"antialiased bicubic to {judge.size}x{judge.size}",
-        "made": {**clips.recipe, "pixels_sha256": digest_all([row["digest"] for row in rows])},
+        "made": {
+            **clips.recipe,
+            **storage_facts([row["stored"] for row in rows]),
+            "pixels_sha256": digest_all([row["digest"] for row in rows]),
+        },
     }
     return values, protocol
 
@@ -129,12 +133,13 @@ def _captions(prompts: list[str], number: int) -> list[str]:
     return [prompts[number]] if other is None else [prompts[number], other]
 
 
-def _row(clip: torch.Tensor | ClipError, captions: list[str], judge: ClipSim) -> dict[str, Any]:
+def _row(clips: ClipSource, number: int, captions: list[str], judge: ClipSim) -> dict[str, Any]:
     """One clip as JSON: its score with each caption, or why it cannot be read."""
+    clip = clips.read([number])[0]
     if isinstance(clip, ClipError):
         return as_problem(clip)
     scores = judge(clip[None].expand(len(captions), *clip.shape), captions)
-    return {"digest": digest_of(clip), "scores": scores.tolist()}
+    return {"digest": digest_of(clip), "stored": stored_as(clips, number, clip), "scores": scores.tolist()}
 
 
 def _embedding(output: object) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 SUBJECT = (
     "model", "model_sha256", "pixels_sha256", "unreadable", "sampling", "turbo_sha256", "preset", "content_sampler",
-    "motion_sampler", "content_frame", "chosen",
+    "motion_sampler", "content_frame", "chosen", "weights_sha256", "source_fps",
 )  # fmt: skip
 OF_FEATURES = ("extractor", "extractor_sha256", "extractor_resize", "per", "features", "numbers")
 PLACES = ("source", "path", "video_root", "clip_model")  # where things lay; digests say what they were
@@ -89,6 +89,8 @@ def _is_subject(name: str) -> bool:
 def _flat(protocol: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in protocol.items():
+        if key == "made_by":  # when and where a reference was made: `versions` are compared, these are for reading
+            continue
         if isinstance(value, dict):
             result |= _flat(value, f"{prefix}{key}.")
         else:

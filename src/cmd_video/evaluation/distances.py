@@ -20,6 +20,7 @@ from .distribution import (
     kernel_distance,
     nearest_distance,
     nearest_pairs,
+    shuffled,
 )
 from .extractors import Classify, Extractor
 from .tables import FeatureTable
@@ -69,7 +70,7 @@ def measure(
 
     Returns:
         name -> `value`, `standard_error` (None where there are fewer than ten clips) and `real_against_real`: the same
-        number between the even and the odd real clips, half as many; of `dynamic_degree` and `inception_score`, that
+        number between two random halves of the real clips; of `dynamic_degree` and `inception_score`, that
         of the real clips. `nearest` also has `pairs`, see `nearest_pairs`.
 
     Raises:
@@ -80,8 +81,9 @@ def measure(
         if mine != other:
             raise ValueError(f"{field}: the reference has {mine}, the clips to judge have {other}")
     rows = _rows(real)
-    even = torch.arange(len(real.features)) // rows % 2 == 0  # by clip: frames of one clip are alike
-    halves = real.features[even], real.features[~even]
+    clips = real.features.unflatten(0, (-1, rows))  # frames of one clip are alike
+    order = shuffled(len(clips))
+    halves = clips[order[0::2]].flatten(0, 1), clips[order[1::2]].flatten(0, 1)
     values: dict[str, dict[str, Any]] = {}
     distances: dict[str, Callable[[torch.Tensor, torch.Tensor], Estimate]] = {
         "frechet": lambda a, b: frechet_estimate(a, b, rows, correction),

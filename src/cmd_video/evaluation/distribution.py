@@ -243,10 +243,16 @@ def _kernel(a: torch.Tensor, b: torch.Tensor, degree: int) -> torch.Tensor:
     return (a @ b.mT / a.shape[-1] + 1) ** degree
 
 
+def shuffled(count: int) -> torch.Tensor:
+    """Numbers below count in a fixed random order: clips that stand together may be of one class or one prompt."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+
 def _groups(table: torch.Tensor, rows: int) -> list[torch.Tensor]:
-    """Clips dealt to ten groups in turn, empty ones left out."""
-    clip = torch.arange(len(table)) // rows
-    return [table[clip % GROUPS == number] for number in range(min(GROUPS, int(clip[-1]) + 1))]
+    """Clips dealt at random to ten groups of almost the same size, empty ones left out."""
+    clips = table.unflatten(0, (-1, rows))
+    order = shuffled(len(clips))
+    return [clips[order[number::GROUPS]].flatten(0, 1) for number in range(min(GROUPS, len(clips)))]
 
 
 def _radii(table: torch.Tensor, neighbours: int, rows: int) -> torch.Tensor:

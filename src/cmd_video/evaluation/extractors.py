@@ -34,7 +34,7 @@ class Extractor:
     """Features of clips or of single frames.
 
     Attributes:
-        name: as it was asked for.
+        name: its kind, such as "videomae"; of weights that lie at a path the digest says which.
         per: "clip" or "frame", what a feature belongs to.
         min_frames: shortest clip it takes.
         resize: how frames come to the network's size, in words.
@@ -97,9 +97,7 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
     if kind in WITH_PATH:
         if not path:
             raise ValueError(f"extractor: {kind} needs {WITH_PATH[kind]}, such as {kind}:path/to/model")
-        return (
-            _of_videomae2(name, path, device) if kind == "videomaev2" else _from_transformers(name, kind, path, device)
-        )
+        return _of_videomae2(path, device) if kind == "videomaev2" else _from_transformers(kind, path, device)
     weights = find_weights(kind, weights_dir)
     digest = WEIGHT_FILES[kind].sha256
     if kind == "i3d-torchscript":
@@ -164,7 +162,7 @@ def _same(features: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def _from_transformers(name: str, kind: str, path: str, device: str) -> Extractor:
+def _from_transformers(kind: str, path: str, device: str) -> Extractor:
     """Mean of the last tokens of a video transformer; frames normalised by ImageNet's mean and deviation, as both
     families were trained.
     """
@@ -192,10 +190,10 @@ def _from_transformers(name: str, kind: str, path: str, device: str) -> Extracto
         out = model(video.transpose(1, 2).to(device))
         return out.last_hidden_state.mean(dim=1)
 
-    return Extractor(name, "clip", 2, f"{RESIZE}, to {size}", digest_weights(model), clip_features)
+    return Extractor(kind, "clip", 2, f"{RESIZE}, to {size}", digest_weights(model), clip_features)
 
 
-def _of_videomae2(name: str, path: str, device: str) -> Extractor:
+def _of_videomae2(path: str, device: str) -> Extractor:
     """The features of content-debiased FVD: 16 frames in [0, 1] at 224 pixels; longer clips evenly thinned out."""
     model = load_videomae2(Path(path)).to(device)
 
@@ -203,7 +201,7 @@ def _of_videomae2(name: str, path: str, device: str) -> Extractor:
         numbers = torch.linspace(0, frames.shape[1] - 1, 16).round().long()
         return model(_resize(_to_video(frames[:, numbers], False).to(device) / 255, 224))
 
-    return Extractor(name, "clip", 16, f"{RESIZE}, to 224", digest_weights(model), clip_features)
+    return Extractor("videomaev2", "clip", 16, f"{RESIZE}, to 224", digest_weights(model), clip_features)
 
 
 def _to_video(frames: torch.Tensor, scaled: bool = True) -> torch.Tensor:

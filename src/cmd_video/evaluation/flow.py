@@ -2,7 +2,7 @@
 
     flow = optical_flow(frames)                     # uint8 (F, H, W, 3) -> (F - 1, H, W, 2) pixels per frame
     dynamic_degree(flow)                            # 0 for a still clip, however good its frames
-    warping_error(frames, flow)
+    warping_error(frames, *visible_flow(frames))
     flow_features(frames)                           # what a distance of motions is measured on
 
 F frames, H, W; flow is (x, y), x to the right and y downwards.
@@ -37,32 +37,58 @@ def dynamic_degree(flow: torch.Tensor) -> float:
     return float(100 * lengths.topk(count, dim=1).values.mean() / min(flow.shape[1:3]))
 
 
-def warping_error(frames: torch.Tensor, flow: torch.Tensor) -> float:
-    """Mean squared difference in [0, 1] of each frame and the next one moved back onto it, where nothing is covered
-    (arXiv 1808.00449, section 4).
+def visible_flow(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flow from each frame to the next, and where the flow back agrees with it, so that nothing is covered.
 
     Args:
         frames: uint8 (F, H, W, 3).
-        flow: from `optical_flow`.
+
+    Returns:
+        (F - 1, H, W, 2) in pixels, and bool (F - 1, H, W).
+    """
+    cv2 = _opencv()
+    forward = _flows(_gray(frames))
+    backward = _flows(_gray(frames.flip(0)))[::-1]  # of frame t + 1 to frame t
+    height, width = frames.shape[1:3]
+    seen = []
+    for there, back in zip(forward, backward, strict=True):
+        x, y = _places(there)
+        returned = cv2.remap(back, x, y, cv2.INTER_LINEAR)
+        gap = np.square(there + returned).sum(-1)
+        limit = 0.01 * (np.square(there).sum(-1) + np.square(returned).sum(-1)) + OCCLUDED
+        seen.append((gap < limit) & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1))
+    return torch.from_numpy(forward), torch.from_numpy(np.stack(seen))
+
+
+def warping_error(frames: torch.Tensor, flow: torch.Tensor, seen: torch.Tensor) -> float:
+    """Mean squared difference in [0, 1] of each frame and the next one moved back onto it, where nothing is covered
+    (arXiv 1808.00449, section 4), mean over pairs of frames.
+
+    As there, the flow is that of the clip which `frames` should be, where there is one; the flow of the frames
+    themselves follows the very flicker that it should expose. Other than there, edges of motion are not left out.
+
+    Args:
+        frames: uint8 (F, H, W, 3).
+        flow: from `visible_flow`.
+        seen: likewise.
 
     Returns:
         NaN if everything is covered.
     """
     cv2 = _opencv()
-    backward = _flows(_gray(frames.flip(0)))[::-1]  # of frame t + 1 to frame t
-    height, width = frames.shape[1:3]
+    errors = []
+    for number, (there, mask) in enumerate(zip(flow.numpy(), seen.numpy(), strict=True)):
+        moved = cv2.remap(frames[number + 1].numpy(), *_places(there), cv2.INTER_LINEAR).astype(np.float32)
+        if mask.any():
+            errors.append(np.square((moved - frames[number].numpy()) / 255)[mask].mean())
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def _places(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel of a frame goes: columns and rows, (H, W) each."""
+    height, width = flow.shape[:2]
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    total, count = 0.0, 0
-    for number, forward in enumerate(flow.numpy()):
-        x, y = columns + forward[..., 0], rows + forward[..., 1]
-        moved = cv2.remap(frames[number + 1].numpy(), x, y, cv2.INTER_LINEAR).astype(np.float32)
-        returned = cv2.remap(backward[number], x, y, cv2.INTER_LINEAR)
-        gap = np.square(forward + returned).sum(-1)
-        limit = 0.01 * (np.square(forward).sum(-1) + np.square(returned).sum(-1)) + OCCLUDED
-        seen = (gap < limit) & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
-        error = np.square((moved - frames[number].numpy()) / 255).mean(-1)
-        total, count = total + float(error[seen].sum()), count + int(seen.sum())
-    return total / count if count else float("nan")
+    return columns + flow[..., 0], rows + flow[..., 1]
 
 
 def flow_features(frames: torch.Tensor) -> torch.Tensor:

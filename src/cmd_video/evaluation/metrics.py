@@ -4,12 +4,9 @@ values = paired_metrics(prediction, target)["psnr"]              # (B,)
 """
 
 import math
+from typing import Any
 
 import torch
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
 from .lpips import LPIPS
 
@@ -22,8 +19,16 @@ def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Of values from 0 on, as the formula's product of means needs.
     """
     frames = [_from_zero(video) for video in (prediction, target)]
-    values = structural_similarity_index_measure(*frames, data_range=1.0, reduction="none")
+    values = _image_metrics().structural_similarity_index_measure(*frames, data_range=1.0, reduction="none")
     return values.view(len(prediction), -1).mean(dim=1)
+
+
+def _image_metrics() -> Any:
+    try:
+        from torchmetrics.functional import image
+    except ImportError as error:
+        raise ValueError("SSIM needs torchmetrics: pip install 'cmd-video[eval]'") from error
+    return image
 
 
 def _from_zero(video: torch.Tensor) -> torch.Tensor:
@@ -66,7 +71,9 @@ def paired_metrics(
     values = {"psnr": 10 * torch.log10(4 / squared.clamp(min=4e-6)), "ssim": ssim(prediction, target)}
     if min(prediction.shape[-2:]) >= 176:
         pictures = [_from_zero(video) for video in (prediction, target)]  # (B * F, 3, H, W)
-        by_frame = multiscale_structural_similarity_index_measure(*pictures, data_range=1.0, reduction="none")
+        by_frame = _image_metrics().multiscale_structural_similarity_index_measure(
+            *pictures, data_range=1.0, reduction="none"
+        )
         values["ms_ssim"] = by_frame.view(len(prediction), -1).mean(dim=1)
     if lpips is not None:
         frames = [video.transpose(1, 2).flatten(0, 1) for video in (prediction, target)]  # (B * F, 3, H, W)

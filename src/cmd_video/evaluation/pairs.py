@@ -11,8 +11,8 @@ import torch
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import to_float
 
-from .clips import ClipSource, FolderClips, as_problem, readable_rows
-from .flow import dynamic_degree, optical_flow, warping_error
+from .clips import ClipSource, FolderClips, as_problem, readable_rows, storage_facts, stored_as
+from .flow import dynamic_degree, optical_flow, visible_flow, warping_error
 from .lpips import LPIPS
 from .metrics import paired_metrics
 from .shared_work import Progress, Rows, every_row
@@ -29,7 +29,8 @@ def measure_pairs(
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
     """Metrics of `metrics.paired_metrics`, and warping error and dynamic degree of made and of true clips.
 
-    A frozen clip has no warping error at all: its dynamic degree tells.
+    The warping error follows the motion of the true clip, so that a frozen clip has one. How many pairs a mean is
+    over stands beside it where that is not all: a still true clip has no flicker.
 
     Args:
         made: what is judged.
@@ -48,21 +49,28 @@ def measure_pairs(
     _check(made, true)
 
     def look(numbers: list[int]) -> list[dict[str, Any]]:
-        return [_row(made.read([number])[0], true.read([number])[0], lpips, device) for number in numbers]
+        return [_row(made, true, number, lpips, device) for number in numbers]
 
     rows, unreadable = readable_rows(rows_of(len(made), 1, look, progress))
     collected: dict[str, list[float]] = {}
+    sides = {
+        name: {
+            **clips.recipe,
+            **storage_facts([row["stored"][side] for row in rows]),
+            "pixels_sha256": digest_all([row["digests"][side] for row in rows]),
+        }
+        for side, (name, clips) in enumerate((("made", made), ("real", true)))
+    }
     for row in rows:
         for name, value in row["metrics"].items():
             collected.setdefault(name, []).append(value)
-    mine, others = ([row["digests"][side] for row in rows] for side in range(2))
     protocol = {
         "clips": len(rows),
         "unreadable": unreadable,
-        "real": {**true.recipe, "pixels_sha256": digest_all(others)},
-        "made": {**made.recipe, "pixels_sha256": digest_all(mine)},
+        **sides,
     }
-    return {name: mean_and_error(values) for name, values in collected.items()}, protocol
+    counts = {name: {} if len(values) == len(rows) else {"pairs": len(values)} for name, values in collected.items()}
+    return {name: mean_and_error(values) | counts[name] for name, values in collected.items()}, protocol
 
 
 def mean_and_error(values: list[float]) -> dict[str, float | None]:
@@ -81,15 +89,19 @@ def _check(made: ClipSource, true: ClipSource) -> None:
                 raise ValueError(f"clips: {mine.name} stands where the true ones have {other.name}; pairs go by name")
 
 
-def _row(
-    made: torch.Tensor | ClipError, true: torch.Tensor | ClipError, lpips: LPIPS | None, device: str
-) -> dict[str, Any]:
+def _row(made: ClipSource, true: ClipSource, number: int, lpips: LPIPS | None, device: str) -> dict[str, Any]:
     """One pair as JSON: what was found, or why it cannot be read."""
-    for clip in (made, true):
+    clips = []
+    for source in (made, true):
+        clip = source.read([number])[0]
         if isinstance(clip, ClipError):
             return as_problem(clip)
-    assert isinstance(made, torch.Tensor) and isinstance(true, torch.Tensor)
-    return {"digests": [digest_of(made), digest_of(true)], "metrics": _measure(made, true, lpips, device)}
+        clips.append(clip)
+    return {
+        "digests": [digest_of(clip) for clip in clips],
+        "stored": [stored_as(source, number, clip) for source, clip in zip((made, true), clips, strict=True)],
+        "metrics": _measure(clips[0], clips[1], lpips, device),
+    }
 
 
 def _measure(made: torch.Tensor, true: torch.Tensor, lpips: LPIPS | None, device: str) -> dict[str, float]:
@@ -97,8 +109,8 @@ def _measure(made: torch.Tensor, true: torch.Tensor, lpips: LPIPS | None, device
     prediction, target = (to_float(clip)[None].to(device) for clip in (made, true))
     found = {name: float(value) for name, value in paired_metrics(prediction, target, lpips).items()}
     if len(made) > 1:
+        flow, seen = visible_flow(true)  # for both: what should move, and where it can be followed
         for suffix, clip in (("", made), ("_of_true", true)):
-            flow = optical_flow(clip)
-            found[f"warping_error{suffix}"] = warping_error(clip, flow)
-            found[f"dynamic_degree{suffix}"] = dynamic_degree(flow)
+            found[f"warping_error{suffix}"] = warping_error(clip, flow, seen)
+            found[f"dynamic_degree{suffix}"] = dynamic_degree(flow if clip is true else optical_flow(clip))
     return {name: value for name, value in found.items() if not math.isnan(value)}  # where everything is covered

@@ -19,7 +19,7 @@ from cmd_video.data.transforms import resize_and_crop_frame, to_float, to_uint8
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, encode_video
 
-from .clips import ClipSource, as_problem, readable_rows
+from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
 from .metrics import paired_metrics
 from .pairs import mean_and_error
 from .shared_work import Progress, Row, Rows, every_row
@@ -61,6 +61,42 @@ def show_reconstruction(
     weights = torch.nn.functional.interpolate(weights[:, 0], size=video.shape[-2:], mode="nearest")
     shown = (weights[:, None] * 2 - 1).expand_as(video)
     return [to_uint8(panel[0].cpu()).numpy() for panel in (video, reconstruction, still, shown)]
+
+
+class ReconstructedClips:
+    """Clips of another source, passed through an autoencoder as they are read.
+
+    Args:
+        clips: the source.
+        autoencoder: the model.
+        vae: its image autoencoder, or None for pixels.
+        model: what says which model that is, for the recipe.
+    """
+
+    def __init__(
+        self, clips: ClipSource, autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, model: dict[str, Any]
+    ) -> None:
+        self._clips, self._autoencoder, self._vae = clips, autoencoder, vae
+        self.recipe = {**clips.recipe, **model, "reconstructed": True}
+        self.identity = clips.identity
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @torch.no_grad()
+    def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
+        """See `ClipSource`; one at a time, for they may differ in size."""
+        return [clip if isinstance(clip, ClipError) else self._pass(clip) for clip in self._clips.read(numbers)]
+
+    def storage(self, number: int) -> tuple[str | None, float | None]:
+        """See `ClipSource`: what comes out of an autoencoder is not stored."""
+        return None, None
+
+    def _pass(self, clip: torch.Tensor) -> torch.Tensor:
+        video = to_float(clip)[None].to(self._autoencoder.device)  # (1, 3, F, H, W)
+        content_frame, motion_latents = self._autoencoder.encode(encode_video(self._vae, video), return_dict=False)
+        made = decode_video(self._vae, self._autoencoder.decode(content_frame, motion_latents).sample)
+        return to_uint8(made[0].cpu())
 
 
 @torch.no_grad()
@@ -162,10 +198,16 @@ def measure_reconstruction(
         readable = [to_float(clip).to(autoencoder.device) for clip in found if not isinstance(clip, ClipError)]
         measured = iter(reconstruction_rows(autoencoder, vae, torch.stack(readable)) if readable else [])
         return [
-            as_problem(clip) if isinstance(clip, ClipError) else {"digest": digest_of(clip), **next(measured)}
-            for clip in found
+            as_problem(clip)
+            if isinstance(clip, ClipError)
+            else {"digest": digest_of(clip), "stored": stored_as(clips, number, clip), **next(measured)}
+            for number, clip in zip(numbers, found, strict=True)
         ]
 
     rows, unreadable = readable_rows(rows_of(len(clips), batch_size, look, progress))
-    true = {**clips.recipe, "pixels_sha256": digest_all([row["digest"] for row in rows])}
+    true = {
+        **clips.recipe,
+        **storage_facts([row["stored"] for row in rows]),
+        "pixels_sha256": digest_all([row["digest"] for row in rows]),
+    }
     return summarize_reconstruction(rows), {"clips": len(rows), "unreadable": unreadable, "real": true}

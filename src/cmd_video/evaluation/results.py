@@ -5,7 +5,6 @@ write_result(Path("benchmarks/results/adherence.json"), "adherence", values, pro
 
 import hashlib
 import json
-import os
 import platform
 import shlex
 import sys
@@ -16,49 +15,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from cmd_video.pipelines.shipped import model_folder
 
+from .shared_work import write_whole
+
 PACKAGES = (
-    "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "torchmetrics", "opencv-python-headless",
+    "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "pillow", "torchmetrics",
+    "opencv-python-headless", "opencv-python",
 )  # fmt: skip
+ORIGIN = ("_name_or_path", "_diffusers_version", "transformers_version")
 
 
-def write_result(path: Path, name: str, values: dict[str, Any], protocol: dict[str, Any]) -> None:
+def write_result(
+    path: Path, name: str, values: dict[str, Any], protocol: dict[str, Any], device: str | None = None
+) -> None:
     """Write a result as JSON, with command, date, hardware and package versions; by rename.
+
+    Args:
+        path: the file.
+        name: of the measurement.
+        values: what came out.
+        protocol: what decides it.
+        device: where it was computed, for `hardware`.
 
     Raises:
         OSError: the folder cannot be written.
     """
+    record = {"name": name, **provenance(device), "protocol": protocol, "values": values}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+
+
+def provenance(device: str | None = None) -> dict[str, Any]:
+    """The running command, the date, the hardware and the versions of packages."""
     script = Path(sys.argv[0]).resolve()
     program = (
         f"python {script.parent.name}/{script.name}"
         if script.suffix == ".py" and script.stem != "__main__"
         else "cmd-video"
     )
-    command = f"{program} {shlex.join(sys.argv[1:])}".rstrip()
-    record = {
-        "name": name,
-        "command": command,
+    return {
+        "command": f"{program} {shlex.join(sys.argv[1:])}".rstrip(),
         "date": date.today().isoformat(),
-        "hardware": hardware(),
+        "hardware": hardware(device),
         "versions": {package: _version(package) for package in PACKAGES},
-        "protocol": protocol,
-        "values": values,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def digest_model(model: str | None) -> str:
-    """sha256 over the files of the default model (None) or of a folder; a hub id is itself."""
+    """`digest` of the default model (None), of a folder, or of what the cache holds of a hub id."""
     folder = model_folder(model)
-    return digest(folder) if folder.is_dir() else str(model)
+    if folder.is_dir():
+        return digest(folder)
+    cached = try_to_load_from_cache(str(model), "model_index.json")
+    return digest(Path(cached).parent) if isinstance(cached, str) else str(model)
 
 
 def _version(package: str) -> str:
@@ -68,21 +80,34 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def hardware() -> str:
-    """The device and the number of threads, in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def hardware(device: str | None = None) -> str:
+    """The device, by default a GPU if there is one; of a CPU with the number of threads."""
+    if torch.cuda.is_available() if device is None else device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def digest(folder: Path) -> str:
-    """sha256 over the weight files of a model folder, by name."""
+    """sha256 over the weights and configurations of a model folder, by name.
+
+    Of configurations what diffusers notes of their origin does not count.
+    """
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(file for pattern in ("*.safetensors", "*.json") for file in folder.rglob(pattern)):
         total.update(path.relative_to(folder).as_posix().encode())
+        if path.suffix == ".json":
+            total.update(_configuration(path))
+            continue
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
+
+
+def _configuration(path: Path) -> bytes:
+    content = json.loads(path.read_bytes())
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in ORIGIN}
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def digest_tensors(tensors: Mapping[str, Any]) -> str:

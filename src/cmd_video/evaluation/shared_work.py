@@ -42,9 +42,23 @@ def claim(work: Path, recipe: Row) -> None:
     if work.exists() and any(work.iterdir()):
         raise ValueError(f"{work}: exists and holds no interrupted evaluation")
     work.mkdir(parents=True, exist_ok=True)
-    temporary = work / f".recipe.tmp-{os.getpid()}"
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file by rename, so that it is never there in part."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def deal_out(missing: list[int], state: PartialState) -> list[int]:
+    """This process's part of the work that is missing, as the first process sees it."""
+    (agreed,) = broadcast_object_list([missing])
+    return list(agreed[state.process_index :: state.num_processes])
 
 
 def discard(work: Path) -> None:

@@ -12,25 +12,25 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
 
-from .clips import ClipSource, MadeClips
+from .clips import ClipSource, MadeClips, as_problem, storage_facts, stored_as
 from .extractors import Extractor
 from .flow import dynamic_degree, optical_flow
-from .shared_work import claim, discard
+from .results import provenance
+from .shared_work import claim, deal_out, discard, write_whole
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
-FORMAT = 1  # of a chunk
+FORMAT = 2  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,23 @@ class FeatureTable:
         features: float32 (N, d), in the order of the clips.
         dynamic: float32 (clips,), the dynamic degree of each; none for single frames.
         protocol: source, extractor and digests, JSON-able.
+        made_by: of a table that was loaded, the command, versions and hardware that made it.
     """
 
     features: torch.Tensor
     dynamic: torch.Tensor
     protocol: dict[str, Any]
+    made_by: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, device: str | None = None) -> None:
         """Write `path`.safetensors and `path`.json, each by rename; the JSON, last, holds the other's digest."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
-        record = {"protocol": self.protocol, "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest()}
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        record = {"made_by": provenance(device), "protocol": self.protocol, "sha256": digest}
         os.replace(temporary, path.with_name(f"{path.name}.safetensors"))
-        temporary.write_text(json.dumps(record, indent=1))
-        os.replace(temporary, path.with_name(f"{path.name}.json"))
+        write_whole(path.with_name(f"{path.name}.json"), json.dumps(record, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> "FeatureTable":
@@ -71,7 +73,7 @@ class FeatureTable:
             if hashlib.sha256(weights.read_bytes()).hexdigest() != record["sha256"]:
                 raise ValueError(f"{weights.name} is not the file that its JSON describes")
             tensors = load_file(weights)
-            found = cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]))
+            found = cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]), record.get("made_by", {}))
             clips = int(found.protocol["clips"])
             if clips < 1 or len(found.features) % clips:
                 raise ValueError(f"{len(found.features)} features of {clips} clips")
@@ -89,8 +91,8 @@ def extract(
 ) -> FeatureTable:
     """Features of all clips that can be read.
 
-    Started again with the same folder and the same clips it goes on where it stopped; clips that could not be read are
-    tried again. Several processes share the chunks; each returns the whole table, which does not depend on them.
+    Started again with the same folder and the same clips it goes on where it stopped. Several processes share the
+    chunks; each returns the whole table, which does not depend on them.
 
     Args:
         clips: what to read.
@@ -116,10 +118,10 @@ def extract(
         claim(work, recipe)
     state.wait_for_everyone()
     missing = [number for number in range(count) if not _is_whole(_path(work, number))]
-    (missing,) = broadcast_object_list([missing])  # all deal out the same ones
+    mine = deal_out(missing, state)
     done = len(clips) - len(missing) * chunk
     try:
-        for number in missing[state.process_index :: state.num_processes]:
+        for number in mine:
             start = number * chunk
             _chunk(clips, range(start, min(start + chunk, len(clips))), extractor, batch_size, _path(work, number))
             done += chunk * state.num_processes
@@ -140,35 +142,36 @@ def _path(work: Path, number: int) -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a chunk is there and every clip of it could be read."""
+    """Whether a chunk is there and undamaged."""
     if not path.is_file():
         return False
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata()["problems"] == "[]"
+        with safe_open(path, "pt"):
+            return True
     except SafetensorError:  # damaged: made anew
         return False
 
 
 def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: int, path: Path) -> None:
     """Features, dynamic degrees and digests of some clips, as one file."""
-    features, dynamic, problems, digests, sizes = [], [], [], [], set()
+    features, dynamic, problems, digests, stored = [], [], [], [], []
     for start in range(numbers.start, numbers.stop, batch_size):
         readable: list[torch.Tensor] = []
-        for clip in clips.read(range(start, min(start + batch_size, numbers.stop))):
+        batch = range(start, min(start + batch_size, numbers.stop))
+        for clip_number, clip in zip(batch, clips.read(batch), strict=True):
             if isinstance(clip, ClipError):
-                problems.append(f"{clip.path.name}: {clip.reason}")
+                problems.append(as_problem(clip)["problem"])
                 continue
             readable.append(clip)
             digests.append(digest_of(clip))
-            sizes.add("x".join(map(str, clip.shape[1:3])))
+            stored.append(stored_as(clips, clip_number, clip))
             if len(clip) > 1:
                 dynamic.append(dynamic_degree(optical_flow(clip)))
         together = len({clip.shape for clip in readable}) == 1
         groups = [readable] if together else [[clip] for clip in readable]
         features += [extractor(torch.stack(group)) for group in groups]
     tensors = {"features": torch.cat(features), "dynamic": torch.tensor(dynamic)} if features else {}
-    facts = {"problems": problems, "digests": digests, "sizes": sorted(sizes), "codecs": clips.codecs(numbers)}
+    facts = {"problems": problems, "digests": digests, "stored": stored}
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     save_file(tensors, temporary, {name: json.dumps(value) for name, value in facts.items()})
     os.replace(temporary, path)
@@ -188,7 +191,7 @@ def digest_all(digests: list[str]) -> str:
 
 def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) -> FeatureTable:
     parts: dict[str, list[torch.Tensor]] = {"features": [], "dynamic": []}
-    facts: dict[str, list[str]] = {"problems": [], "digests": [], "sizes": [], "codecs": []}
+    facts: dict[str, list[Any]] = {"problems": [], "digests": [], "stored": []}
     for number in range(count):
         with safe_open(_path(work, number), "pt") as file:
             for name in file.keys():  # noqa: SIM118  # no mapping
@@ -203,8 +206,7 @@ def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) ->
         **clips.recipe,
         "clips": len(facts["digests"]),
         "unreadable": facts["problems"],
-        "sizes": sorted(set(facts["sizes"])),
-        "codecs": sorted(set(facts["codecs"])),
+        **storage_facts(facts["stored"]),
         "pixels_sha256": digest_all(facts["digests"]),
         "extractor": extractor.name,
         "per": extractor.per,
