@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, distances, draw, median_seconds, true_clips
+from by_turns import (
+    BATCH,
+    Maker,
+    clips_of,
+    clips_of_stage,
+    compare,
+    distances,
+    draw,
+    median_seconds,
+    protocol_of,
+    true_clips,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
@@ -217,13 +228,11 @@ def main() -> None:
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values["another set of true clips"] = {"frechet": distances([others], [truth])}
     protocol = {
-        "clips": arguments.num_scenes,
+        **protocol_of(arguments.num_scenes),
         "objects_in_a_scene": sorted(objects),
-        "batch": BATCH,
         "num_inference_steps": arguments.steps,
         "guidance_scale": arguments.guidance,
         "motion_guidance_scale": arguments.motion_guidance,
-        "threads": torch.get_num_threads(),
         "weights_sha256": {name: [digest(run / "pipeline") for run in runs] for name, runs in rows.items()},
     }
     write_result(arguments.output, "CMD against video diffusion", values, protocol)

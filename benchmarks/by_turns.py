@@ -18,6 +18,7 @@ from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import build_extractor
+from cmd_video.evaluation.tables import digest_all, digest_of
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import encode_video
 from cmd_video.training.samples import draw_samples
@@ -93,6 +94,20 @@ def distances(made: list[torch.Tensor], real: list[torch.Tensor]) -> dict[str, A
         found[name] = frechet_estimate(known, other, len(known) // sum(map(len, real)))
     errors = {name: estimate.error for name, estimate in found.items()} if count >= 10 else None
     return {name: estimate.value for name, estimate in found.items()} | {"standard_error": errors}
+
+
+def protocol_of(num_scenes: int) -> dict[str, Any]:
+    """What decides the numbers of `compare`, but for the models."""
+    truth = true_clips(num_scenes)
+    return {
+        "clips": num_scenes,
+        "batch": BATCH,
+        "seed": 0,
+        "size": list(truth.shape[2:]),
+        "real": {"pixels_sha256": digest_all([digest_of(to_uint8(clip)) for clip in truth])},
+        "extractors": {kind: [name, build_extractor(name).sha256] for kind, name in EXTRACTORS.items()},
+        "threads": torch.get_num_threads(),
+    }
 
 
 def true_clips(num_scenes: int, seed: int = 0) -> torch.Tensor:

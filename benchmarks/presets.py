@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, clips_of, compare, distances, draw, true_clips
+from by_turns import clips_of, compare, distances, draw, protocol_of, true_clips
 
 from cmd_video.data.sprites import SpriteScene
 from cmd_video.evaluation.adherence import choose_scenes
@@ -54,9 +54,7 @@ def main() -> None:
     values: dict[str, Any] = {"another set of true clips": {"frechet": distances([others], [truth])}}
     values |= compare(makers, arguments.num_scenes)
     protocol = {
-        "clips": arguments.num_scenes,
-        "batch": BATCH,
-        "threads": torch.get_num_threads(),
+        **protocol_of(arguments.num_scenes),
         "model_sha256": {row: digest_model(ROWS[row][0]) for row in arguments.rows},
     }
     write_result(arguments.output, "presets", values, protocol)

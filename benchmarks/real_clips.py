@@ -18,9 +18,11 @@ import torch
 from torch.nn import functional as F
 
 from cmd_video.data.transforms import to_uint8
+from cmd_video.evaluation.adherence import wilson_interval
 from cmd_video.evaluation.distribution import frechet_estimate, nearest_distance
 from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.results import digest, digest_model, write_result
+from cmd_video.evaluation.tables import digest_all, digest_of
 from cmd_video.models import SpriteClassifier
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import decode_video, encode_video
@@ -84,13 +86,17 @@ def judge(
     logits = torch.cat([classify(part)[0] for part in made.videos.split(BATCH)])
     right = (logits.argmax(dim=1) == made.labels).float()
     found = features_of(made.videos)
+    rows = {name: len(table) // len(made.videos) for name, table in found.items()}  # of a clip
+    frechet = {name: frechet_estimate(real[name], found[name], rows[name]) for name in EXTRACTORS}
     return {
         "action_right": right.mean().item(),
         "action_right_by_action": {
             made.prompts[int((made.labels == label).nonzero()[0])]: right[made.labels == label].mean().item()
             for label in made.labels.unique()
         },
-        "frechet": {name: frechet_estimate(real[name], found[name]).value for name in EXTRACTORS},
+        "action_right_interval": wilson_interval(int(right.sum()), len(right)),
+        "frechet": {name: estimate.value for name, estimate in frechet.items()},
+        "frechet_standard_error": {name: estimate.error for name, estimate in frechet.items()},
         "nearest_training_clip": nearest_distance(seen["pixels"], found["pixels"]).value,
     }
 
@@ -126,6 +132,8 @@ def main() -> None:
         "data": config.validation.data.model_dump(mode="json", include={"num_frames", "height", "width", "stride"}),
         "pipeline": {key: value for key, value in pipe.config.items() if "steps" in key or "scale" in key},
         "model_sha256": digest_model(str(arguments.model)),
+        "real": {"pixels_sha256": digest_all([digest_of(to_uint8(clip)) for clip in real.videos])},
+        "extractors": {name: build_extractor(name).sha256 for name in EXTRACTORS},
         "classifier_sha256": digest(arguments.classifier / "pipeline"),
     }
     write_result(arguments.output, "stages on Weizmann actions", values, protocol)

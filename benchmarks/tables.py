@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import BATCH, Maker, clips_of, compare, distances, encode_scenes, true_clips
+from by_turns import Maker, clips_of, compare, distances, encode_scenes, protocol_of, true_clips
 
 from cmd_video.evaluation.adherence import choose_scenes
 from cmd_video.evaluation.results import digest_model, write_result
@@ -77,9 +77,7 @@ def main() -> None:
     config = CMDPipeline.from_pretrained().config
     names = ("guidance_scale", "motion_guidance_scale", "num_inference_steps", "motion_num_inference_steps")
     protocol = {
-        "clips": arguments.num_scenes,
-        "batch": BATCH,
-        "threads": torch.get_num_threads(),
+        **protocol_of(arguments.num_scenes),
         "default": {name: config[name] for name in names},
         "model_sha256": digest_model(None),
     }
