@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 from by_turns import clips_of, compare, distances, draw, protocol_of, true_clips
 
 from cmd_video.data.sprites import SpriteScene
