@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -327,3 +328,34 @@ def test_standard_error_of_psnr_is_that_of_repeated_draws():
     spread = float(torch.tensor([values["psnr"] for values in found]).std())
     assert found[0]["standard_error"]["psnr"] == pytest.approx(spread, rel=0.2)
     assert found[0]["psnr"] == pytest.approx(10 * math.log10(4 / 0.01), abs=0.1)
+
+
+def test_a_report_shows_the_numbers_of_every_committed_result(run, tmp_path):
+    """Rows for parts, columns for what they hold, however deep, with errors; what holds no number is refused."""
+    results = [
+        path
+        for path in sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
+        if "protocol" in path.read_text()
+    ]
+    usable = [path for path in results if isinstance(json.loads(path.read_text())["protocol"], dict)]
+    code, _, error = run("evaluate", "report", *usable, "-o", tmp_path / "report")
+    assert code == 0, error
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "sprites-stages: everything generated | " in text and "| frechet content |" in text
+    assert "sprites-adherence: true clips" in text and "sprites-reconstruction: content frame | " in text.replace(
+        "_", " "
+    )
+    record = {
+        "name": "x", "protocol": {},
+        "values": {"a": {"deep": {"b": 2.0, "standard_error": {"b": 0.5}}}, "c": {"d": [1.0, 2.0, 3.0]}},
+    }  # fmt: skip
+    (tmp_path / "x.json").write_text(json.dumps(record))
+    assert run("evaluate", "report", tmp_path / "x.json", "-o", tmp_path / "report")[0] == 0
+    lines = (tmp_path / "report" / "report.md").read_text().splitlines()
+    assert lines[4:8] == ["| | deep b | d |", "|---|---|---|", "| x: a | 2 ± 0.5 |  |", "| x: c |  | 1 / 2 / 3 |"]
+    (tmp_path / "x.json").write_text(json.dumps({**record, "values": {"a": "text"}}))
+    code, _, error = run("evaluate", "report", tmp_path / "x.json", "-o", tmp_path / "report")
+    assert code == 2 and "x: its values hold no number to show" in error
+    (tmp_path / "x.json").write_text(json.dumps({**record, "protocol": "text"}))
+    code, _, error = run("evaluate", "report", tmp_path / "x.json", "-o", tmp_path / "report")
+    assert code == 2 and "protocol is no object" in error

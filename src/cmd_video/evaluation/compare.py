@@ -42,9 +42,9 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text())
-        if not {"name", "protocol", "values"} <= set(record) or not isinstance(record["protocol"], dict):
+        if not {"name", "protocol", "values"} <= set(record):
             raise ValueError("it lacks name, protocol or values")
-        for field, kind in (("name", str), ("values", dict), ("versions", dict)):
+        for field, kind in (("name", str), ("protocol", dict), ("values", dict), ("versions", dict)):
             if not isinstance(record.get(field, kind()), kind):
                 raise ValueError(f"{field} is no {'text' if kind is str else 'object'}")
     except (ValueError, TypeError, RecursionError) as error:

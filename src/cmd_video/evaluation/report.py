@@ -4,11 +4,13 @@ text = write_up({"mine": record, "theirs": other})        # markdown
 """
 
 import html
+from collections.abc import Iterator
 from typing import Any
 
 from .compare import SUBJECT, compare
 
 Record = dict[str, Any]
+MAX_TOGETHER = 5  # numbers in one cell
 
 
 def write_up(results: dict[str, Record]) -> str:
@@ -20,6 +22,9 @@ def write_up(results: dict[str, Record]) -> str:
     Returns:
         tables in the order of the results, each with its protocol; between two tables of one metric the fields of the
         protocol that keep them apart.
+
+    Raises:
+        ValueError: a result holds no number.
     """
     groups: list[dict[str, Record]] = []
     for name, record in results.items():
@@ -43,46 +48,86 @@ def write_up(results: dict[str, Record]) -> str:
 
 
 def _table(group: dict[str, Record]) -> str:
-    """A row for each result, a column for each of its numbers."""
-    columns = list(dict.fromkeys(name for record in group.values() for name in _numbers(record)))
+    """A row for each result, or for each of its parts, and a column for each number."""
+    rows = {title: cells for name, record in group.items() for title, cells in _rows(name, record).items()}
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     lines = [
         f"| | {' | '.join(_plain(column.replace('_', ' ')) for column in columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for name, record in group.items():
-        cells = _numbers(record)
-        lines.append(f"| {_plain(name)} | " + " | ".join(cells.get(column, "") for column in columns) + " |")
     floors = {
-        column: row["real_against_real"]
+        column: f"{row['real_against_real']:.4g}"
         for record in group.values()
         for column, row in record["values"].items()
         if isinstance(row, dict) and row.get("real_against_real") is not None
     }
     if floors:
-        cells = {column: f"{value:.4g}" for column, value in floors.items()}
-        lines.append("| real against real | " + " | ".join(cells.get(column, "") for column in columns) + " |")
+        rows["real against real"] = floors
+    lines += [
+        f"| {_plain(name)} | " + " | ".join(row.get(column, "") for column in columns) + " |"
+        for name, row in rows.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _numbers(record: Record) -> dict[str, str]:
-    """What of a result's values is a number, with its standard error or interval."""
+def _rows(name: str, record: Record) -> dict[str, dict[str, str]]:
+    """Title -> cells: one row, or one for each part where a result holds nothing but parts.
+
+    Raises:
+        ValueError: it holds no number.
+    """
+    values = dict(_parts(record["values"]))
+    if "accuracy" in values:  # adherence: the rest is about single scenes
+        rows = {name: _cells(values["accuracy"])}
+        if values.get("reader_on_ground_truth"):
+            rows[f"{name}: true clips"] = _cells(values["reader_on_ground_truth"])
+    elif values and all(isinstance(part, dict) and not _cell(part) for part in values.values()):
+        rows = {f"{name}: {part}": _cells(inside) for part, inside in values.items()}
+    else:
+        rows = {name: _cells(values)}
+    if not any(rows.values()):
+        raise ValueError(f"{name}: its values hold no number to show")
+    return rows
+
+
+def _parts(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A result's values, where a list of named parts counts as these parts."""
+    for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(part, dict) and "name" in part for part in value):
+            yield from ((f"{key} {part['name']}", part) for part in value)
+        else:
+            yield key, value
+
+
+def _cells(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Column -> text for every number, however deep; a column is named by the way to it."""
+    beside = values.get("standard_error")
+    errors = beside if isinstance(beside, dict) else {}
     found: dict[str, str] = {}
-    for name, row in record["values"].get("accuracy", record["values"]).items():
-        if isinstance(row, int | float) and not isinstance(row, bool):
-            found[name] = f"{row:.4g}"
-        elif isinstance(row, dict) and all(isinstance(row.get(key), float) for key in ("rate", "low", "high")):
-            found[name] = f"{row['rate']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
-        elif isinstance(row, dict) and isinstance(row.get("value"), int | float):
-            error = row.get("standard_error")
-            found[name] = f"{row['value']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
-        elif isinstance(row, dict):
-            errors = row.get("standard_error") or {}
-            found |= {
-                f"{name} {key}": f"{value:.4g}" + (f" ± {errors[key]:.2g}" if errors.get(key) is not None else "")
-                for key, value in row.items()
-                if isinstance(value, float)
-            }
+    for name, value in values.items():
+        if value is errors:
+            continue
+        text = _cell(value, errors.get(name))
+        if text:
+            found[prefix + name] = text
+        elif isinstance(value, dict):
+            found |= _cells(value, f"{prefix}{name} ")
     return found
+
+
+def _cell(value: Any, error: Any = None) -> str:
+    """A number with its standard error or interval, or some numbers; "" for what is neither."""
+    if isinstance(value, dict) and all(isinstance(value.get(key), int | float) for key in ("rate", "low", "high")):
+        return f"{value['rate']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
+    if isinstance(value, dict):
+        return _cell(value.get("value"), value.get("standard_error"))
+    if isinstance(value, list) and value and len(value) <= MAX_TOGETHER:
+        errors = error if isinstance(error, list) and len(error) == len(value) else [None] * len(value)
+        parts = [_cell(one, other) for one, other in zip(value, errors, strict=True)]
+        return " / ".join(parts) if all(parts) else ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    return f"{value:.4g}" + (f" ± {error:.2g}" if isinstance(error, int | float) else "")
 
 
 def _protocol(record: Record) -> str:
