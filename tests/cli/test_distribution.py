@@ -168,8 +168,8 @@ def test_weights(run, tmp_path):
     assert code == 2 and "weights: no i3d_rgb_imagenet.pt" in error
     code, _, error = run("weights", "get", "squeezenet", "--weights-dir", tmp_path)
     assert code == 2 and "no address" in error
-    code, _, error = run("weights", "get", "inception", "--weights-dir", tmp_path)
-    assert code == 2 and "'inception' is none of" in error
+    code, _, error = run("weights", "get", "resnet", "--weights-dir", tmp_path)
+    assert code == 2 and "'resnet' is none of" in error
 
 
 def test_pairs(run, folders, tmp_path):

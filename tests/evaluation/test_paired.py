@@ -80,6 +80,43 @@ def test_lpips_is_its_definition_on_published_names(network, layers):
         assert torch.allclose(model(first, second), model(second, first))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("network", "groups"),
+    [
+        ("alex", [[(0, 4, 2)], "pool", [(3, 1, 2)], "pool", [(6, 1, 1)], [(8, 1, 1)], [(10, 1, 1)]]),
+        (
+            "vgg",
+            [
+                [(0, 1, 1), (2, 1, 1)], "pool", [(5, 1, 1), (7, 1, 1)], "pool", [(10, 1, 1), (12, 1, 1), (14, 1, 1)],
+                "pool", [(17, 1, 1), (19, 1, 1), (21, 1, 1)], "pool", [(24, 1, 1), (26, 1, 1), (28, 1, 1)],
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_lpips_looks_where_its_authors_look(network, groups):
+    """By hand: number in torchvision's `features`, stride and padding of each convolution; a head behind a group."""
+    torch.manual_seed(0)
+    model = LPIPS(network).eval()
+    state = {name: value * 1.5 for name, value in model.state_dict().items() if name.startswith("features.")}
+    heads = [torch.rand(len(head)) for head in model.heads]
+    model.load_state_dict({**state, **{f"heads.{number}": head for number, head in enumerate(heads)}})
+    first, second = clips(2, 3, 64, 64), clips(2, 3, 64, 64, seed=1)
+    x, y = (((p + 1) / 2 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) for p in (first, second))
+    x, y = (p / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) for p in (x, y))
+    kernel, expected, tap = 3 if network == "alex" else 2, torch.zeros(2), iter(heads)
+    for group in groups:
+        if group == "pool":
+            x, y = (nn.functional.max_pool2d(p, kernel, 2) for p in (x, y))
+            continue
+        for number, stride, padding in group:
+            weights = [state[f"features.{number}.{leaf}"] for leaf in ("weight", "bias")]
+            x, y = (nn.functional.conv2d(p, *weights, stride, padding).relu() for p in (x, y))
+        apart = nn.functional.normalize(x) - nn.functional.normalize(y)
+        expected += (apart.square() * next(tap).view(-1, 1, 1)).sum(1).mean((1, 2))
+    assert torch.allclose(model(first, second), expected, rtol=2e-2)  # its shift and scale are rounded
+
+
 def test_published_heads_fit(shared_weights):
     for network in ("alex", "vgg"):
         file = next(shared_weights.glob(f"*/{network}_v0.1.pth"))

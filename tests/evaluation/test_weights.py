@@ -65,7 +65,7 @@ def test_folders(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("inception", "extractor: 'inception' is none of i3d, "),
+        ("vgg", "extractor: 'vgg' is none of i3d, "),
         ("pixels:here", "extractor: 'pixels:here' is none of"),
         ("videomae", "extractor: videomae needs a folder or hub id"),
         ("videomae:/nowhere", "extractor: videomae at /nowhere"),

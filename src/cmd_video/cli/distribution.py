@@ -35,7 +35,8 @@ Extractor = Annotated[
     str,
     typer.Option(
         help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomaev2:FILE (content-debiased), "
-        "videomae:PATH, vjepa2:PATH, squeezenet, sprites-action, sprites-appearance, flow, pixels, pixel-motion."
+        "videomae:PATH, vjepa2:PATH, inception (FID of frames), squeezenet, "
+        " sprites-action, sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
 
@@ -124,7 +125,7 @@ def calc(
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
-    is_table = Path(f"{real}.json").is_file() or real.endswith((".json", ".safetensors"))
+    is_table = real.endswith((".json", ".safetensors")) or (Path(f"{real}.json").is_file() and not Path(real).exists())
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([made] if is_table else [made, real], reading, split)
     clips = open_source(made, reading, device, steps, seed, prompts, split)

@@ -19,6 +19,7 @@ from cmd_video.models import SpriteClassifier
 from cmd_video.models.published import load_exactly, read_weights
 
 from .flow import flow_features
+from .inception import InceptionV3
 from .networks import C3D, I3D, SqueezeNet
 from .pixel_features import content_features, motion_features
 from .videomae2 import load_videomae2
@@ -66,8 +67,8 @@ class Extractor:
 
 
 EXTRACTORS = (
-    "i3d", "i3d-torchscript", "c3d", "videomaev2", "videomae", "vjepa2", "squeezenet", "sprites-action",
-    "sprites-appearance", "flow", "pixels", "pixel-motion",
+    "i3d", "i3d-torchscript", "c3d", "videomaev2", "videomae", "vjepa2", "inception", "squeezenet",
+    "sprites-action", "sprites-appearance", "flow", "pixels", "pixel-motion",
 )  # fmt: skip
 WITH_PATH = {
     "videomaev2": "the file vit_g_hybrid_pt_1200e_ssv2_ft.pth", "videomae": "a folder or hub id",
@@ -115,15 +116,33 @@ def build_extractor(name: str, weights_dir: Path | None = None, device: str = "c
         return Extractor(
             name, "clip", 16, C3D_RESIZE, digest, lambda x: c3d(_frames_of_c3d(_to_video(x, False)).to(device)), _same
         )
+    if kind == "inception":
+        inception = load_exactly(InceptionV3(), state, weights).to(device)
+        return Extractor(
+            name, "frame", 1, f"{RESIZE}, to 299",
+            digest, lambda x: _of_frames(inception, x, 299, device, lambda part: part / 127.5 - 1),
+        )  # fmt: skip
     named = {key.replace("/", "."): value for key, value in state.items()}
     squeezenet = load_exactly(SqueezeNet(), named, weights).to(device)
+    return Extractor(
+        name, "frame", 1, RESIZE, digest, lambda x: _of_frames(squeezenet, x, 227, device, lambda part: part)
+    )
 
-    def frame_features(frames: torch.Tensor) -> torch.Tensor:
-        pictures = frames.flatten(0, 1).permute(0, 3, 1, 2).float().to(device)  # (B * F, 3, H, W) in [0, 255]
-        pictures = F.interpolate(pictures, (227, 227), mode="bilinear", align_corners=False)
-        return torch.cat([squeezenet(part) for part in pictures.split(64)])
 
-    return Extractor(name, "frame", 1, RESIZE, digest, frame_features)
+def _of_frames(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    frames: torch.Tensor,
+    size: int,
+    device: str,
+    scale: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Features of single frames: uint8 (B, F, H, W, 3) -> (B * F, d)."""
+    pictures = frames.flatten(0, 1).permute(0, 3, 1, 2)  # (B * F, 3, H, W) in [0, 255]
+    found = []
+    for part in pictures.split(64):
+        resized = F.interpolate(part.to(device).float(), (size, size), mode="bilinear", align_corners=False)
+        found.append(network(scale(resized)))
+    return torch.cat(found)
 
 
 def _of_sprites(name: str, device: str) -> Extractor:

@@ -58,6 +58,13 @@ WEIGHT_FILES: dict[str, WeightFile] = {
         "31723200",
         None,
     ),
+    "inception": WeightFile(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "pytorch-fid: TensorFlow's Inception of 2015, for FID",
+        "6726825d",
+        None,
+    ),
     "squeezenet": WeightFile(
         "squeezenet_v1.0_imagenet_fp16.pt",
         None,
