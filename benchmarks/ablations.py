@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import seconds_of
+from by_turns import distances, seconds_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
 from cmd_video.evaluation.reconstruction import reconstruction_metrics
 from cmd_video.evaluation.results import digest, write_result
+from cmd_video.pipelines.image_space import decode_video, encode_video
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, TrainConfig, load_config
@@ -70,7 +71,7 @@ def run_row(table: str, row: str, arguments: argparse.Namespace) -> dict[str, An
 
 
 def measure_autoencoder(stage: Any, config: TrainConfig, num_clips: int) -> dict[str, Any]:
-    """PSNR, SSIM, numbers in a clip's motion latents, operations of encoding and decoding it."""
+    """PSNR, SSIM, Fréchet distances of reconstructions, numbers in a clip's motion latents, operations of a clip."""
     data: Any = config.validation.data
     dataset = build_dataset(data.model_copy(update={"length": num_clips}))
     videos = [batch["video"] for batch in fixed_batches(dataset, num_clips, 8)]
@@ -78,8 +79,11 @@ def measure_autoencoder(stage: Any, config: TrainConfig, num_clips: int) -> dict
         latents = stage._clip_latents({"video": videos[0][:1]})
         cost = count(lambda: stage.autoencoder(latents))
         size = stage.autoencoder.encode(latents).motion_latents.numel()
-    metrics = reconstruction_metrics(stage.autoencoder, stage.components["vae"], videos)
-    return {**metrics, "motion_latents": size, "operations": cost.flops}
+    vae = stage.components["vae"]
+    metrics = reconstruction_metrics(stage.autoencoder, vae, videos)
+    with torch.no_grad():
+        made = [decode_video(vae, stage.autoencoder(encode_video(vae, video)).sample) for video in videos]
+    return {**metrics, "frechet": distances(made, videos), "motion_latents": size, "operations": cost.flops}
 
 
 def measure_motion(stage: Any, config: TrainConfig, num_clips: int) -> dict[str, Any]:

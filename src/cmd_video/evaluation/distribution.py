@@ -34,7 +34,7 @@ def frechet_estimate(real: torch.Tensor, made: torch.Tensor, rows: int = 1, corr
         rows: of a clip.
         correction: of the covariances, see `frechet_distance`.
     """
-    parts = [_groups(real, rows, seed=0), _groups(made, rows, seed=1)]
+    parts = [_groups(table, rows) for table in (real, made)]
     value = frechet_distance(_statistics([real]), _statistics([made]), correction)
     if min(map(len, parts)) < GROUPS:
         return Estimate(value, math.nan)
@@ -66,7 +66,7 @@ def kernel_distance(real: torch.Tensor, made: torch.Tensor, degree: int = 3, row
     clips = [len(table) // rows for table in (real, made)]
     if min(clips) < 2:
         raise ValueError(f"clips: a kernel distance needs 2 or more of each kind, got {clips[0]} and {clips[1]}")
-    parts = [_groups(real.double(), rows, seed=0), _groups(made.double(), rows, seed=1)]
+    parts = [_groups(table.double(), rows) for table in (real, made)]
     sizes = [torch.tensor([float(len(part)) for part in side]) for side in parts]
     sums = {(i, j): _block_sums(parts[i], parts[j], degree) for i, j in ((0, 0), (1, 1), (0, 1))}
     own = [torch.stack([_own_kernel(part, degree, rows) for part in side]) for side in parts]
@@ -109,7 +109,7 @@ def jedi(real: torch.Tensor, made: torch.Tensor, rows: int = 1) -> Estimate:
         return 100 * float((moments[0] - moments[1]).square().sum())
 
     real, made = real.double(), made.double()
-    parts = [_groups(real, rows, seed=0), _groups(made, rows, seed=1)]
+    parts = [_groups(table, rows) for table in (real, made)]
     if min(map(len, parts)) < GROUPS:
         return Estimate(number(real, made), math.nan)
     without = [[torch.cat([*side[:out], *side[out + 1 :]]) for side in parts] for out in range(GROUPS)]
@@ -142,7 +142,7 @@ def coverage(real: torch.Tensor, made: torch.Tensor, neighbours: int = 5, rows: 
         )
     real, made = real.double(), made.double()
     whole = _coverage(real, made, neighbours, rows)
-    parts = [_groups(real, rows, seed=0), _groups(made, rows, seed=1)]
+    parts = [_groups(table, rows) for table in (real, made)]
     fewest_left = min(sum(map(len, side)) - max(map(len, side)) for side in parts) // rows
     if min(map(len, parts)) < GROUPS or fewest_left <= neighbours:
         return {name: Estimate(value, math.nan) for name, value in whole.items()}
@@ -243,18 +243,19 @@ def _kernel(a: torch.Tensor, b: torch.Tensor, degree: int) -> torch.Tensor:
     return (a @ b.mT / a.shape[-1] + 1) ** degree
 
 
-def shuffled(count: int, seed: int = 0) -> torch.Tensor:
+def shuffled(count: int) -> torch.Tensor:
     """Numbers below count in a fixed random order: clips that stand together may be of one class or one prompt."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
-def _groups(table: torch.Tensor, rows: int, seed: int = 0) -> list[torch.Tensor]:
+def _groups(table: torch.Tensor, rows: int) -> list[torch.Tensor]:
     """Clips dealt at random to ten groups of almost the same size, empty ones left out.
 
-    Two sides are dealt with two seeds, so that what leaves one says nothing of what leaves the other.
+    Of two sides with as many clips the same numbers go together: they may be of the same prompts, or even the same
+    clips and their reconstructions.
     """
     clips = table.unflatten(0, (-1, rows))
-    order = shuffled(len(clips), seed)
+    order = shuffled(len(clips))
     return [clips[order[number::GROUPS]].flatten(0, 1) for number in range(min(GROUPS, len(clips)))]
 
 
