@@ -214,6 +214,10 @@ def _from_transformers(kind: str, path: str, device: str) -> Extractor:
 
 def _of_videomae2(path: str, device: str) -> Extractor:
     """The features of content-debiased FVD: 16 frames in [0, 1] at 224 pixels; longer clips evenly thinned out."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"weights: no file {path}; {WITH_PATH['videomaev2']} is listed in OpenGVLab/VideoMAEv2's MODEL_ZOO"
+        )
     model = load_videomae2(Path(path)).to(device)
 
     def clip_features(frames: torch.Tensor) -> torch.Tensor:
