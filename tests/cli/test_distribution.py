@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,6 +110,7 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((tiny_pipeline, tiny_pipeline, "--span", "random", "--frames", 4), "--span: it says how files are read"),
         ((made, real, "--span", "end"), "--span: 'end' is none of start, middle, random"),
         ((made, real, "--split", "train"), "are no training configurations"),
+        ((made, real, "--draw-seed", 1), "--draw-seed: nothing is drawn without"),
         ((made, real, "--reconstruct", tmp_path / "nothing"), "nothing"),
     ):
         code, _, error = calc(run, arguments[0], arguments[1], tmp_path / "out.json", *arguments[2:])
@@ -140,9 +142,24 @@ def test_clips_as_an_autoencoder_gives_them_back(run, folders, tiny_config, tiny
         expected["values"]["reconstruction"]["psnr_per_clip"], abs=0.05
     )
     assert record["protocol"]["real"]["pixels_sha256"] == expected["protocol"]["real"]["pixels_sha256"]
-    made = record["protocol"]["made"]
-    assert made["reconstructed"] and made["codecs"] == [] and record["protocol"]["real"]["codecs"] == ["h264"]
-    assert record["protocol"]["real"]["source_fps"] == [8.0]
+    made, true = (record["protocol"][side] for side in ("made", "real"))
+    assert made["reconstructed"]["model"] == str(tiny_pipeline) and made["codecs"] == true["codecs"] == ["h264"]
+    assert true["source_fps"] == [8.0] and made["of_pixels_sha256"] == true["pixels_sha256"] != made["pixels_sha256"]
+    (tmp_path / "few").mkdir()
+    for number, path in enumerate(sorted(real.glob("*.mp4"))):
+        shutil.copy(path, tmp_path / "few" / f"{number}.mp4")
+    code, _, error = run("evaluate", "paired", tmp_path / "few", real, *options, "-o", tmp_path / "other.json")
+    assert code == 2 and "pairs go by name" in error
+    (tmp_path / "few" / "0.mp4").unlink()
+    some = ("--num-clips", 4, "-o", tmp_path / "other.json")
+    code, _, error = run("evaluate", "paired", tmp_path / "few", real, *options[:4], *some)
+    assert code == 2 and "drawn with seed 0 among 11" in error
+    code, _, error = run("evaluate", "paired", real, real, "--size", "17x17", "--frames", 4, *options[4:], *some[2:])
+    assert (
+        code == 2
+        and "--size: 17x17, the autoencoder takes multiples of" in error
+        and not (tmp_path / "other.json").exists()
+    )
     code, _, error = calc(run, real, real, tmp_path / "r.json", *options)
     assert code == 0, error
     assert json.loads((tmp_path / "r.json").read_text())["values"]["frechet"]["value"] > 1
@@ -330,7 +347,7 @@ def test_standard_error_of_psnr_is_that_of_repeated_draws():
     assert found[0]["psnr"] == pytest.approx(10 * math.log10(4 / 0.01), abs=0.1)
 
 
-def test_a_report_shows_the_numbers_of_every_committed_result(run, tmp_path):
+def test_a_report_shows_the_numbers_of_committed_results(run, tmp_path):
     """Rows for parts, columns for what they hold, however deep, with errors; what holds no number is refused."""
     results = [
         path

@@ -1,6 +1,7 @@
 """`cmd-video prune`: a folder that loads as the model did, and mistakes in one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -191,6 +192,18 @@ def test_importance_goes_on_after_a_stop(run, measure, tiny_config, tiny_pipelin
     assert run(*stopped)[0] != 0 and not (tmp_path / "stopped.json").exists()
     code, _, error = run(*stopped[:-1], "loss" if measure == "frechet" else "frechet")
     assert code == 2 and "holds an interrupted evaluation of something else" in error
+    shutil.copytree(tiny_pipeline / "motion_scheduler", tmp_path / "other" / "motion_scheduler")
+    settings = json.loads((tmp_path / "other" / "motion_scheduler" / "scheduler_config.json").read_text())
+    changed = {**settings, "beta_end": 0.03}
+    (tmp_path / "other" / "motion_scheduler" / "scheduler_config.json").write_text(json.dumps(changed))
+    recipe.write_text(
+        json.dumps(
+            {**config, "components": {**config["components"], "motion_scheduler": {"path": str(tmp_path / "other")}}}
+        )
+    )
+    code, _, error = run(*stopped)
+    assert code == 2 and "holds an interrupted evaluation of something else" in error
+    recipe.write_text(json.dumps(config))
     assert run(*stopped)[0] == 0 and len(calls) == len(set(calls)) + 1 == 5  # two before the stop, two after it
     records = [json.loads((tmp_path / name).read_text()) for name in ("whole.json", "stopped.json")]
     for record in records:

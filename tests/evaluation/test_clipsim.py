@@ -109,6 +109,9 @@ class Clips:
     def storage(self, number):
         return "h264", 8.0
 
+    def origin(self, number):
+        return None
+
 
 def test_a_model_without_some_weights_is_refused(tiny_clip, tmp_path):
     shutil.copytree(tiny_clip, tmp_path / "part")

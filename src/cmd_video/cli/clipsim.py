@@ -34,7 +34,7 @@ def command(
     from cmd_video.evaluation.clips import FolderClips
     from cmd_video.evaluation.clipsim import ClipSim, measure_captions
     from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
 
     state, device = processes(device)
     kind = "captioned_folder" if clips.is_dir() else "manifest"
@@ -49,7 +49,7 @@ def command(
     prompts = [record.prompt for record in records]
     work = output.with_name(f"{output.name}.parts")
     recipe = {"clips": [source.recipe, source.identity], "prompts": prompts, "clip_sha256": judge.sha256}
-    with Progress() as progress:
+    with work_on(work), Progress() as progress:
         task = progress.add_task("clips", total=len(records))
         values, protocol = measure_captions(
             source, prompts, judge, lambda done, total: progress.update(task, completed=done, total=total),

@@ -135,13 +135,15 @@ def reconstruction(
     from cmd_video.evaluation.clips import Reading
     from cmd_video.evaluation.reconstruction import measure_reconstruction
     from cmd_video.evaluation.results import digest, digest_model, write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.training.components import load_autoencoder
     from cmd_video.training.config import SpritesData
 
     if run is not None and model is not None:
         raise ValueError("--run and --model: give one of them, not both")
+    if draw_seed and config is None:
+        raise ValueError("--draw-seed: nothing is drawn without --config")
     state, device = processes(device)
     if run is not None:
         autoencoder, vae = load_autoencoder(run / "pipeline", device)
@@ -158,7 +160,7 @@ def reconstruction(
     }
     work = output.with_name(f"{output.name}.parts")
     recipe = {**measured, "clips": [clips.recipe, clips.identity], "batch": batch_size}
-    with Progress() as progress:
+    with work_on(work), Progress() as progress:
         task = progress.add_task("clips", total=len(clips))
         values, protocol = measure_reconstruction(
             clips, autoencoder, vae, batch_size,

@@ -64,9 +64,8 @@ def command(
     units = removable_units(model)
     if not units:
         raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
-    noisy = [stage.noisy_batch(batch) for batch in batches]
-    asked = {"cost": cost, "measure": measure}
-    protocol, work = _protocol(stage, settings, batches) | asked, output.with_name(f"{output.name}.parts")
+    protocol = {**_protocol(stage, settings, batches), "cost": cost, "measure": measure}
+    noisy, work = [stage.noisy_batch(batch) for batch in batches], output.with_name(f"{output.name}.parts")
     with Progress() as progress:
         task = progress.add_task("blocks", total=len(units) + 1)
         rows = SharedRows(work, protocol)(
@@ -147,11 +146,14 @@ def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str
     name = stage.trained[0]
     protocol: dict[str, Any] = {
         "model": type(stage.components[name]).__name__,
-        "model_sha256": digest_tensors(stage.components[name].state_dict()),
+        "model_sha256": _digest_part(stage.components[name]),
+        "components_sha256": {part: _digest_part(found) for part, found in stage.components.items() if part != name},
         "path": settings.components[name].path,
         "stage": settings.stage,
+        "objective": settings.objective.model_dump(mode="json"),
         "clips": sum(len(batch["number"]) for batch in batches),
         "real": {"clips_sha256": digest_all([digest_tensors(batch) for batch in batches])},
+        "prompts": [batch.get("prompt") for batch in batches],
         "data": settings.validation.data.model_dump(mode="json"),
     }
     if not isinstance(stage, DiffusionStage):
@@ -163,6 +165,21 @@ def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str
         "seed": settings.seed,
     }
     return {**protocol, "timesteps": list(VALIDATION_TIMESTEPS), "sampling": sampling}
+
+
+def _digest_part(part: Any) -> str:
+    """sha256 of a component: its weights, and its configuration but for where it came from."""
+    import hashlib
+    import json
+
+    from cmd_video.evaluation.results import ORIGIN, digest_tensors
+
+    config = getattr(part, "config", {})
+    fields = {
+        key: value for key, value in dict(getattr(config, "to_dict", lambda: config)()).items() if key not in ORIGIN
+    }
+    weights = digest_tensors(part.state_dict()) if hasattr(part, "state_dict") else ""
+    return hashlib.sha256(f"{weights} {json.dumps(fields, sort_keys=True, default=str)}".encode()).hexdigest()
 
 
 def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "Measured":

@@ -50,7 +50,7 @@ def command(
     from cmd_video.evaluation.lpips import build_lpips
     from cmd_video.evaluation.pairs import measure_pairs
     from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
+    from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
 
     state, device = processes(device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
@@ -61,7 +61,7 @@ def command(
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
     work = output.with_name(f"{output.name}.parts")
     recipe = {"lpips": lpips, "clips": [[source.recipe, source.identity] for source in sources]}
-    with Progress() as progress:
+    with work_on(work), Progress() as progress:
         task = progress.add_task("pairs", total=len(sources[0]))
         values, protocol = measure_pairs(
             *sources, network, device, lambda done, total: progress.update(task, completed=done, total=total),

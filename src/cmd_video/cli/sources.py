@@ -102,7 +102,7 @@ def reconstructed(clips: "ClipSource", model: str, device: str) -> "ClipSource":
     """Clips passed through the autoencoder of a model, or of a finished autoencoder run.
 
     Raises:
-        ValueError: there is no such model, or the clips are not of its size.
+        ValueError: there is no such model.
     """
     from cmd_video.evaluation.reconstruction import ReconstructedClips
     from cmd_video.evaluation.results import digest, digest_model
@@ -135,20 +135,22 @@ def check_reading(sources: list[str], reading: "Reading", split: str = "validati
     """
     if split != "validation" and not any(Path(source).suffix in (".yaml", ".yml") for source in sources):
         raise ValueError(f"--split: {', '.join(sources)} are no training configurations")
+    if reading.draw_seed and reading.num_clips is None and reading.span != "random":
+        raise ValueError("--draw-seed: nothing is drawn without --num-clips or --span random")
     if any(map(are_files, sources)):
         return
     if reading.size is not None or reading.stride != 1 or reading.fps is not None:
         raise ValueError(f"--size, --stride, --fps: they say how files are read, and {', '.join(sources)} are none")
-    if reading.span != "middle" and not any(map(_lists_files, sources)):
+    if reading.span != "middle" and not any(_lists_files(source, split) for source in sources):
         raise ValueError(f"--span: it says how files are read, and {', '.join(sources)} are none")
 
 
-def _lists_files(source: str) -> bool:
-    """Whether a source is a configuration whose validation clips are files."""
-    from cmd_video.training.config import VideoData, load_config
+def _lists_files(source: str, split: str) -> bool:
+    """Whether a source is a configuration whose clips are files."""
+    from cmd_video.training.config import VideoData
 
     path = Path(source)
-    return path.suffix in (".yaml", ".yml") and isinstance(load_config(path).validation.data, VideoData)
+    return path.suffix in (".yaml", ".yml") and isinstance(clip_data(path, split), VideoData)
 
 
 def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Reading") -> "ClipSource":
@@ -173,10 +175,17 @@ def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Readin
         files.recipe |= {"source": source, "listed_but_missing": dataset.missing}
         return files
     frames = dataset[0]["video"].shape[1]
-    recipe = {"kind": "dataset", "frames": frames, "data": data.model_dump(mode="json"), "source": source}
+    chosen = reading.choose(len(dataset))
+    recipe = {
+        "kind": "dataset",
+        "frames": frames,
+        "data": data.model_dump(mode="json"),
+        "chosen": reading.chosen(len(dataset)),
+        "source": source,
+    }
     return MadeClips(
-        lambda numbers: torch.stack([dataset[number]["video"] for number in numbers]),
-        min(reading.num_clips or len(dataset), len(dataset)),
+        lambda numbers: torch.stack([dataset[chosen[number]]["video"] for number in numbers]),
+        len(chosen),
         recipe,
     )
 

@@ -50,6 +50,10 @@ class ClipSource(Protocol):
         """Codec that a clip is stored with, and its own frames per second; None where it has none."""
         ...
 
+    def origin(self, number: int) -> str | None:
+        """Digest of the clip that one was computed from, after it was read; None for a clip that is as it is."""
+        ...
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -147,6 +151,10 @@ class FolderClips:
         except ClipError:
             return None, None
 
+    def origin(self, number: int) -> str | None:
+        """See `ClipSource`."""
+        return None
+
     def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
         reading, options = self._reading, {**self._options, "place": place}
         try:
@@ -207,6 +215,10 @@ class ArrayClips:
         """See `ClipSource`."""
         return None, None
 
+    def origin(self, number: int) -> str | None:
+        """See `ClipSource`."""
+        return None
+
 
 class MadeClips:
     """Clips that a function makes, such as a dataset's items or a pipeline's output.
@@ -231,6 +243,10 @@ class MadeClips:
         """See `ClipSource`."""
         return None, None
 
+    def origin(self, number: int) -> str | None:
+        """See `ClipSource`."""
+        return None
+
 
 def _stamp(path: Path) -> tuple[int, int]:
     """Size and time of change; of a folder of its entries together, zeros where there is nothing."""
@@ -244,13 +260,26 @@ def _stamp(path: Path) -> tuple[int, int]:
 def stored_as(clips: ClipSource, number: int, clip: torch.Tensor) -> dict[str, Any]:
     """What a row keeps of a clip beside its metrics, for `storage_facts`: uint8 (F, H, W, 3)."""
     codec, rate = clips.storage(number)
-    return {"size": "x".join(map(str, clip.shape[1:3])), "codec": codec, "fps": rate and round(rate, 2)}
+    size = "x".join(map(str, clip.shape[1:3]))
+    return {"size": size, "codec": codec, "fps": rate and round(rate, 2), "of": clips.origin(number)}
 
 
-def storage_facts(stored: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Of all clips, for the protocol: sizes, codecs and the files' own frames per second, each once."""
+def storage_facts(stored: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of all clips, for the protocol: sizes, codecs and the files' own frames per second, each once; and one digest of
+    the clips that they were computed from, if they were.
+    """
     fields = {"sizes": "size", "codecs": "codec", "source_fps": "fps"}
-    return {name: sorted({row[field] for row in stored if row[field] is not None}) for name, field in fields.items()}
+    facts: dict[str, Any] = {
+        name: sorted({row[field] for row in stored if row[field] is not None}) for name, field in fields.items()
+    }
+    origins = [row["of"] for row in stored if row["of"] is not None]
+    if origins:
+        facts["of_pixels_sha256"] = hashlib.sha256("".join(origins).encode()).hexdigest()
+    return facts
+
+
+class NothingReadable(ValueError):
+    """None of the clips can be read."""
 
 
 def as_problem(error: ClipError) -> dict[str, str]:
@@ -262,11 +291,13 @@ def readable_rows(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
     """Rows of the clips that could be read, and what was wrong with the others.
 
     Raises:
-        ValueError: none could.
+        NothingReadable: none could.
     """
     problems = [row["problem"] for row in rows if "problem" in row]
     if len(problems) == len(rows):
-        raise ValueError(f"clips: none of {len(rows)} can be read" + (f"; the first: {problems[0]}" if rows else ""))
+        raise NothingReadable(
+            f"clips: none of {len(rows)} can be read" + (f"; the first: {problems[0]}" if rows else "")
+        )
     return [row for row in rows if "problem" not in row], problems
 
 

@@ -83,8 +83,12 @@ def mean_and_error(values: list[float]) -> dict[str, float | None]:
 def _check(made: ClipSource, true: ClipSource) -> None:
     if len(made) != len(true):
         raise ValueError(f"clips: {len(made)} to judge, {len(true)} true ones; they must be pairs")
-    if isinstance(made, FolderClips) and isinstance(true, FolderClips):
-        for mine, other in zip(made.paths, true.paths, strict=True):
+    drawn = [clips.recipe.get("chosen", "all") for clips in (made, true)]
+    if drawn[0] != drawn[1]:
+        raise ValueError(f"--num-clips: those to judge are {drawn[0]}, the true ones {drawn[1]}; they must be pairs")
+    files = [getattr(clips, "source", clips) for clips in (made, true)]
+    if isinstance(files[0], FolderClips) and isinstance(files[1], FolderClips):
+        for mine, other in zip(files[0].paths, files[1].paths, strict=True):
             if mine.stem != other.stem:
                 raise ValueError(f"clips: {mine.name} stands where the true ones have {other.name}; pairs go by name")
 

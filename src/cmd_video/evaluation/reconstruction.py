@@ -17,10 +17,10 @@ import torch
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import resize_and_crop_frame, to_float, to_uint8
 from cmd_video.models import CMDAutoencoder
-from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, encode_video
+from cmd_video.pipelines.image_space import ImageAutoencoder, decode_video, encode_video, spatial_ratio
 
 from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
-from .metrics import paired_metrics
+from .metrics import ssim
 from .pairs import mean_and_error
 from .shared_work import Progress, Row, Rows, every_row
 from .tables import digest_all, digest_of
@@ -76,23 +76,41 @@ class ReconstructedClips:
     def __init__(
         self, clips: ClipSource, autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, model: dict[str, Any]
     ) -> None:
-        self._clips, self._autoencoder, self._vae = clips, autoencoder, vae
-        self.recipe = {**clips.recipe, **model, "reconstructed": True}
+        self.source, self._autoencoder, self._vae = clips, autoencoder, vae
+        self._origins: dict[int, str] = {}
+        self.recipe = {**clips.recipe, "reconstructed": model}
         self.identity = clips.identity
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.source)
 
     @torch.no_grad()
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
-        """See `ClipSource`; one at a time, for they may differ in size."""
-        return [clip if isinstance(clip, ClipError) else self._pass(clip) for clip in self._clips.read(numbers)]
+        """See `ClipSource`; one at a time, for they may differ in size.
+
+        Raises:
+            ValueError: the autoencoder cannot take their size.
+        """
+        found: list[torch.Tensor | ClipError] = []
+        for number, clip in zip(numbers, self.source.read(numbers), strict=True):
+            if not isinstance(clip, ClipError):
+                self._origins[number] = digest_of(clip)
+                clip = self._pass(clip)
+            found.append(clip)
+        return found
 
     def storage(self, number: int) -> tuple[str | None, float | None]:
-        """See `ClipSource`: what comes out of an autoencoder is not stored."""
-        return None, None
+        """See `ClipSource`: that of the clip that went in."""
+        return self.source.storage(number)
+
+    def origin(self, number: int) -> str | None:
+        """See `ClipSource`: the clip that went in."""
+        return self._origins.get(number)
 
     def _pass(self, clip: torch.Tensor) -> torch.Tensor:
+        unit = spatial_ratio(self._vae) * self._autoencoder.config.patch_size
+        if any(side % unit for side in clip.shape[1:3]):
+            raise ValueError(f"--size: {clip.shape[1]}x{clip.shape[2]}, the autoencoder takes multiples of {unit}")
         video = to_float(clip)[None].to(self._autoencoder.device)  # (1, 3, F, H, W)
         content_frame, motion_latents = self._autoencoder.encode(encode_video(self._vae, video), return_dict=False)
         made = decode_video(self._vae, self._autoencoder.decode(content_frame, motion_latents).sample)
@@ -119,9 +137,10 @@ def reconstruction_rows(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | Non
     }
     found: dict[str, dict[str, list[float]]] = {}
     for name, prediction in shown.items():
-        metrics = paired_metrics(prediction, video)
-        squared = (prediction.clamp(-1, 1) - video).square().flatten(1).double().mean(dim=1)
-        found[name] = {"squared": squared.tolist(), **{key: metrics[key].tolist() for key in ("psnr", "ssim")}}
+        prediction = prediction.clamp(-1, 1)
+        squared = (prediction - video).square().flatten(1).double().mean(dim=1)
+        psnr = 10 * torch.log10(4 / squared.clamp(min=4e-6))
+        found[name] = {"squared": squared.tolist(), "psnr": psnr.tolist(), "ssim": ssim(prediction, video).tolist()}
     return [
         {name: {key: values[clip] for key, values in metrics.items()} for name, metrics in found.items()}
         for clip in range(len(video))
@@ -135,8 +154,8 @@ def summarize_reconstruction(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         rows: of `reconstruction_rows`.
 
     Returns:
-        For each of SHOWN: `psnr` (dB, of one mean squared error over all clips), `psnr_per_clip` (mean of each clip's
-        PSNR, at most 60 dB each), `ssim`, `clips`, and `standard_error` of the three (None for a single clip).
+        For each of SHOWN: `psnr` (dB, of one mean squared error over all clips), `psnr_per_clip` (mean of each clip's;
+        both at most 60 dB), `ssim`, `clips`, and `standard_error` of the three (None for a single clip).
 
     Raises:
         ValueError: there are no clips.
@@ -145,17 +164,19 @@ def summarize_reconstruction(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         raise ValueError("clips: there are none to measure")
     result: dict[str, dict[str, Any]] = {}
     for name in SHOWN:
-        squared, psnr, ssim = (mean_and_error([row[name][key] for row in rows]) for key in ("squared", "psnr", "ssim"))
-        mean, error = squared["value"] or 4e-6, squared["standard_error"]
+        squared, psnr, alike = (
+            mean_and_error([row[name][key] for row in rows]) for key in ("squared", "psnr", "ssim")
+        )
+        mean, error = max(squared["value"] or 0.0, 4e-6), squared["standard_error"]
         result[name] = {
             "psnr": 10 * math.log10(4 / mean),
             "psnr_per_clip": psnr["value"],
-            "ssim": ssim["value"],
+            "ssim": alike["value"],
             "clips": len(rows),
             "standard_error": {
                 "psnr": None if error is None else 10 / math.log(10) * error / mean,  # by the slope of the logarithm
                 "psnr_per_clip": psnr["standard_error"],
-                "ssim": ssim["standard_error"],
+                "ssim": alike["standard_error"],
             },
         }
     return result

@@ -7,7 +7,8 @@ discard(Path("adherence.json.parts"))               # only once the result is wr
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+
+from .clips import NothingReadable
 
 Row = dict[str, Any]  # JSON-able
 Make = Callable[[list[int]], list[Row]]
@@ -64,6 +67,16 @@ def deal_out(missing: list[int], state: PartialState) -> list[int]:
 def discard(work: Path) -> None:
     """Remove a folder of work, once what it was for is written."""
     shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def work_on(work: Path) -> Iterator[None]:
+    """Work in a folder that goes when it turns out that no clip can be read: what is mended would be another work."""
+    try:
+        yield
+    except NothingReadable:
+        discard(work)
+        raise
 
 
 def every_row(count: int, at_a_time: int, make: Make, progress: Progress | None = None) -> list[Row]:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
 
-from .clips import ClipSource, MadeClips, as_problem, storage_facts, stored_as
+from .clips import ClipSource, MadeClips, NothingReadable, as_problem, storage_facts, stored_as
 from .extractors import Extractor
 from .flow import dynamic_degree, optical_flow
 from .results import provenance
@@ -105,7 +105,7 @@ def extract(
         ValueError: no clip can be read, or they do not suit the extractor, or the folder belongs to something else.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    chunk = batch_size if isinstance(clips, MadeClips) else CHUNK
+    chunk = batch_size if isinstance(getattr(clips, "source", clips), MadeClips) else CHUNK
     count = -(-len(clips) // chunk)
     if state.is_main_process:
         recipe = {
@@ -199,8 +199,11 @@ def _collect(work: Path, count: int, clips: ClipSource, extractor: Extractor) ->
             for name, values in facts.items():
                 values += json.loads(file.metadata()[name])
     if not parts["features"]:
-        discard(work)
-        raise ValueError(f"clips: none of {len(clips)} can be read; the first: {facts['problems'][0]}")
+        state = PartialState(cpu=not torch.cuda.is_available())
+        state.wait_for_everyone()  # all have looked
+        if state.is_main_process:
+            discard(work)
+        raise NothingReadable(f"clips: none of {len(clips)} can be read; the first: {facts['problems'][0]}")
     features, dynamic = (torch.cat(part) for part in parts.values())
     protocol = {
         **clips.recipe,
