@@ -11,6 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from cmd_video.cli import main
 from cmd_video.data.make import write_sprites
+from cmd_video.evaluation.clips import ClipSource
 from cmd_video.evaluation.clipsim import ClipSim, measure_captions
 from cmd_video.training.tokenizer import train_tokenizer
 
@@ -95,7 +96,7 @@ def test_the_other_caption_is_another_one(tiny_clip):
     assert list(values) == ["clipsim"]
 
 
-class Clips:
+class Clips(ClipSource):
     """As many clips of noise."""
 
     recipe: ClassVar = {}
@@ -103,14 +104,11 @@ class Clips:
     def __init__(self, count):
         self.clips = frames(count)
 
+    def __len__(self):
+        return len(self.clips)
+
     def read(self, numbers):
         return [self.clips[number] for number in numbers]
-
-    def storage(self, number):
-        return "h264", 8.0
-
-    def origin(self, number):
-        return None
 
 
 def test_a_model_without_some_weights_is_refused(tiny_clip, tmp_path):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Output
+from .options import Device, Output, progress_bar
 from .sources import DrawSeed, Fps, Frames, NumClips, Span, Stride, parse_reading
 
 
@@ -28,8 +28,6 @@ def command(
 
     Example: cmd-video evaluate clipsim samples/prompts.jsonl -o clipsim.json
     """
-    from rich.progress import Progress
-
     from cmd_video.data.manifest import load_manifest
     from cmd_video.evaluation.clips import FolderClips
     from cmd_video.evaluation.clipsim import ClipSim, measure_captions
@@ -49,10 +47,9 @@ def command(
     prompts = [record.prompt for record in records]
     work = output.with_name(f"{output.name}.parts")
     recipe = {"clips": [source.recipe, source.identity], "prompts": prompts, "clip_sha256": judge.sha256}
-    with work_on(work), Progress() as progress:
-        task = progress.add_task("clips", total=len(records))
+    with work_on(work), progress_bar("clips", len(records)) as progress:
         values, protocol = measure_captions(
-            source, prompts, judge, lambda done, total: progress.update(task, completed=done, total=total),
+            source, prompts, judge, progress,
             SharedRows(work, recipe),
         )  # fmt: skip
     if not state.is_main_process:

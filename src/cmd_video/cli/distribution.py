@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Output
+from .options import Device, Output, progress_bar
 from .sources import (
     BatchSize,
     DrawSeed,
@@ -36,7 +36,7 @@ Extractor = Annotated[
     typer.Option(
         help="i3d-torchscript (FVD), i3d (another I3D), c3d (Inception score), videomaev2:FILE (content-debiased), "
         "videomae:PATH, vjepa2:PATH, inception (FID of frames), squeezenet, "
-        " sprites-action, sprites-appearance, flow, pixels, pixel-motion."
+        "sprites-action, sprites-appearance, flow, pixels, pixel-motion."
     ),
 ]
 
@@ -128,8 +128,7 @@ def calc(
     is_table = real.endswith((".json", ".safetensors")) or (Path(f"{real}.json").is_file() and not Path(real).exists())
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([made] if is_table else [made, real], reading, split)
-    clips = open_source(made, reading, device, steps, seed, prompts, split)
-    clips = clips if reconstruct is None else reconstructed(clips, reconstruct, device)
+    clips = reconstructed(open_source(made, reading, device, steps, seed, prompts, split), reconstruct, device)
     works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
     if is_table:
         known = FeatureTable.load(Path(real))
@@ -175,16 +174,10 @@ def compare(
 
 
 def _extract(clips: "ClipSource", extractor: "BuiltExtractor", work: Path, batch_size: int) -> "FeatureTable":
-    from rich.progress import Progress
-
     from cmd_video.evaluation.tables import extract
 
-    with Progress() as progress:
-        task = progress.add_task("clips", total=len(clips))
-        return extract(
-            clips, extractor, work, batch_size,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
+    with progress_bar("clips", len(clips)) as progress:
+        return extract(clips, extractor, work, batch_size, progress)
 
 
 def _print(values: dict[str, dict[str, Any]], known: "FeatureTable", found: "FeatureTable") -> None:

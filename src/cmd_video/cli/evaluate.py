@@ -8,11 +8,11 @@ import typer
 from .clipsim import command as clipsim
 from .distribution import calc, compare, reference
 from .importance import command as importance
-from .options import Device, Output
+from .options import Device, Output, progress_bar
 from .paired import command as paired
 from .report import command as report
 from .samples import command as generate
-from .sources import DrawSeed, clip_data, dataset_clips
+from .sources import DrawSeed, clip_data, dataset_clips, open_autoencoder
 
 app = typer.Typer(help="Measure: distances between sets of clips, adherence, reconstruction, importance of blocks.")
 SAMPLERS = ("content_sampler", "motion_sampler")
@@ -43,7 +43,6 @@ def adherence(
     from dataclasses import asdict
 
     import torch
-    from rich.progress import Progress
 
     from cmd_video.evaluation.adherence import evaluate_adherence
     from cmd_video.evaluation.results import digest_model, write_result
@@ -75,11 +74,10 @@ def adherence(
         "model_sha256": digest_model(model),
     }
     work = output.with_name(f"{output.name}.parts")
-    with Progress() as progress:
-        task = progress.add_task("clips", total=num_scenes)
+    with progress_bar("clips", num_scenes) as progress:
         values = evaluate_adherence(
             generate, num_scenes, seed, batch_size, height, width, num_frames,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=progress,
             rows_of=SharedRows(work, protocol),
         )  # fmt: skip
     if not state.is_main_process:
@@ -130,14 +128,10 @@ def reconstruction(
 
     Example: cmd-video evaluate reconstruction -o reconstruction.json
     """
-    from rich.progress import Progress
-
     from cmd_video.evaluation.clips import Reading
     from cmd_video.evaluation.reconstruction import measure_reconstruction
-    from cmd_video.evaluation.results import digest, digest_model, write_result
+    from cmd_video.evaluation.results import write_result
     from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
-    from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.training.components import load_autoencoder
     from cmd_video.training.config import SpritesData
 
     if run is not None and model is not None:
@@ -145,26 +139,19 @@ def reconstruction(
     if draw_seed and config is None:
         raise ValueError("--draw-seed: nothing is drawn without --config")
     state, device = processes(device)
-    if run is not None:
-        autoencoder, vae = load_autoencoder(run / "pipeline", device)
-    else:
-        pipe = load_pipeline(model, device)
-        autoencoder, vae = pipe.autoencoder, pipe.vae
+    if run is not None and not (run / "pipeline").is_dir():
+        raise ValueError(f"--run: {run} holds no finished run")
+    autoencoder, vae, which = open_autoencoder(str(run) if run else model, device)
     held_out = SpritesData(kind="sprites", split="held_out", length=num_clips, seed=7)
     reading = Reading(num_clips=num_clips, draw_seed=draw_seed)
     clips = dataset_clips(clip_data(config) if config else held_out, str(config or "held-out sprites"), reading)
-    measured = {
-        "content_frame": autoencoder.config.content_frame,
-        "model": str(run or model or "default"),
-        "model_sha256": digest(run / "pipeline") if run else digest_model(model),
-    }
+    measured = {"content_frame": autoencoder.config.content_frame, **which}
     work = output.with_name(f"{output.name}.parts")
     recipe = {**measured, "clips": [clips.recipe, clips.identity], "batch": batch_size}
-    with work_on(work), Progress() as progress:
-        task = progress.add_task("clips", total=len(clips))
+    with work_on(work), progress_bar("clips", len(clips)) as progress:
         values, protocol = measure_reconstruction(
             clips, autoencoder, vae, batch_size,
-            lambda done, total: progress.update(task, completed=done, total=total), SharedRows(work, recipe),
+            progress, SharedRows(work, recipe),
         )  # fmt: skip
     if not state.is_main_process:
         return

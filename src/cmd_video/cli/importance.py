@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .options import Device, Output
+from .options import Device, Output, progress_bar
 
 if TYPE_CHECKING:
     from cmd_video.evaluation.shared_work import Make
@@ -48,8 +48,6 @@ def command(
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
-    from rich.progress import Progress
-
     from cmd_video.evaluation.results import write_result
     from cmd_video.evaluation.shared_work import SharedRows, discard, processes
     from cmd_video.pruning.importance import BlockImportance, plot_importance, removable_units
@@ -66,11 +64,10 @@ def command(
         raise ValueError(f"{config}: its {type(model).__name__} has no block that could leave")
     protocol = {**_protocol(stage, settings, batches), "cost": cost, "measure": measure}
     noisy, work = [stage.noisy_batch(batch) for batch in batches], output.with_name(f"{output.name}.parts")
-    with Progress() as progress:
-        task = progress.add_task("blocks", total=len(units) + 1)
+    with progress_bar("blocks", len(units) + 1) as progress:
         rows = SharedRows(work, protocol)(
             len(units) + 1, 1, _measured_row(stage, batches, noisy, units, measure),
-            lambda done, total: progress.update(task, completed=done, total=total),
+            progress,
         )  # fmt: skip
     if not state.is_main_process:
         return

@@ -1,6 +1,8 @@
 """What several commands check alike."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +67,16 @@ def usable_device(name: str) -> str:
 
         check_device(name)
     return name
+
+
+@contextmanager
+def progress_bar(name: str, total: int) -> "Iterator[Callable[[int, int], None]]":
+    """A bar with the time that is left; what it gives is called with (done, all)."""
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", callback=writable_file)]

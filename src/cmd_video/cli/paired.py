@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Output
+from .options import Device, Output, progress_bar
 from .sources import (
     DrawSeed,
     Fps,
@@ -45,8 +45,6 @@ def command(
     Example: cmd-video evaluate paired made/ clips/ --size 64x64 -o paired.json
     Of an autoencoder: cmd-video evaluate paired clips/ clips/ --reconstruct my-model --size 64x64
     """
-    from rich.progress import Progress
-
     from cmd_video.evaluation.lpips import build_lpips
     from cmd_video.evaluation.pairs import measure_pairs
     from cmd_video.evaluation.results import write_result
@@ -55,16 +53,14 @@ def command(
     state, device = processes(device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([made, true], reading)
-    judged = open_source(made, reading, device)
-    judged = judged if reconstruct is None else reconstructed(judged, reconstruct, device)
+    judged = reconstructed(open_source(made, reading, device), reconstruct, device)
     sources = judged, open_source(true, reading, device)
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
     work = output.with_name(f"{output.name}.parts")
     recipe = {"lpips": lpips, "clips": [[source.recipe, source.identity] for source in sources]}
-    with work_on(work), Progress() as progress:
-        task = progress.add_task("pairs", total=len(sources[0]))
+    with work_on(work), progress_bar("pairs", len(sources[0])) as progress:
         values, protocol = measure_pairs(
-            *sources, network, device, lambda done, total: progress.update(task, completed=done, total=total),
+            *sources, network, device, progress,
             SharedRows(work, recipe),
         )  # fmt: skip
     if not state.is_main_process:

@@ -10,6 +10,8 @@ from .options import read_lines
 
 if TYPE_CHECKING:
     from cmd_video.evaluation.clips import ClipSource, Reading
+    from cmd_video.models import CMDAutoencoder
+    from cmd_video.pipelines.image_space import ImageAutoencoder
     from cmd_video.training.config import SpritesData, VideoData
 
 Frames = Annotated[int, typer.Option(min=1, help="Frames of a clip.")]
@@ -98,25 +100,34 @@ def open_source(
     return clips
 
 
-def reconstructed(clips: "ClipSource", model: str, device: str) -> "ClipSource":
-    """Clips passed through the autoencoder of a model, or of a finished autoencoder run.
+def open_autoencoder(
+    model: str | None, device: str
+) -> "tuple[CMDAutoencoder, ImageAutoencoder | None, dict[str, Any]]":
+    """The autoencoder of a model, or of a finished run of the stage `autoencoder`; its image autoencoder; and which it
+    is, for the protocol.
 
     Raises:
         ValueError: there is no such model.
     """
-    from cmd_video.evaluation.reconstruction import ReconstructedClips
     from cmd_video.evaluation.results import digest, digest_model
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.training.components import load_autoencoder
 
-    run = Path(model) / "pipeline"
-    if run.is_dir():
+    run = Path(model or "") / "pipeline"
+    if model is not None and run.is_dir():
         autoencoder, vae = load_autoencoder(run, device)
-    else:
-        pipe = load_pipeline(model, device)
-        autoencoder, vae = pipe.autoencoder, pipe.vae
-    sha256 = digest(run) if run.is_dir() else digest_model(model)
-    return ReconstructedClips(clips, autoencoder, vae, {"model": model, "model_sha256": sha256})
+        return autoencoder, vae, {"model": model, "model_sha256": digest(run)}
+    pipe = load_pipeline(model, device)
+    return pipe.autoencoder, pipe.vae, {"model": model or "default", "model_sha256": digest_model(model)}
+
+
+def reconstructed(clips: "ClipSource", model: str | None, device: str) -> "ClipSource":
+    """Clips passed through a model's autoencoder, see `open_autoencoder`; None leaves them as they are."""
+    if model is None:
+        return clips
+    from cmd_video.evaluation.reconstruction import ReconstructedClips
+
+    return ReconstructedClips(clips, *open_autoencoder(model, device))
 
 
 def are_files(source: str) -> bool:

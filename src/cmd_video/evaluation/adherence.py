@@ -39,7 +39,8 @@ def evaluate_adherence(
     """Ask for clips of `num_scenes` scenes and read them.
 
     Args:
-        generate: (prompts, seeds) -> clips (B, 3, F, H, W) in [-1, 1], one per prompt. A scene's seed is its index.
+        generate: (prompts, seeds) -> clips (B, 3, F, H, W) in [-1, 1], one per prompt. In world 0 a scene's seed is
+            its index.
         num_scenes: how many clips to generate.
         seed: which world of scenes.
         batch_size: prompts per call of `generate`; the last call may have fewer.

@@ -48,11 +48,16 @@ class ClipSource(Protocol):
 
     def storage(self, number: int) -> tuple[str | None, float | None]:
         """Codec that a clip is stored with, and its own frames per second; None where it has none."""
-        ...
+        return None, None
 
     def origin(self, number: int) -> str | None:
         """Digest of the clip that one was computed from, after it was read; None for a clip that is as it is."""
-        ...
+        return None
+
+    @property
+    def underneath(self) -> "ClipSource":
+        """The source that is read, where another one passes its clips through a model."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Reading:
         return int.from_bytes(hashlib.sha256(f"{self.draw_seed} {what}".encode()).digest()[:6]) / 2**48
 
 
-class FolderClips:
+class FolderClips(ClipSource):
     """Video files and folders of pictures below a path, or what a manifest lists, in the order of their names.
 
     Args:
@@ -151,10 +156,6 @@ class FolderClips:
         except ClipError:
             return None, None
 
-    def origin(self, number: int) -> str | None:
-        """See `ClipSource`."""
-        return None
-
     def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
         reading, options = self._reading, {**self._options, "place": place}
         try:
@@ -167,7 +168,7 @@ class FolderClips:
             return error
 
 
-class ArrayClips:
+class ArrayClips(ClipSource):
     """Clips of an .npz or .npy file: one array, uint8 (N, F, H, W, 3), as they are.
 
     Args:
@@ -211,16 +212,8 @@ class ArrayClips:
         """See `ClipSource`."""
         return [torch.from_numpy(np.array(self.videos[self._numbers[number]])) for number in numbers]
 
-    def storage(self, number: int) -> tuple[str | None, float | None]:
-        """See `ClipSource`."""
-        return None, None
 
-    def origin(self, number: int) -> str | None:
-        """See `ClipSource`."""
-        return None
-
-
-class MadeClips:
+class MadeClips(ClipSource):
     """Clips that a function makes, such as a dataset's items or a pipeline's output.
 
     Args:
@@ -238,14 +231,6 @@ class MadeClips:
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
         """See `ClipSource`."""
         return [to_uint8(video) for video in self._make(numbers)]
-
-    def storage(self, number: int) -> tuple[str | None, float | None]:
-        """See `ClipSource`."""
-        return None, None
-
-    def origin(self, number: int) -> str | None:
-        """See `ClipSource`."""
-        return None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -86,9 +86,9 @@ def _check(made: ClipSource, true: ClipSource) -> None:
     drawn = [clips.recipe.get("chosen", "all") for clips in (made, true)]
     if drawn[0] != drawn[1]:
         raise ValueError(f"--num-clips: those to judge are {drawn[0]}, the true ones {drawn[1]}; they must be pairs")
-    files = [getattr(clips, "source", clips) for clips in (made, true)]
-    if isinstance(files[0], FolderClips) and isinstance(files[1], FolderClips):
-        for mine, other in zip(files[0].paths, files[1].paths, strict=True):
+    judged, known = made.underneath, true.underneath
+    if isinstance(judged, FolderClips) and isinstance(known, FolderClips):
+        for mine, other in zip(judged.paths, known.paths, strict=True):
             if mine.stem != other.stem:
                 raise ValueError(f"clips: {mine.name} stands where the true ones have {other.name}; pairs go by name")
 

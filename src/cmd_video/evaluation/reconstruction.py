@@ -63,7 +63,7 @@ def show_reconstruction(
     return [to_uint8(panel[0].cpu()).numpy() for panel in (video, reconstruction, still, shown)]
 
 
-class ReconstructedClips:
+class ReconstructedClips(ClipSource):
     """Clips of another source, passed through an autoencoder as they are read.
 
     Args:
@@ -76,13 +76,13 @@ class ReconstructedClips:
     def __init__(
         self, clips: ClipSource, autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, model: dict[str, Any]
     ) -> None:
-        self.source, self._autoencoder, self._vae = clips, autoencoder, vae
+        self._clips, self._autoencoder, self._vae = clips, autoencoder, vae
         self._origins: dict[int, str] = {}
         self.recipe = {**clips.recipe, "reconstructed": model}
         self.identity = clips.identity
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self._clips)
 
     @torch.no_grad()
     def read(self, numbers: Sequence[int]) -> list[torch.Tensor | ClipError]:
@@ -92,7 +92,7 @@ class ReconstructedClips:
             ValueError: the autoencoder cannot take their size.
         """
         found: list[torch.Tensor | ClipError] = []
-        for number, clip in zip(numbers, self.source.read(numbers), strict=True):
+        for number, clip in zip(numbers, self._clips.read(numbers), strict=True):
             if not isinstance(clip, ClipError):
                 self._origins[number] = digest_of(clip)
                 clip = self._pass(clip)
@@ -101,11 +101,16 @@ class ReconstructedClips:
 
     def storage(self, number: int) -> tuple[str | None, float | None]:
         """See `ClipSource`: that of the clip that went in."""
-        return self.source.storage(number)
+        return self._clips.storage(number)
 
     def origin(self, number: int) -> str | None:
         """See `ClipSource`: the clip that went in."""
         return self._origins.get(number)
+
+    @property
+    def underneath(self) -> ClipSource:
+        """See `ClipSource`."""
+        return self._clips.underneath
 
     def _pass(self, clip: torch.Tensor) -> torch.Tensor:
         unit = spatial_ratio(self._vae) * self._autoencoder.config.patch_size

@@ -105,7 +105,7 @@ def extract(
         ValueError: no clip can be read, or they do not suit the extractor, or the folder belongs to something else.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    chunk = batch_size if isinstance(getattr(clips, "source", clips), MadeClips) else CHUNK
+    chunk = batch_size if isinstance(clips.underneath, MadeClips) else CHUNK
     count = -(-len(clips) // chunk)
     if state.is_main_process:
         recipe = {
