@@ -28,10 +28,10 @@ help:
 setup: $(STAMP)
 
 # torch goes first and alone, so that TORCH_INDEX decides its build and nothing else's.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt packages/cmd-video-sprites/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)" -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PIP) -c constraints.txt -e packages/cmd-video-sprites -e ".[dev]"
 	touch $@
 
 demo: $(STAMP)
@@ -53,5 +53,5 @@ docs: $(DOCS_STAMP)
 	$(BIN)/python -m mkdocs build
 
 clean:
-	rm -rf .venv demo site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo site build dist src/*.egg-info packages/*/build packages/*/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.image_space import decode_video
-from cmd_video.pipelines.shipped import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import model_folder
 
 
 @torch.inference_mode()
@@ -29,7 +29,7 @@ def main() -> None:
         return decode_video(pipe.vae, pipe.autoencoder.decode(*encode_scenes(pipe, scenes, indices)).sample)
 
     values = evaluate_adherence(reconstruct, arguments.num_scenes, batch_size=20)
-    protocol = {"clips": arguments.num_scenes, "model": "default", "model_sha256": digest(DEFAULT_MODEL)}
+    protocol = {"clips": arguments.num_scenes, "model": "default", "model_sha256": digest(model_folder(None))}
     write_result(arguments.output, "adherence of reconstructions", values, protocol)
     for name, score in values["accuracy"].items():
         print(f"{name:8s} {score['rate']:6.1%}")

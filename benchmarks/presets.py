@@ -1,6 +1,7 @@
 """What each preset costs and keeps on sprites: seconds, adherence, Fréchet distance to the ground truth, in one run.
 
 python benchmarks/presets.py -o benchmarks/results/sprites-presets.json [--rows quality fast] [--num-scenes 200]
+    [--model "before=old-model" --model "before, fast=old-model:fast"]
 
 Rows take turns (`by_turns`): presets of the default model, and models made from it. Distances (`by_turns.distances`)
 stand beside that between two sets of true clips. `--picture FILE` draws four prompts with one object and four with
@@ -22,8 +23,6 @@ ROWS: dict[str, tuple[str | None, str | None]] = {  # model, preset; None = the 
     "quality": (None, "quality"),
     "fast": (None, "fast"),
     "turbo": ("turbo", None),
-    "pruned": ("pruned", None),
-    "pruned, fast": ("pruned", "fast"),
 }
 
 
@@ -34,18 +33,31 @@ def to_show(num_scenes: int) -> dict[int, SpriteScene]:
     return {index: scenes[index] for indices in by_count for index in indices[40:44]}
 
 
+def own_row(text: str) -> tuple[str, tuple[str, str | None]]:
+    """A row of a model that does not ship: "before=old-model:fast" -> ("before", ("old-model", "fast"))."""
+    name, _, place = text.partition("=")
+    model, _, preset = place.partition(":")
+    if not (name and model):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROW=FOLDER[:PRESET]")
+    return name, (model, preset or None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument(
-        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="the first is what speeds refer to"
+        "--rows", nargs="*", choices=ROWS, default=list(ROWS), help="beside --model; speeds refer to the first of all"
+    )
+    parser.add_argument(
+        "--model", action="append", default=[], type=own_row, metavar="ROW=FOLDER[:PRESET]", help="a row of its own"
     )
     parser.add_argument("--num-scenes", type=int, default=200)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     if arguments.picture is not None and arguments.num_scenes < 200:
         parser.error(f"--picture: {arguments.num_scenes} scenes are too few to have two objects in some")
-    pipes = {row: load_pipeline(ROWS[row][0], preset=ROWS[row][1]) for row in arguments.rows}
+    rows = dict(arguments.model) | {row: ROWS[row] for row in arguments.rows}
+    pipes = {row: load_pipeline(model, preset=preset) for row, (model, preset) in rows.items()}
     makers = {preset: clips_of(pipe) for preset, pipe in pipes.items()}
     if arguments.picture is not None:
         draw(makers, to_show(arguments.num_scenes), arguments.picture)
@@ -54,7 +66,7 @@ def main() -> None:
     values |= compare(makers, arguments.num_scenes)
     protocol = {
         **protocol_of(arguments.num_scenes),
-        "model_sha256": {row: digest_model(ROWS[row][0]) for row in arguments.rows},
+        "model_sha256": {row: digest_model(model) for row, (model, _) in rows.items()},
     }
     write_result(arguments.output, "presets", values, protocol)
 

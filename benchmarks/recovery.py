@@ -27,7 +27,7 @@ from cmd_video.benchmark.system import Size, measure_cost
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
-from cmd_video.pipelines.shipped import DEFAULT_MODEL
+from cmd_video.pipelines.shipped import model_folder
 from cmd_video.pruning.importance import importance_and_cost, measure_importance, weight_importance
 from cmd_video.pruning.pruned_models import prune
 from cmd_video.pruning.selection import BlockSelection, select_by_importance
@@ -179,7 +179,7 @@ def task_loss(case: Case, model: Any) -> float:
 
 def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """CMD's default model: its rows, and what was done."""
-    folder = str(arguments.teacher or DEFAULT_MODEL)
+    folder = str(arguments.teacher or model_folder(None))
     parts = ("vae", "autoencoder", "motion_tokenizer", "motion_text_encoder", "motion_scheduler")
     latents = {split: {"kind": "latents", "path": str(arguments.latents / split)} for split in ("train", "held_out")}
     case = Case(

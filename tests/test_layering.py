@@ -19,7 +19,7 @@ ALLOWED = {
     "cli": BASE | MIDDLE | UPPER | {"__init__"},
     "__init__": BASE | MIDDLE,  # the public names
 }
-ONLY_IN = {"typer": {"cli"}, "av": {"data", "cli"}, "tensorboard": {"training"}, "webdataset": {"data"}}
+ONLY_IN = {"typer": {"cli"}, "av": {"data", "cli"}, "tensorboard": {"training"}}
 
 
 def imported_modules(source: str, module: str):

@@ -1,4 +1,7 @@
-"""The models that ship with the package: they load by name, are small, and generate; sprites in and out."""
+"""The models that ship: they load by name, are small, share what they have in common, and generate."""
+
+import hashlib
+import importlib.util
 
 import pytest
 import torch
@@ -6,7 +9,10 @@ import torch
 from cmd_video import CMDPipeline
 from cmd_video.data.sprites import SpritesDataset
 from cmd_video.evaluation.reconstruction import reconstruction_metrics
-from cmd_video.pipelines.shipped import DEFAULT_MODEL, SHIPPED
+from cmd_video.evaluation.results import digest_model
+from cmd_video.pipelines import shipped
+from cmd_video.training.components import build_components
+from cmd_video.training.config import ComponentConfig
 
 
 @pytest.fixture(scope="module")
@@ -16,37 +22,81 @@ def pipe():
     return pipe
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_weights_are_small_and_safe(name):
-    files = [path for path in SHIPPED[name].rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
-    most = 60e6 if SHIPPED[name] == DEFAULT_MODEL else 25e6
-    assert 1e6 < sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= most
+@pytest.fixture(scope="module")
+def turbo():
+    pipe = CMDPipeline.from_pretrained("turbo")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
-def test_turbo_needs_four_steps_each_without_guidance():
-    turbo = CMDPipeline.from_pretrained("turbo")
-    turbo.set_progress_bar_config(disable=True)
-    calls = []
-    for model in (turbo.unet, turbo.motion_transformer):
-        model.register_forward_pre_hook(lambda model, args, kwargs: calls.append(len(args[0])), with_kwargs=True)
+def test_weights_are_small_safe_and_stored_once():
+    files = [path for path in shipped.sprites_folder().rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".py"}
+    assert sum(path.stat().st_size for path in files) < 30 * 2**20
+    weights = [hashlib.sha256(path.read_bytes()).digest() for path in files if path.suffix == ".safetensors"]
+    assert len(set(weights)) == len(weights)
+
+
+@pytest.mark.parametrize("name", shipped.SHIPPED)
+def test_every_component_comes_in_float32(name):
+    pipe = CMDPipeline.from_pretrained(name)
+    parts = {key: part for key, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert len(parts) >= 5
+    assert {parameter.dtype for part in parts.values() for parameter in part.parameters()} <= {torch.float32}
+
+
+def test_turbo_has_the_default_models_other_components(pipe, turbo):
+    for name in ("autoencoder", "motion_transformer", "text_encoder", "motion_text_encoder"):
+        mine, theirs = (getattr(each, name).state_dict() for each in (turbo, pipe))
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert not torch.equal(turbo.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    assert digest_model("turbo") != digest_model("default")
+
+
+def test_a_recipe_takes_a_shared_component_from_either_name():
+    built = [build_components({"autoencoder": ComponentConfig(path=name)})["autoencoder"] for name in shipped.SHIPPED]
+    first, second = (part.state_dict() for part in built)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_turbo_saved_elsewhere_is_whole(turbo, tmp_path):
+    turbo.save_pretrained(tmp_path / "copy")
+    copy = CMDPipeline.from_pretrained(tmp_path / "copy")
+    copy.set_progress_bar_config(disable=True)
+    clips = [each("a red ring", generator=torch.Generator().manual_seed(0), output_type="pt") for each in (turbo, copy)]
+    assert torch.equal(clips[0].frames, clips[1].frames)
+
+
+def test_without_the_weights_one_line_says_what_to_install(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(shipped, "find_spec", lambda name: None if name == "cmd_video_sprites" else found(name))
+    shipped.sprites_folder.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"pip install 'cmd-video\[sprites\]'") as raised:
+            CMDPipeline.from_pretrained()
+        assert "\n" not in str(raised.value)
+        assert shipped.shared_components(shipped.Path("elsewhere")) == {}  # other models need no weights of ours
+    finally:
+        shipped.sprites_folder.cache_clear()
+
+
+def test_turbo_needs_four_content_steps_and_one_motion_step_without_guidance(turbo):
+    calls = {"unet": [], "motion_transformer": []}
+    handles = [
+        getattr(turbo, name).register_forward_pre_hook(
+            lambda model, args, kwargs, name=name: calls[name].append(len(args[0])), with_kwargs=True
+        )
+        for name in calls
+    ]
     out = turbo("a red circle moves to the right", generator=torch.Generator().manual_seed(0), output_type="pt")
-    assert calls == [1] * 8
+    for handle in handles:
+        handle.remove()
+    assert calls == {"unet": [1] * 4, "motion_transformer": [1]}
     assert out.frames.shape == (1, 16, 3, 64, 64)
     first, last = (red_center(out.frames[0, number]) for number in (0, -1))
     assert last - first > 8  # pixels
     with pytest.raises(ValueError, match="num_inference_steps: 8, but the model was distilled for 4 steps"):
         turbo("a red circle", num_inference_steps=8)
-
-
-def test_pruned_has_half_the_denoisers(pipe):
-    pruned = CMDPipeline.from_pretrained("pruned")
-    pruned.set_progress_bar_config(disable=True)
-    for small, whole in ((pruned.unet, pipe.unet), (pruned.motion_transformer, pipe.motion_transformer)):
-        assert small.num_parameters() < 0.55 * whole.num_parameters()
-    generator = torch.Generator().manual_seed(0)
-    out = pruned("a red circle moves to the right", num_inference_steps=10, generator=generator, output_type="pt")
-    assert red_center(out.frames[0, -1]) - red_center(out.frames[0, 0]) > 8
 
 
 def red_center(frame):
@@ -57,14 +107,10 @@ def red_center(frame):
 
 
 def test_it_generates_what_its_configuration_says(pipe):
-    out = pipe(
-        "a red circle moves to the right",
-        num_inference_steps=4,
-        generator=torch.Generator().manual_seed(0),
-        output_type="pt",
-    )
+    generator = torch.Generator().manual_seed(0)
+    out = pipe("a red circle moves to the right", num_inference_steps=10, generator=generator, output_type="pt")
     assert out.frames.shape == (1, 16, 3, 64, 64)
-    assert out.frames.std() > 0.02
+    assert red_center(out.frames[0, -1]) - red_center(out.frames[0, 0]) > 8
 
 
 def test_reconstruction_of_held_out_sprites(pipe):

@@ -1,6 +1,5 @@
 """Text features and the space of content frames, which training and the pipeline share."""
 
-import importlib
 
 import pytest
 import torch
@@ -101,9 +100,3 @@ def test_the_77_tokens_of_clip(make_text_encoder):
     assert features.hidden_states.shape == (3, 77, 16)
     assert features.truncated == [" ".join(words[75:]), None, None]
     torch.testing.assert_close(features.hidden_states[0], features.hidden_states[1])
-
-
-def test_the_default_model_is_looked_for_inside_the_package():
-    package = importlib.import_module("cmd_video")
-    module = importlib.import_module("cmd_video.pipelines.shipped")
-    assert module.DEFAULT_MODEL.parent == type(module.DEFAULT_MODEL)(package.__file__).parent

@@ -84,12 +84,14 @@ def _open(model: str, component: str | None) -> tuple[Any, Any, str | None]:
         raise ValueError(f"MODEL: {folder} holds neither a pipeline (model_index.json) nor a model (config.json)")
     import torch
 
+    from cmd_video.pipelines.shipped import component_folder
+
     index = _read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
     name = component or next((name for name in DENOISERS if name in parts), None)
     if name not in parts:
         raise ValueError(f"--component: {name!r} is none of {', '.join(parts)}")
-    dtypes = {part: _dtype(folder / part) for part in parts}
+    dtypes = {part: _dtype(component_folder(folder, part)) for part in parts}
     pipe = _pipeline_class(folder, index).from_pretrained(str(folder), torch_dtype={"default": torch.float32} | dtypes)
     return pipe, _whole(getattr(pipe, str(name)), folder), name
 

@@ -1,4 +1,4 @@
-"""Video files to frames, by PyAV.
+"""Video files to frames, by PyAV, which is imported where it is used.
 
     frames = read_clip("clip.mp4", num_frames=16, stride=2)       # uint8 (F, H, W, 3), RGB
 
@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
@@ -34,7 +33,7 @@ from .clip import (
     too_short,
 )
 from .frame_folders import read_frame_folder
-from .video_file import EXACT, write_video
+from .video_file import exact, write_video
 
 LIMITS = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"}  # a playlist must not reach for the network
 SIGNATURES = (
@@ -220,6 +219,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a file and yield (container, video stream), with limits against absurd headers."""
     if not path.is_file():
         raise ClipError(path, "no such file" if not path.exists() else "not a file", "missing")
+    import av
+
     try:
         container = av.open(f"file:{path}", metadata_errors="replace", options=LIMITS)
     except Exception as error:
@@ -242,6 +243,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_cover(stream: Any) -> bool:
+    import av
+
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
@@ -285,6 +288,8 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
     if name is None or tags.get("alpha_mode") != "1":
         yield from container.decode(stream)
         return
+    import av
+
     decoder: Any = av.CodecContext.create(name, "r")
     decoder.extradata, decoder.thread_count = stream.codec_context.extradata, 1
     for packet in container.demux(stream):
@@ -296,7 +301,7 @@ def _has_alpha(frame: Any) -> bool:
 
 
 def _to_rgba(frame: Any) -> np.ndarray:
-    return frame.reformat(format="rgba", interpolation=EXACT, threads=1).to_ndarray()
+    return frame.reformat(format="rgba", interpolation=exact(), threads=1).to_ndarray()
 
 
 def _to_rgb(path: Path, frame: Any) -> np.ndarray:
@@ -308,7 +313,7 @@ def _to_rgb(path: Path, frame: Any) -> np.ndarray:
             rgba = _to_rgba(frame)
             pixels = (rgba[..., :3] * (rgba[..., 3:] / np.float32(255)) + 0.5).astype(np.uint8)
         else:
-            pixels = frame.reformat(format="rgb24", interpolation=EXACT, threads=1).to_ndarray()
+            pixels = frame.reformat(format="rgb24", interpolation=exact(), threads=1).to_ndarray()
         matrix = frame.side_data.get("DISPLAYMATRIX")
         return pixels if matrix is None else _orient(pixels, np.frombuffer(matrix, np.int32))
 

@@ -2,6 +2,8 @@
 
     write_video(frames, "out.mp4", fps=8)         # frames uint8 (F, H, W, 3), RGB
 
+PyAV is imported where it is used: sprites and latents need none.
+
 A file is written under another name in its folder and appears by rename: it is there in full or not at all.
 """
 
@@ -10,16 +12,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation
 from PIL import Image
 
-# libswscale's own choice darkens colours by one to three levels, and drops every second pixel's colour on the way in.
-EXACT = (
-    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
 # Conversions use threads=1: threads do not survive a fork, and a data loading process that frees a converter of its
 # parent would wait for them forever.
 
@@ -57,6 +53,8 @@ def write_video(frames: np.ndarray | torch.Tensor, path: str | Path, fps: float)
     limit = MAX_GIF_FPS if path.suffix == ".gif" else 1000
     if not 0.01 <= fps <= limit:
         raise ValueError(f"{path}: fps is {fps}, must lie in [0.01, {limit}]")
+    import av
+
     temporary = path.with_name(f".{path.stem[:100]}.tmp-{os.getpid()}{path.suffix}")
     try:
         (_write_gif if path.suffix == ".gif" else _write_encoded)(pixels, temporary, fps)
@@ -67,7 +65,18 @@ def write_video(frames: np.ndarray | torch.Tensor, path: str | Path, fps: float)
         temporary.unlink(missing_ok=True)
 
 
+def exact() -> Any:
+    """How libswscale is to convert colours. Its own choice darkens them by one to three levels, and drops every second
+    pixel's colour on the way in.
+    """
+    from av.video.reformatter import Interpolation as Flag
+
+    return Flag.BICUBIC | Flag.ACCURATE_RND | Flag.FULL_CHR_H_INT | Flag.FULL_CHR_H_INP
+
+
 def _write_encoded(pixels: np.ndarray, path: Path, fps: float) -> None:
+    import av
+
     encoder, options = ENCODERS[path.suffix]
     num_frames, height, width, _ = pixels.shape
     pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -79,7 +88,7 @@ def _write_encoded(pixels: np.ndarray, path: Path, fps: float) -> None:
         stream.codec_context.colorspace, stream.codec_context.color_range = BT601, LIMITED_RANGE
         for frame in pixels:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture.reformat(format="yuv420p", interpolation=EXACT, threads=1)))
+            container.mux(stream.encode(picture.reformat(format="yuv420p", interpolation=exact(), threads=1)))
         container.mux(stream.encode(None))
 
 

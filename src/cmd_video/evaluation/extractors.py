@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from cmd_video.models import SpriteClassifier
 from cmd_video.models.published import load_exactly, read_weights
+from cmd_video.pipelines.shipped import sprites_folder
 
 from .flow import flow_features
 from .inception import InceptionV3
@@ -74,7 +75,6 @@ WITH_PATH = {
     "videomaev2": "the file vit_g_hybrid_pt_1200e_ssv2_ft.pth", "videomae": "a folder or hub id",
     "vjepa2": "a folder or hub id",
 }  # fmt: skip
-SPRITE_CLASSIFIERS = Path(__file__).parent.parent / "sprite_classifiers"
 
 
 def build_extractor(name: str, weights_dir: Path | None = None, device: str = "cpu") -> Extractor:
@@ -147,7 +147,8 @@ def _of_frames(
 
 def _of_sprites(name: str, device: str) -> Extractor:
     """Features of one of the classifiers that ship with the package, at the 64 pixels they know."""
-    model = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / name.removeprefix("sprites-")).to(device).eval()
+    folder = sprites_folder() / "classifiers" / name.removeprefix("sprites-")
+    model = SpriteClassifier.from_pretrained(folder).to(device).eval()
 
     def features(frames: torch.Tensor) -> torch.Tensor:
         return model(_resize(_to_video(frames).to(device), 64))[1]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from cmd_video.pipelines.shipped import model_folder
+from cmd_video.pipelines.shipped import model_folder, shared_components
 
 from .shared_work import write_whole
 
@@ -88,13 +88,19 @@ def hardware(device: str | None = None) -> str:
 
 
 def digest(folder: Path) -> str:
-    """sha256 over the weights and configurations of a model folder, by name.
+    """sha256 over the weights and configurations of a model folder, shared ones included, by name.
 
     Of configurations what diffusers notes of their origin does not count.
     """
     total = hashlib.sha256()
-    for path in sorted(file for pattern in ("*.safetensors", "*.json") for file in folder.rglob(pattern)):
-        total.update(path.relative_to(folder).as_posix().encode())
+    places = {"": folder, **shared_components(folder)}
+    files = {
+        (Path(part) / path.relative_to(place)).as_posix(): path
+        for part, place in places.items()
+        for path in (*place.rglob("*.safetensors"), *place.rglob("*.json"))
+    }
+    for name, path in sorted(files.items()):
+        total.update(name.encode())
         if path.suffix == ".json":
             total.update(_configuration(path))
             continue

@@ -33,7 +33,7 @@ from .inputs import as_list, check_condition, check_generator, check_images, che
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PRESETS, Sampling, distilled_steps, make_solver, resolve, set_timesteps
 from .shapes import content_shape, default_size, motion_shape, size_unit
-from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder
+from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder, shared_components
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
@@ -122,13 +122,21 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> "CMDPipeline":
-        """Load a pipeline from a folder, a hub id, or one that ships: "default" (no argument), "turbo", "pruned".
+        """Load a pipeline from a folder, a hub id, or one that ships: "default" (no argument) or "turbo".
 
         All parts come in float32 if no dtype is given, whatever the files hold.
+
+        Raises:
+            ValueError: the model ships, and the package with the weights is not installed.
         """
-        folder = str(model_folder(pretrained_model_name_or_path))
-        import_own_classes(cls.load_config(folder, **{name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}))
-        pipe = super().from_pretrained(folder, **kwargs)
+        folder = model_folder(pretrained_model_name_or_path)
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        import_own_classes(cls.load_config(str(folder), **hub))
+        shared = shared_components(folder)
+        if shared:
+            default = cls.from_pretrained(None, **kwargs)
+            kwargs = {name: getattr(default, name) for name in shared} | kwargs
+        pipe = super().from_pretrained(str(folder), **kwargs)
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             for encoder in (pipe.text_encoder, pipe.motion_text_encoder):
                 if encoder is not None:  # transformers keeps the dtype of the files, diffusers does not

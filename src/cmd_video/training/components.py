@@ -20,7 +20,7 @@ from cmd_video import models
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.image_space import ImageAutoencoder
 from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS
-from cmd_video.pipelines.shipped import model_folder
+from cmd_video.pipelines.shipped import model_folder, shared_components
 from cmd_video.pruning import pruned_models
 
 from .config import COMPONENT_CLASSES, TEXT_ENCODERS, ComponentConfig
@@ -111,7 +111,11 @@ def _load(name: str, path: str) -> Any:
     subfolder = in_pipeline
     if folder.is_dir():
         names = (name, in_pipeline, *(VIDEO_MODEL_FOLDERS if name == "video_model" else ()))
-        subfolder = next((option for option in names if (folder / option).is_dir()), "")
+        shared = shared_components(folder)
+        subfolder = next((option for option in names if option in shared or (folder / option).is_dir()), "")
+        if subfolder in shared:
+            folder = shared[subfolder].parent
+            path = str(folder)
     if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
         raise ValueError(f"components.{name}.path: no folder {path}")
     if "tokenizer" in name:

@@ -93,7 +93,7 @@ class ComponentConfig(Section):
 
     path: str | None = None
     """A component folder (written by `save_pretrained`), or a pipeline folder or hub id that has it as a subfolder, or
-    a model that ships: "default", "turbo", "pruned".
+    a model that ships: "default", "turbo".
     """
     class_name: str | None = Field(default=None, alias="class")
     """Class of a fresh component, one of COMPONENT_CLASSES."""

@@ -1,5 +1,5 @@
-"""What a run tells while it goes: a line per report in `log.jsonl`, tensorboard, sample grids, a progress bar with
-ETA.
+"""What a run tells while it goes: a line per report in `log.jsonl`, sample grids, a progress bar with ETA, and event
+files where tensorboard is installed.
 
 log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5);  log.write(1)
 """
@@ -7,6 +7,7 @@ log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5)
 import json
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,13 @@ class RunLog:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = run / "log.jsonl"
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first_step]
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             os.replace(temporary, self.path)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self.board = _open_board(run / "tensorboard", first_step)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -80,7 +79,8 @@ class RunLog:
         from PIL import Image
 
         pixels = ((grid + 1) * 127.5).round().byte()
-        self.board.add_image("samples", pixels, step)
+        if self.board is not None:
+            self.board.add_image("samples", pixels, step)
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"step-{step:08d}.png")
@@ -89,7 +89,8 @@ class RunLog:
         """Finish the progress bar and the event file."""
         if self.enabled:
             self.progress.stop()
-            self.board.close()
+            if self.board is not None:
+                self.board.close()
 
     def _line(self, step: int, values: dict[str, float], kind: str) -> None:
         if not self.enabled:
@@ -102,8 +103,18 @@ class RunLog:
         }
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        for key, value in values.items():
-            self.board.add_scalar(f"{kind}/{key}", value, step)
+        if self.board is not None:
+            for key, value in values.items():
+                self.board.add_scalar(f"{kind}/{key}", value, step)
+
+
+def _open_board(folder: Path, first_step: int) -> Any | None:
+    """Event files for tensorboard, where it is installed (`pip install 'cmd-video[log]'`); `log.jsonl` has the same."""
+    if find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
 
 
 def _step_of(line: str) -> float:

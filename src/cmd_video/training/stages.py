@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
 from cmd_video.losses import diffusion_loss, diffusion_target, noise_levels, psnr, reconstruction_loss
@@ -309,6 +308,8 @@ class ContentStage(DiffusionStage):
         if config.objective.lora_rank:
             if not isinstance(self.unet, UNet2DConditionModel):
                 raise ValueError(f"objective.lora_rank: {type(self.unet).__name__} is no UNet2DConditionModel")
+            from peft import LoraConfig
+
             self.unet.requires_grad_(False)
             rank = config.objective.lora_rank
             torch.manual_seed(config.seed)  # of the adapters' first weights
@@ -317,6 +318,8 @@ class ContentStage(DiffusionStage):
     def finish(self, batches: list[Batch]) -> None:
         """Merge the adapters of a LoRA run into the UNet."""
         if self.config.objective.lora_rank:
+            from peft import get_peft_model_state_dict
+
             self.adapters = get_peft_model_state_dict(self.unet)
             self.unet.fuse_lora()
             self.unet.unload_lora()
