@@ -63,7 +63,9 @@ def test_turbo_saved_elsewhere_is_whole(turbo, tmp_path):
     turbo.save_pretrained(tmp_path / "copy")
     copy = CMDPipeline.from_pretrained(tmp_path / "copy")
     copy.set_progress_bar_config(disable=True)
-    clips = [each("a red ring", generator=torch.Generator().manual_seed(0), output_type="pt") for each in (turbo, copy)]
+    clips = [
+        each("a red ring", generator=torch.Generator().manual_seed(0), output_type="pt") for each in (turbo, copy)
+    ]
     assert torch.equal(clips[0].frames, clips[1].frames)
 
 

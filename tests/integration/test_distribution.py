@@ -1,4 +1,4 @@
-"""What is given away: a tree that is light to carry, a small wheel of the library, and it works outside the repository."""
+"""What is given away: a tree that is light to carry, and a small wheel that works outside the repository."""
 
 import shutil
 import subprocess
@@ -50,7 +50,8 @@ def test_the_wheels_work_in_an_environment_outside_the_repository(wheels, tmp_pa
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")}))
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # of this one, its own .pth files unread
+    # the packages of this environment; its own .pth files, such as that of an editable install, are not read
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def run(*arguments):
         return subprocess.run([python, *arguments], cwd=tmp_path, capture_output=True, text=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cmd_video.models import AutoencoderPixelUnshuffle
-from cmd_video.models.autoencoder_cmd import warp
+from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder
+from cmd_video.models.autoencoder_cmd import lay_over, warp
 
 
 def picture(height: int, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -81,3 +81,41 @@ def test_a_fold_saved_and_loaded(tmp_path):
     images = torch.rand(1, 1, 4, 4)
     assert torch.equal(loaded.encode(images).latents, vae.encode(images).latents)
     assert loaded.dtype == torch.float32 and loaded.device.type == "cpu"
+
+
+@pytest.mark.parametrize("fold", [1, 4])
+def test_a_masked_layer_uncovers_the_background(fold):
+    """A bright square moves over stripes: with its mask the stripes stay where they are, closed form."""
+    stripes = torch.arange(16).remainder(2).float().expand(1, 3, 8, 16)
+    covered, square = stripes.clone(), torch.zeros(1, 1, 8, 16)
+    square[..., 2:5, 3:6] = 1
+    covered = covered * (1 - square) + 5 * square  # what the content frame shows
+    moved_square = square.roll(4, dims=3)
+    expected = stripes * (1 - moved_square) + 5 * moved_square
+    flow = constant_flow([-4], [0], 8, 16, fold)[:1]  # every pixel comes from four to its left
+    folded, background, mask = (
+        functional.pixel_unshuffle(each, fold)[:, :, None] for each in (covered, stripes, moved_square)
+    )
+    found = lay_over(warp(folded[:, :, 0], flow, fold), background, mask)[:, :, 0]
+    torch.testing.assert_close(functional.pixel_shuffle(found, fold), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_start_at_the_content_frame_and_every_part_learns():
+    config = {"in_channels": 12, "sample_size": (8, 8), "dim": 24, "encoder_depth": 1, "decoder_depth": 1}
+    config |= {"num_heads": 2, "latent_channels": 4, "head_channels": 16, "base": "layers", "fold": 2}
+    torch.manual_seed(0)
+    model = CMDAutoencoder(**config)
+    clip = torch.randn(2, 12, 4, 8, 8)
+    content_frame, motion_latents = model.encode(clip, return_dict=False)
+    start = model.decode(content_frame, motion_latents).sample
+    torch.testing.assert_close(start, content_frame[:, :, None].expand_as(start), rtol=1e-4, atol=1e-4)
+    for head in (model.head, model.background):
+        torch.nn.init.normal_(head.conv_out.weight, std=0.1)
+    (model(clip).sample - clip).square().mean().backward()
+    for head in (model.head, model.background):  # residual, flow and mask; the painted background
+        assert head.conv_out.weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_layers_need_a_head():
+    with pytest.raises(ValueError, match="base: 'layers' is none of"):
+        CMDAutoencoder(base="layers")

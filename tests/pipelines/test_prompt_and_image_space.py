@@ -1,6 +1,5 @@
 """Text features and the space of content frames, which training and the pipeline share."""
 
-
 import pytest
 import torch
 

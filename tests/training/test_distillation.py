@@ -313,6 +313,25 @@ def test_distilled_runs_become_a_turbo_pipeline(tiny_config, run_train, tmp_path
     torch.testing.assert_close(again, frames, atol=0.05, rtol=0)
 
 
+def test_an_undistilled_motion_model_beside_a_distilled_content_model(tiny_config, run_train, tmp_path):
+    run_train(tiny_config("autoencoder", tmp_path / "autoencoder"))
+    run_train(tiny_config("content", tmp_path / "content", objective=distilled("consistency")))
+    run_train(tiny_config("motion", tmp_path / "motion"))
+    runs = [tmp_path / name for name in ("autoencoder", "content", "motion")]
+    with pytest.raises(ValueError, match="runs: only the content model is distilled for few steps; give both, or mot"):
+        export_pipeline(runs, tmp_path / "out")
+    for starts in ([], [3, 3], [1000], [-1]):
+        with pytest.raises(ValueError, match=r"motion_starts: \[.*\] are not falling timesteps in 0\.\.999"):
+            export_pipeline(runs, tmp_path / "out", motion_starts=starts)
+    assert not (tmp_path / "out").exists()
+    pipe = CMDPipeline.from_pretrained(export_pipeline(runs, tmp_path / "out", motion_starts=[999]))
+    pipe.set_progress_bar_config(disable=True)
+    assert (pipe.config.num_inference_steps, pipe.config.motion_num_inference_steps) == (2, 1)
+    assert pipe("a red ball", output_type="pt").frames.shape == (1, 4, 3, 16, 16)
+    with pytest.raises(ValueError, match="motion_starts: for an undistilled motion model beside a distilled content"):
+        export_pipeline([tmp_path / "out"], tmp_path / "again", motion_starts=[999])
+
+
 def _weight_bytes(folder):
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 

@@ -117,7 +117,8 @@ def sample_scene(
         chosen.append(others[rng.integers(len(others))])
 
     extent = {"bounce": rng.uniform(0.25, 0.33), "orbit": rng.uniform(0.24, 0.28)}.get(motion, rng.uniform(0.38, 0.48))
-    sizes = [str(rng.choice(list(SIZES) if len(chosen) == 1 else ["small", "medium"])) for _ in chosen]
+    fitting = tuple(SIZES) if len(chosen) == 1 else ("small", "medium")
+    sizes = [fitting[rng.integers(len(fitting))] for _ in chosen]
     anchors = _place(rng, motion, extent, [SIZES[size] for size in sizes])
     objects = tuple(
         SpriteObject(shape, color, size, x, y, float(rng.uniform(-0.25, 0.25)))
@@ -153,17 +154,13 @@ def _place(rng: np.random.Generator, motion: str, extent: float, radii: list[flo
         reach_x = PAN_SHIFT / 2
     scale = GROWN if motion in ("grow", "shrink") else 1.0
 
-    def draw(radius: float) -> tuple[float, float]:
-        margins = (min(reach + radius * scale + 0.01, 0.5) for reach in (reach_x, reach_y))
-        x, y = (float(rng.uniform(margin, 1 - margin)) for margin in margins)
-        return x, y
-
-    anchors = [draw(radius) for radius in radii]
+    low = np.array([[min(reach + radius * scale + 0.01, 0.5) for reach in (reach_x, reach_y)] for radius in radii])
+    anchors = rng.uniform(low, 1 - low).tolist()  # (objects, 2)
     if len(radii) == 2:
         needed = scale * sum(radii) + 0.02
-        tries = [[draw(radius) for radius in radii] for _ in range(40)]
+        tries = rng.uniform(low, 1 - low, (40, *low.shape)).tolist()  # (40, objects, 2)
         anchors = max(tries, key=lambda pair: min(math.dist(*pair), needed))
-    return anchors
+    return [(x, y) for x, y in anchors]
 
 
 def _muted_tones(rng: np.random.Generator) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -198,6 +195,7 @@ def _caption(rng: np.random.Generator, objects: tuple[SpriteObject, ...], motion
 
 PAN_SHIFT = 0.26  # how far the scene travels during a camera pan
 GROWN, SHRUNK = 1.35, 0.6  # scale at the two ends of "grow" and "shrink"
+MOMENTS = 16  # of a clip, one of which an item of a single frame shows
 
 
 def object_states(scene: SpriteScene, times: np.ndarray) -> np.ndarray:
@@ -335,18 +333,24 @@ class SpritesDataset(Dataset):
         """Ground truth of item `index`."""
         return sample_scene(self.start + index % self.length, self.seed, self.split, self.pairs, self.motion_weights)
 
+    def moment(self, index: int) -> int:
+        """Which of the MOMENTS of its clip item `index` shows, where an item is one frame."""
+        return int(np.random.default_rng([self.start + index, self.seed, 2]).integers(MOMENTS))
+
+    @staticmethod
+    def labels(scene: SpriteScene) -> dict[str, torch.Tensor | str | int]:
+        """What an item has beside its pictures: `prompt`, `class_label` and `appearance`."""
+        names = {name for item in scene.objects for name in (item.shape, item.color)}
+        return {
+            "prompt": scene.prompt,
+            "class_label": MOTIONS.index(scene.motion),
+            "appearance": torch.tensor([float(name in names) for name in (*SHAPES, *COLORS)]),
+        }
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str | int]:
         scene = self.scene(index)
         if self.num_frames == 1:
-            moment = int(np.random.default_rng([self.start + index, self.seed, 2]).integers(16))
-            video = render(scene, 16, self.height, self.width, frames=[moment])  # (3, 1, H, W)
+            video = render(scene, MOMENTS, self.height, self.width, frames=[self.moment(index)])  # (3, 1, H, W)
         else:
             video = render(scene, self.num_frames, self.height, self.width)
-        names = {name for item in scene.objects for name in (item.shape, item.color)}
-        appearance = torch.tensor([float(name in names) for name in (*SHAPES, *COLORS)])
-        return {
-            "video": video,
-            "prompt": scene.prompt,
-            "class_label": MOTIONS.index(scene.motion),
-            "appearance": appearance,
-        }
+        return {"video": video, **self.labels(scene)}

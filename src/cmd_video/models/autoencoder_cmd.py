@@ -93,7 +93,9 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         anchor_bias: differs from paper: constant added to the logits of the middle frame in equation 3, so that
             training starts from a content frame that is mostly one sharp frame, not the blurred mean; 0 = none.
         base: differs from paper: what the decoder's output is added to. "none" is the paper; "content" the content
-            frame; "warp" the content frame moved by a flow that the head predicts per frame (needs head_channels).
+            frame; "warp" the content frame moved by a flow that the head predicts per frame; "layers" that where a
+            mask, predicted with the flow, says so, and elsewhere a background painted once for the whole clip, so that
+            a moving object need not drag along what surrounds it (both need head_channels).
         fold: the channels are a folded grid of fold x fold pixels (`AutoencoderPixelUnshuffle`), 1 = not folded. The
             flow then moves those pixels, and the weights of equation 3 are predicted once per grid and interpolated.
         latents_mean: mean of each motion channel over training data, measured by the training stage.
@@ -121,7 +123,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         stem_channels: int = 0,
         head_channels: int = 0,
         anchor_bias: float = 0.0,
-        base: Literal["none", "content", "warp"] = "none",
+        base: Literal["none", "content", "warp", "layers"] = "none",
         fold: int = 1,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
@@ -133,8 +135,9 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"content_frame: {content_frame!r} is neither 'weighted' nor 'mean'")
         if output_activation not in ("linear", "sigmoid"):
             raise ValueError(f"output_activation: {output_activation!r} is neither 'linear' nor 'sigmoid'")
-        if base not in ("none", "content", "warp") or (base == "warp" and not head_channels):
-            raise ValueError(f"base: {base!r} is none of 'none', 'content', 'warp' (with head_channels > 0)")
+        moved = base in ("warp", "layers")
+        if base not in ("none", "content", "warp", "layers") or (moved and not head_channels):
+            raise ValueError(f"base: {base!r} is none of 'none', 'content', 'warp', 'layers' (with head_channels > 0)")
 
         # 1. Encoder: f_B
         self.stem = ConvStem(in_channels, stem_channels) if stem_channels else None
@@ -153,8 +156,9 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         self.motion_in_x, self.motion_in_y = nn.Conv2d(latent_channels, dim, 1), nn.Conv2d(latent_channels, dim, 1)
         self.decoder = VideoTransformer(dim, decoder_depth, num_heads)
         self.unpatch = nn.ConvTranspose2d(dim, head_channels or in_channels, patch_size, patch_size)
-        flow_channels = 2 * fold**2 if base == "warp" else 0
-        self.head = ConvHead(in_channels, head_channels, in_channels + flow_channels) if head_channels else None
+        extra = {"warp": 2 * fold**2, "layers": 3 * fold**2}.get(base, 0)  # flow; flow and mask
+        self.head = ConvHead(in_channels, head_channels, in_channels + extra) if head_channels else None
+        self.background = ConvHead(in_channels, head_channels, in_channels) if base == "layers" else None
 
     def content_weights(self, video: torch.Tensor) -> torch.Tensor:
         """The softmax over frames of equation 3: (B, C, F, H, W) -> (B, C, F, H, W), summing to 1 over F."""
@@ -220,8 +224,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             motion_latents: (B, D, F, H' + W'), not normalised.
 
         Returns:
-            the clip (B, C, F, H, W), and the flow (B, 2 fold^2, F, H, W) as `warp` takes it; None without
-            `base="warp"`.
+            the clip (B, C, F, H, W), and the flow (B, 2 fold^2, F, H, W) as `warp` takes it; None without one.
 
         Raises:
             ValueError: the width of the motion latents is not H' + W'.
@@ -237,15 +240,21 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         v_x, v_y = self.motion_in_x(z_x), self.motion_in_y(z_y)  # g_M: (B, C', F, H'), (B, C', F, W')
         v = v_t[:, :, None] + v_x[:, :, :, :, None] + v_y[:, :, :, None, :]  # eq. 6: (B, C', F, H', W')
         v = self.decoder(v)  # g_B
-        sample = per_frame(self.unpatch, v)  # (B, C or head, F, H, W)
-        flow = None
+        features = per_frame(self.unpatch, v)  # (B, C or head, F, H, W)
+        sample, flow = features, None
         if self.head is not None:
-            sample = self.head(sample, content_frame)  # (B, C, F, H, W), with the flow's channels behind
+            sample = self.head(features, content_frame)  # (B, C, F, H, W), with the flow's and mask's channels behind
         if self.config.base == "content":
             sample = sample + content_frame[:, :, None]
         elif self.config.base == "warp":
             sample, flow = sample.split([content_frame.shape[1], sample.shape[1] - content_frame.shape[1]], dim=1)
             sample = sample + warp(content_frame, flow, self.config.fold)
+        elif self.background is not None:
+            area = self.config.fold**2
+            sample, flow, mask = sample.split([content_frame.shape[1], 2 * area, area], dim=1)
+            painted = self.background(features.mean(dim=2, keepdim=True), content_frame)  # (B, C, 1, H, W)
+            background = content_frame[:, :, None] + painted
+            sample = sample + lay_over(warp(content_frame, flow, self.config.fold), background, mask.sigmoid())
         if self.config.output_activation == "sigmoid":
             sample = 2 * sample.sigmoid() - 1
         return sample, flow
@@ -332,6 +341,21 @@ def warp(content_frame: torch.Tensor, flow: torch.Tensor, fold: int) -> torch.Te
     moved = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     moved = moved.to(content_frame.dtype)  # float32 until here: bfloat16 cannot tell the places of a wide frame
     return functional.pixel_unshuffle(moved, fold).unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def lay_over(moved: torch.Tensor, background: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What moves, over what stays.
+
+    Args:
+        moved: (B, C, F, H, W), its channels a folded grid of fold x fold pixels of C / fold^2 colors.
+        background: (B, C, 1, H, W).
+        mask: (B, fold^2, F, H, W) in [0, 1]: 1 shows what moves.
+
+    Returns:
+        (B, C, F, H, W).
+    """
+    mask = mask.repeat(1, moved.shape[1] // mask.shape[1], 1, 1, 1)  # the same for every color
+    return mask * moved + (1 - mask) * background
 
 
 class ConvStem(nn.Sequential):

@@ -206,6 +206,14 @@ def jumps_from(timesteps: Sequence[int], scheduler: SchedulerMixin) -> Scheduler
     return sampler
 
 
+def check_starts(name: str, timesteps: Sequence[int], scheduler: SchedulerMixin) -> None:
+    """Raise a ValueError that names the argument unless the timesteps fall and lie in the schedule."""
+    last = scheduler.config.num_train_timesteps - 1
+    falls = all(before > after for before, after in zip(timesteps, timesteps[1:]))
+    if not timesteps or not falls or not 0 <= timesteps[-1] <= timesteps[0] <= last:
+        raise ValueError(f"{name}: {list(timesteps)} are not falling timesteps in 0..{last}")
+
+
 def with_schedule(kind: Any, scheduler: SchedulerMixin, **settings: Any) -> Any:
     """A sampler of another class with the same noise schedule.
 

@@ -127,6 +127,9 @@ class SpritesData(Section):
     """Share of scenes with two objects."""
     motion_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
     """How often a motion comes, relative to 1 for those not named: {orbit: 7, rotate: 7}; null = all alike."""
+    render: Literal["loader", "device"] = "loader"
+    """Where training draws its scenes: one by one as they are loaded, or in batches on the device that trains, where a
+    GPU draws thousands of clips a second. Validation clips are drawn once, as they are loaded."""
 
     @field_validator("motion_weights")
     @classmethod
@@ -192,10 +195,15 @@ class LoopConfig(Section):
     """The loop: how long, how much at a time, what is written when."""
 
     steps: int = Field(gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    """Stop after the first step that ends later than this many minutes after the call: save a checkpoint and, as at
+    the end, the components as they are. The same call again goes on. null = run to the last step."""
     batch_size: int = Field(gt=0)
     """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = Field(1, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    """Run what learns through `torch.compile`: the first steps take minutes, the others less than before."""
     gradient_checkpointing: bool = False
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged weights, which are validated and exported."""

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from cmd_video.data.latents import LatentsDataset
+from cmd_video.data.sprite_renderer import SceneDataset
 from cmd_video.data.sprites import SpritesDataset
 
 from .config import LatentsData, SpritesData, VideoData
@@ -57,20 +58,30 @@ class StepSampler(Sampler[list[int]]):
                 yield list(range(first, first + share))
 
 
-def build_dataset(config: SpritesData | VideoData | LatentsData) -> ClipDataset:
+def build_dataset(config: SpritesData | VideoData | LatentsData, on_device: bool = False) -> ClipDataset:
     """The dataset a configuration describes.
+
+    Args:
+        config: the section.
+        on_device: the caller passes batches through `finish_batch`, so that what can be drawn on a device may be.
 
     Raises:
         ValueError: nothing usable at the path.
         FileNotFoundError: there is no such path.
     """
     if isinstance(config, SpritesData):
-        return SpritesDataset(**config.model_dump(exclude={"kind"}))
+        kind = SceneDataset if on_device and config.render == "device" else SpritesDataset
+        return kind(**config.model_dump(exclude={"kind", "render"}))
     if isinstance(config, LatentsData):
         return LatentsDataset(config.path, seed=config.seed)
     from cmd_video.data.datasets import open_video_dataset
 
     return open_video_dataset(**config.model_dump())
+
+
+def finish_batch(dataset: ClipDataset, batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch that lies on its device -> one with `video`, if the dataset leaves drawing its clips to the device."""
+    return dataset.finish(batch) if isinstance(dataset, SceneDataset) else batch
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -106,6 +117,6 @@ def fixed_batches(dataset: ClipDataset, count: int, batch_size: int) -> list[dic
     numbered = NumberedDataset(dataset)
     count = min(count, len(dataset))
     return [
-        collate([numbered[number] for number in range(first, min(first + batch_size, count))])
+        finish_batch(dataset, collate([numbered[number] for number in range(first, min(first + batch_size, count))]))
         for first in range(0, count, batch_size)
     ]

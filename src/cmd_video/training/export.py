@@ -4,13 +4,14 @@ export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Pat
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.sampling import is_distilled
+from cmd_video.pipelines.sampling import check_starts, is_distilled, jumps_from
 
 from .components import build_components
 from .config import ComponentConfig
@@ -25,6 +26,7 @@ def export_pipeline(
     guidance_scale: float = 7.5,
     motion_guidance_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
+    motion_starts: Sequence[int] | None = None,
 ) -> Path:
     """Collect the components of runs into a folder for `CMDPipeline.from_pretrained`.
 
@@ -34,9 +36,12 @@ def export_pipeline(
         guidance_scale: default guidance of the content model; models distilled for few steps have none.
         motion_guidance_scale: default guidance of the motion model.
         dtype: of the weights in the files; torch.float16 halves them.
+        motion_starts: timesteps at which an undistilled motion model's steps start, beside a distilled content model:
+            (999,) is one step. Where prompt and content frame leave the motion no choice, that is enough.
 
     Raises:
-        ValueError: a run is not finished, a component is missing, or `output` exists.
+        ValueError: a run is not finished, a component is missing, `output` exists, or only one of the two models is
+            distilled for few steps.
     """
     if output.exists():
         raise ValueError(f"output: {output} exists; choose a new folder")
@@ -53,7 +58,16 @@ def export_pipeline(
     pipeline = CMDPipeline(
         **build_components(found), guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale
     )
-    if is_distilled(pipeline.content_scheduler) or is_distilled(pipeline.motion_scheduler):
+    distilled = [is_distilled(pipeline.content_scheduler), is_distilled(pipeline.motion_scheduler)]
+    if motion_starts is not None:
+        if distilled != [True, False]:
+            raise ValueError("motion_starts: for an undistilled motion model beside a distilled content model only")
+        check_starts("motion_starts", motion_starts, pipeline.motion_scheduler)
+        pipeline.motion_scheduler = jumps_from(motion_starts, pipeline.motion_scheduler)
+    elif distilled in ([True, False], [False, True]):
+        which = "content" if distilled[0] else "motion"
+        raise ValueError(f"runs: only the {which} model is distilled for few steps; give both, or motion_starts")
+    if any(distilled):
         pipeline.use_preset("turbo")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")

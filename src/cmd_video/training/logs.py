@@ -38,6 +38,7 @@ class RunLog:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+
         self.path = run / "log.jsonl"
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first_step]
@@ -109,7 +110,7 @@ class RunLog:
 
 
 def _open_board(folder: Path, first_step: int) -> Any | None:
-    """Event files for tensorboard, where it is installed (`pip install 'cmd-video[log]'`); `log.jsonl` has the same."""
+    """Event files for tensorboard, where it is installed (extra `log`); `log.jsonl` has the same."""
     if find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import textwrap
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
+
+from cmd_video.data.sprite_renderer import SceneDataset
 
 from .build import build_stage
 from .checkpoint import (
@@ -34,7 +37,7 @@ from .checkpoint import (
 from .components import build_components
 from .config import OptimizerConfig, TrainConfig
 from .config_teacher import DistillationConfig
-from .data import ClipDataset, StepSampler, build_dataset, fixed_batches, training_batches
+from .data import ClipDataset, StepSampler, build_dataset, finish_batch, fixed_batches, training_batches
 from .logs import RunLog
 from .stages import Stage, to_device
 
@@ -83,7 +86,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         raise ValueError(
             f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
         )
-    dataset, validation_dataset = build_dataset(config.data), build_dataset(config.validation.data)
+    dataset, validation_dataset = build_dataset(config.data, on_device=True), build_dataset(config.validation.data)
     captions = _captions(dataset) if _needs_captions(config) else None
     stage = build_stage(config, build_components(config.components, captions, config.seed))
     if accelerator.is_main_process:
@@ -96,11 +99,16 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             else:
                 component.enable_gradient_checkpointing()
     stage.place(accelerator.device)
+    if loop.compile:
+        stage.compile_trained()
+        if isinstance(dataset, SceneDataset):
+            dataset.compiled = True
     optimizer = torch.optim.AdamW(
         stage.parameter_groups(),
         lr=config.optimizer.lr,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
+        fused=True if accelerator.device.type == "cuda" else None,
     )
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
     ema = EMAModel(stage.learning().values(), decay=loop.ema_decay)
@@ -119,7 +127,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     cleanup.callback(log.close)
     if found is not None:
         log.pending = found[2].get("pending", [])
-    stop = StopRequest()
+    stop = StopRequest(loop.max_minutes)
     cleanup.callback(stop.restore)
 
     # Data.
@@ -144,7 +152,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             group["lr"] = rate * group["lr_scale"]
         total_loss = 0.0
         for _ in range(loop.gradient_accumulation_steps):
-            batch = to_device(next(loader), accelerator.device)
+            batch = finish_batch(dataset, to_device(next(loader), accelerator.device))
             with accelerator.accumulate(wrapped), accelerator.autocast():
                 loss = wrapped(batch)
                 accelerator.backward(loss)
@@ -171,12 +179,15 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             if metrics["loss"] < best["loss"]:
                 best = {"step": done, "loss": metrics["loss"]}
         stop.agree(accelerator)
-        due = done % loop.checkpoint_every == 0 or done in (loop.steps, best["step"]) or stop.requested
+        ends = done == loop.steps or stop.requested or stop.late
+        due = done % loop.checkpoint_every == 0 or done == best["step"] or ends
         if due and accelerator.is_main_process:
             _save(run, done, stage, optimizer, ema, best, log.pending, config)
         if stop.requested:
             accelerator.wait_for_everyone()
             raise SystemExit(128 + stop.requested)
+        if stop.late:
+            break
 
     # Finish.
     accelerator.wait_for_everyone()
@@ -191,10 +202,20 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
 
 
 class StopRequest:
-    """Remembers SIGTERM or SIGINT, so that the loop can save and leave after the current step."""
+    """Remembers SIGTERM or SIGINT, so that the loop can save and leave after the current step; and when time is up.
 
-    def __init__(self) -> None:
+    Args:
+        minutes: how long the loop may run; None = no limit.
+
+    Attributes:
+        requested: the signal's number, 0 for none.
+        late: whether time is up, as of the last `agree`.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
         self.requested = 0
+        self.late = False
+        self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.previous: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -203,10 +224,12 @@ class StopRequest:
                 return
 
     def agree(self, accelerator: Accelerator) -> None:
-        """Let all processes leave after the same step, whichever got the signal first."""
+        """Let all processes leave after the same step, whichever got the signal or ran out of time first."""
+        self.late = time.monotonic() >= self.deadline
         if accelerator.num_processes > 1:
-            requested = torch.tensor([self.requested], device=accelerator.device)
-            self.requested = int(accelerator.gather(requested).max())
+            mine = torch.tensor([[self.requested, self.late]], device=accelerator.device)
+            requested, late = accelerator.gather(mine).amax(dim=0).tolist()
+            self.requested, self.late = requested, bool(late)
 
     def restore(self) -> None:
         """Let the signals act as they did before."""
@@ -249,6 +272,9 @@ def _claim(run: Path, config: TrainConfig) -> None:
             "components",
             *(["data"] if _needs_captions(config) else []),
         ]  # a tokenizer's captions
+        fields = type(config.data).model_fields.items()  # those that are newer than the run have their defaults
+        defaults = {name: field.default for name, field in fields if not field.is_required()}
+        previous["data"] = defaults | previous.get("data", {})
         changed = [key for key in fixed if previous.get(key) != resolved[key]]
         parts = ("distillation", "lora_rank")  # these decide what is trained at all
         before, now = dict(previous.get("objective", {})), resolved["objective"]
@@ -280,7 +306,9 @@ def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any
     """All or nothing: a missing part is an error."""
     try:
         stage.load_state_dict(tensors["model"])
-        unpack_optimizer(getattr(optimizer, "optimizer", optimizer), tensors["optimizer"], state["optimizer_groups"])
+        if state["optimizer_groups"] is not None:  # a light checkpoint has no moments, they start anew
+            inner = getattr(optimizer, "optimizer", optimizer)
+            unpack_optimizer(inner, tensors["optimizer"], state["optimizer_groups"])
         names = list(stage.learning())
         ema.load_state_dict(
             {**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]}

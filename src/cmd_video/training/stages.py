@@ -63,6 +63,11 @@ class Stage(nn.Module):
         for component in self.frozen.values():
             component.to(device)
 
+    def compile_trained(self) -> None:
+        """Run the networks that learn through `torch.compile`; names of weights stay."""
+        for name in self.trained:
+            getattr(self, name).compile()
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """Mean loss of a batch; random draws follow `batch["number"]`."""
         raise TypeError(f"{type(self).__name__} has no loss")
@@ -108,7 +113,7 @@ class AutoencoderStage(Stage):
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components, trained=("autoencoder",))
-        if config.objective.coarse_warp_weight and self.autoencoder.config.base != "warp":
+        if config.objective.coarse_warp_weight and self.autoencoder.config.base not in ("warp", "layers"):
             raise ValueError(f"objective.coarse_warp_weight: base {self.autoencoder.config.base!r} moves nothing")
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -128,6 +133,10 @@ class AutoencoderStage(Stage):
             middle = clip[:, :, clip.shape[2] // 2]
             loss = loss + self.config.objective.anchor_weight * reconstruction_loss(content_frame, middle, "l2")
         return loss
+
+    def compile_trained(self) -> None:
+        for part in self.autoencoder.children():  # its methods call them one by one
+            part.compile()
 
     def validate(self, batch: Batch) -> dict[str, torch.Tensor]:
         clip = self._clip_latents(batch)
