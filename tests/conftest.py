@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +185,61 @@ def read_log() -> Callable[..., list[dict[str, Any]]]:
         return [line for line in lines if kind in (None, line["kind"])]
 
     return read
+
+
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+def machine() -> dict[str, str]:
+    """What decides the last bit of a result on a CPU."""
+    import diffusers
+    import torch
+    import transformers
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    first = lines[: lines.index("") if "" in lines else None]
+    about = dict(map(str.strip, line.split(":", 1)) for line in first if ":" in line)
+    keys = ("model name", "cpu family", "model", "stepping")
+    return {
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "processor": " / ".join(about.get(key, "unknown") for key in keys),
+    }
+
+
+@pytest.fixture
+def golden() -> Iterator[Callable[..., None]]:
+    """`golden("motion", losses)`: numbers, and the bits of tensors, as tests/golden.json has them.
+
+    On the machine and versions that wrote the file they are equal to the bit; elsewhere numbers are close. A commit
+    that changes them says which and why. To write them anew: `CMD_VIDEO_WRITE_GOLDEN=1 pytest -n 0 -k golden`.
+    """
+    import hashlib
+    import json
+
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def check(name: str, numbers: list[float], *tensors: torch.Tensor) -> None:
+        digest = hashlib.sha256(b"".join(each.detach().contiguous().numpy().tobytes() for each in tensors)).hexdigest()
+        found = {"numbers": numbers, **({"sha256": digest} if tensors else {})}
+        book = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {"machine": machine(), "values": {}}
+        if os.environ.get("CMD_VIDEO_WRITE_GOLDEN"):
+            if book["machine"] != machine():
+                book = {"machine": machine(), "values": {}}
+            book["values"] = dict(sorted({**book["values"], name: found}.items()))
+            GOLDEN.write_text(json.dumps(book, indent=1) + "\n")
+            return
+        assert name in book["values"], f"{name} is not in {GOLDEN.name}"
+        if book["machine"] == machine():
+            assert found == book["values"][name]
+        else:
+            assert found["numbers"] == pytest.approx(book["values"][name]["numbers"], rel=2e-2, abs=1e-4)
+
+    yield check
+    torch.set_num_threads(threads)

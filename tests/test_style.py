@@ -72,9 +72,10 @@ def test_no_drawer_modules():
     assert not found
 
 
-def test_files_are_short():
-    files = python_files("src", "tests")
-    found = [f"{where(path)}: {num_lines(path)}" for path in files if num_lines(path) > MAX_FILE]
+def test_long_files_say_why():
+    """A file is one subject, however long; over 400 lines its docstring gives the reason."""
+    long = [path for path in python_files("src", "tests") if num_lines(path) > MAX_FILE]
+    found = [where(path) for path in long if f"Over {MAX_FILE} lines" not in (ast.get_docstring(tree(path)) or "")]
     assert not found
 
 

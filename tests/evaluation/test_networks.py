@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_video.data.sprites import SpritesDataset
-from cmd_video.evaluation.extractors import SPRITE_CLASSIFIERS, build_extractor
+from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.networks import C3D, I3D, INCEPTIONS, SqueezeNet, _pad_same
 from cmd_video.evaluation.videomae2 import VideoMAE2, load_videomae2, renamed
 from cmd_video.evaluation.weights import WEIGHT_FILES
 from cmd_video.models import SpriteClassifier
 from cmd_video.models.published import load_exactly
+from cmd_video.pipelines.shipped import sprites_folder
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +303,7 @@ def test_the_action_classifier_sees_order():
     torch.testing.assert_close(
         features[:3], torch.cat([extractor(clip[None]) for clip in clips[:3]]), atol=1e-3, rtol=0
     )
-    logits = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / "action").classify(features)
+    logits = SpriteClassifier.from_pretrained(sprites_folder() / "classifiers" / "action").classify(features)
     truth = torch.tensor([dataset[number]["class_label"] for number in range(24)])
     assert (logits.argmax(1) == truth).float().mean() > 0.9
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
@@ -317,7 +318,7 @@ def test_the_appearance_classifier_sees_frames_and_not_their_order():
     assert features.shape == (24 * 16, 96) and extractor.per == "frame" and extractor.classify is None
     torch.testing.assert_close(features[:16], extractor(clips[:1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(extractor(clips.flip(1))[:16].flip(0), features[:16], atol=1e-3, rtol=0)
-    logits = SpriteClassifier.from_pretrained(SPRITE_CLASSIFIERS / "appearance").classify(features)
+    logits = SpriteClassifier.from_pretrained(sprites_folder() / "classifiers" / "appearance").classify(features)
     truth = torch.stack([dataset[number]["appearance"] for number in range(24)]).repeat_interleave(16, dim=0)
     assert ((logits > 0) == (truth > 0)).float().mean() > 0.95
 

@@ -255,7 +255,7 @@ def test_every_field_is_read(section):
     if section is SpritesData:
         from cmd_video.data.sprites import SpritesDataset
 
-        assert fields - {"kind"} == inspect.signature(SpritesDataset).parameters.keys()
+        assert fields - {"kind", "render"} == inspect.signature(SpritesDataset).parameters.keys()
     elif section is VideoData:
         from cmd_video.data.datasets import VideoDataset, open_video_dataset
 

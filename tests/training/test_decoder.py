@@ -52,6 +52,12 @@ def test_the_decoder_learns_and_everything_else_stays(parts, tiny_config, run_tr
     assert not torch.equal(trained.decoder.conv_in.weight, start.decoder.conv_in.weight)
 
 
+def test_golden_losses(parts, golden, tiny_config, run_train, read_log, tmp_path):
+    changes = {"components": parts, "loop__steps": 20, "loop__validate_every": 20, "objective__reconstruction": "l1"}
+    run_train(tiny_config("decoder", tmp_path / "run", **changes))
+    golden(f"losses/decoder, {class_of(parts)}", [line["loss"] for line in read_log(tmp_path / "run", "train")])
+
+
 def class_of(parts):
     return json.loads((Path(parts["teacher"]["path"]) / "config.json").read_text())["_class_name"]
 

@@ -173,6 +173,26 @@ def tiny_stage(distill_config, tmp_path, batch_of):
 
 
 @pytest.mark.parametrize("name", REMOVED)
+def test_golden_losses(name, golden, distill_config, run_train, read_log, tmp_path):
+    config = distill_config(name, tmp_path / "run", content_weight=0.1, adversarial_weight=0.5)
+    config["loop"] |= {"steps": 20, "validate_every": 20, "checkpoint_every": 20}
+    config["validation"]["num_samples"] = 0
+    run_train(config)
+    golden(f"losses/distill, {name}", [line["loss"] for line in read_log(tmp_path / "run", "train")])
+
+
+@pytest.mark.parametrize("name", [name for name in REMOVED if component_of(name) == "video_model"])
+def test_golden_losses_of_whole_video_models(name, golden, distill_config, run_train, read_log, tmp_path):
+    config = distill_config(name, tmp_path / "run", student="whole")
+    config |= {"stage": "video", "objective": {}}
+    config["loop"] |= {"steps": 20, "validate_every": 20, "checkpoint_every": 20}
+    config["validation"]["num_samples"] = 0
+    del config["components"]["teacher"]
+    run_train(config)
+    golden(f"losses/video, {name}", [line["loss"] for line in read_log(tmp_path / "run", "train")])
+
+
+@pytest.mark.parametrize("name", REMOVED)
 def test_steps_alternate_between_student_and_discriminator(name, tiny_stage):
     for first, learns in ((0, "student"), (4, "discriminator"), (8, "student")):
         stage, batch = tiny_stage(name, first=first)

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.conditions import Rows
-from cmd_video.pipelines.feature_reuse import check_reusable
+from cmd_video.pipelines.feature_reuse import check_reusable, unet_step
 from cmd_video.pipelines.image_space import decode_video
 from cmd_video.pipelines.inputs import check_multiple
 from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, set_timesteps, with_schedule
 from cmd_video.pipelines.shapes import size_unit
 
-from .system import Part, Size, System, place
+from .system import Changes, Part, Place, Size, System
 
 PAPER = "arXiv 2403.14148"
 
@@ -65,13 +65,39 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
     return System(
         name, size, words, PAPER, parts,
         whole=partial(_generate, pipe, inputs, content, motion),
-        compile=partial(pipe.compile_denoisers, mode="reduce-overhead"),
+        compile=partial(compile_denoisers, pipe, mode="reduce-overhead"),
     )  # fmt: skip
+
+
+def compile_denoisers(pipe: CMDPipeline, **options: Any) -> None:
+    """Compile what runs at every denoising step, each of its few shapes on its own; options as of `torch.compile`."""
+    pipe.compile_denoisers(dynamic=False, **options)
+
+
+def compile_surroundings(pipe: CMDPipeline, **options: Any) -> None:
+    """Compile what runs before and after the loops: text encoders and decoders.
+
+    CUDA graphs are not for them: the next frames would be decoded into the memory of those before.
+    """
+    for module in _surroundings(pipe):
+        module.compile(dynamic=False, **options)
+
+
+def uncompile(pipe: CMDPipeline) -> None:
+    """Undo `compile_denoisers` and `compile_surroundings`."""
+    for module in (pipe.unet, pipe.motion_transformer, *_surroundings(pipe)):
+        module._compiled_call_impl = None  # there is no public way
+    pipe.unet_step = unet_step
+
+
+def _surroundings(pipe: CMDPipeline) -> list[Any]:
+    decoders = [model.decoder for model in (pipe.autoencoder, pipe.vae) if model is not None]
+    return [*decoders, *(model for model in (pipe.text_encoder, pipe.motion_text_encoder) if model is not None)]
 
 
 @dataclass
 class _Inputs:
-    """Made-up inputs for one clip."""
+    """Made-up inputs for one clip; noise, as a device is faster on zeros."""
 
     frame: torch.Tensor  # (1, C, h, w)
     clip: torch.Tensor  # (1, C, F, h, w)
@@ -84,10 +110,20 @@ class _Inputs:
         height, width = size.height // pipe.ratio, size.width // pipe.ratio
         places = height // patch + width // patch
         return cls(
-            frame=torch.zeros(1, channels, height, width, **options),
-            clip=torch.zeros(1, channels, size.frames, height, width, **options),
-            motion=torch.zeros(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
+            frame=torch.randn(1, channels, height, width, **options),
+            clip=torch.randn(1, channels, size.frames, height, width, **options),
+            motion=torch.randn(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
         )
+
+
+def _rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    """(1, ...) -> (rows, ...), in memory as the loops have it: what is compiled for one serves the other."""
+    return tensor.expand(rows, *tensor.shape[1:]).contiguous()
+
+
+def _timesteps(rows: int, device: torch.device) -> torch.Tensor:
+    """Likewise, (rows,)."""
+    return torch.zeros((), dtype=torch.long, device=device).expand(rows)
 
 
 def _generate(pipe: CMDPipeline, inputs: _Inputs, content: Sampling, motion: Sampling, batch: int) -> torch.Tensor:
@@ -156,20 +192,19 @@ def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> li
         label = torch.zeros(1, dtype=torch.long, device=device)
 
         def run(rows: int, reuse: bool, first: bool) -> Any:
-            sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
-            return unet(sample, timestep, class_labels=label.expand(rows)).sample
+            return unet(_rows(inputs.frame, rows), _timesteps(rows, device), class_labels=_rows(label, rows)).sample
 
         return _steps("content", unet, pipe.content_scheduler, sampling, run)
 
     length, dim = pipe.text_encoder.config.max_position_embeddings, pipe.text_encoder.config.hidden_size
-    tokens = torch.zeros(1, length, dim, device=device, dtype=unet.dtype)
+    tokens = torch.randn(1, length, dim, device=device, dtype=unet.dtype)
     deep: dict[int, torch.Tensor] = {}
 
     def run_unet(rows: int, reuse: bool, first: bool) -> Any:
-        sample, timestep = inputs.frame.expand(rows, -1, -1, -1), torch.zeros(rows, device=device)
+        sample, timestep, text = _rows(inputs.frame, rows), _timesteps(rows, device), _rows(tokens, rows)
         if sampling.reuse_interval == 1:
-            return unet(sample, timestep, tokens.expand(rows, -1, -1)).sample
-        step = pipe.unet_step(unet, sample, timestep, tokens.expand(rows, -1, -1), deep[rows] if reuse else None)
+            return unet(sample, timestep, encoder_hidden_states=text).sample
+        step = pipe.unet_step(unet, sample, timestep, text, deep[rows] if reuse else None)
         if not reuse:
             deep[rows] = step[1].clone()
         return step[0]
@@ -180,18 +215,18 @@ def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> li
 def _motion_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
     model, device = pipe.motion_transformer, pipe.motion_transformer.device
     config = model.config
-    pooled = torch.zeros(1, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
+    pooled = torch.randn(1, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
     label = torch.zeros(1, dtype=torch.long, device=device) if config.num_classes else None
     deep: dict[int, torch.Tensor] = {}
     fixed: dict[int, torch.Tensor] = {}
 
     def run(rows: int, reuse: bool, first: bool) -> Any:
         output = model(
-            inputs.motion.expand(rows, -1, -1, -1),
-            torch.zeros(rows, device=device),
-            inputs.frame.expand(rows, -1, -1, -1),
-            None if pooled is None else pooled.expand(rows, -1),
-            None if label is None else label.expand(rows),
+            _rows(inputs.motion, rows),
+            _timesteps(rows, device),
+            _rows(inputs.frame, rows),
+            None if pooled is None else _rows(pooled, rows),
+            None if label is None else _rows(label, rows),
             deep[rows] if reuse else None,
             None if first else fixed[rows],
         )
@@ -242,6 +277,7 @@ IMAGE_AUTOENCODER: dict[str, Any] = {  # Stable Diffusion's
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
+CLIP_TEXT = {"vocab_size": 49408, "max_position_embeddings": 77}
 SD_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
 
@@ -251,6 +287,7 @@ def paper_pipeline(
     device: str = "meta",
     dtype: torch.dtype = torch.float32,
     tiny_decoder: bool = False,
+    changes: Changes | None = None,
 ) -> CMDPipeline:
     """CMD at the size of its paper, with random weights.
 
@@ -260,31 +297,34 @@ def paper_pipeline(
         device: where to put it; on "meta" it costs no memory.
         dtype: of the weights.
         tiny_decoder: `AutoencoderTiny` (TAESD) instead of Stable Diffusion's VAE.
+        changes: see `Place`.
     """
     if base not in STABLE_DIFFUSION:
         raise ValueError(f"base: {base!r} is none of {', '.join(STABLE_DIFFUSION)}")
+    at, published = Place(device, dtype, changes or {}), STABLE_DIFFUSION[base]
+    return CMDPipeline(
+        autoencoder=at.build(CMDAutoencoder),
+        unet=at.build(UNet2DConditionModel, **published["unet"]),
+        motion_transformer=paper_motion_transformer(base, motion, at),
+        vae=paper_image_autoencoder(tiny_decoder, at),
+        text_encoder=at.build(CLIPTextModel, **CLIP_TEXT, **published["text"]),
+        content_scheduler=DDIMScheduler(**SD_SCHEDULE),
+        motion_scheduler=DDIMScheduler(clip_sample=False),
+    )
+
+
+def paper_motion_transformer(base: str, motion: str, at: Place) -> CMDMotionTransformer:
+    """The motion transformer of a named size for a base."""
     if motion not in MOTION_TRANSFORMER_SIZES:
         raise ValueError(f"motion: {motion!r} is none of {', '.join(MOTION_TRANSFORMER_SIZES)}")
-    text = STABLE_DIFFUSION[base]["text"]
+    patch, width = STABLE_DIFFUSION[base]["content_patch"], STABLE_DIFFUSION[base]["text"]["hidden_size"]
+    sizes = MOTION_TRANSFORMER_SIZES[motion]
+    return at.build(CMDMotionTransformer, **sizes, content_patch_size=patch, text_dim=width)
 
-    def build_text_encoder() -> CLIPTextModel:
-        return CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **text))
 
-    def build_motion() -> CMDMotionTransformer:
-        options = {"content_patch_size": STABLE_DIFFUSION[base]["content_patch"], "text_dim": text["hidden_size"]}
-        return CMDMotionTransformer(**MOTION_TRANSFORMER_SIZES[motion], **options)
-
-    builders: dict[str, Callable[[], Any]] = {
-        "autoencoder": CMDAutoencoder,
-        "unet": lambda: UNet2DConditionModel(**STABLE_DIFFUSION[base]["unet"]),
-        "motion_transformer": build_motion,
-        "vae": AutoencoderTiny if tiny_decoder else lambda: AutoencoderKL(**IMAGE_AUTOENCODER),
-        "text_encoder": build_text_encoder,
-    }
-    models = {name: place(build, device, dtype) for name, build in builders.items()}
-    return CMDPipeline(
-        content_scheduler=DDIMScheduler(**SD_SCHEDULE), motion_scheduler=DDIMScheduler(clip_sample=False), **models
-    )
+def paper_image_autoencoder(tiny: bool, at: Place) -> AutoencoderKL | AutoencoderTiny:
+    """Stable Diffusion's, or TAESD."""
+    return at.build(AutoencoderTiny) if tiny else at.build(AutoencoderKL, **IMAGE_AUTOENCODER)
 
 
 def paper_system(
@@ -293,12 +333,19 @@ def paper_system(
 ) -> System:  # fmt: skip
     """The paper's CMD under a preset; `fast` and `turbo` decode with the small image decoder."""
     pipe = paper_pipeline(base, motion, device, dtype, tiny_decoder=preset != "quality")
-    if preset == "turbo":
-        for part in ("content_scheduler", "motion_scheduler"):
-            setattr(pipe, part, with_schedule(LCMScheduler, getattr(pipe, part)))
-    pipe.use_preset(preset)
+    set_preset(pipe, preset)
     name = f"CMD {base} {preset}" + ("" if motion == "XL" else f" DiT-{motion}")
     return cmd_system(pipe, size, *default_sampling(pipe), name=name)
 
 
-__all__ = ["PRESETS", "cmd_system", "default_sampling", "paper_pipeline", "paper_system"]
+def set_preset(pipe: CMDPipeline, preset: str) -> None:
+    """Put a pipeline of random weights under a preset, whatever it was under: no weights are distilled for `turbo`."""
+    pipe.content_scheduler, pipe.motion_scheduler = DDIMScheduler(**SD_SCHEDULE), DDIMScheduler(clip_sample=False)
+    if preset == "turbo":
+        for part in ("content_scheduler", "motion_scheduler"):
+            setattr(pipe, part, with_schedule(LCMScheduler, getattr(pipe, part)))
+    pipe.register_to_config(guidance_scale=7.5, motion_guidance_scale=1.0)
+    pipe.use_preset(preset)
+
+
+__all__ = ["PRESETS", "cmd_system", "default_sampling", "paper_pipeline", "paper_system", "set_preset"]

@@ -14,56 +14,31 @@ import diffusers
 import torch
 from torch import nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
-    CLIPVisionConfig,
     CLIPVisionModelWithProjection,
-    LlamaConfig,
     LlamaModel,
-    T5Config,
     T5EncoderModel,
-    UMT5Config,
     UMT5EncoderModel,
 )
 
-from .cmd_system import IMAGE_AUTOENCODER, STABLE_DIFFUSION
-from .system import Part, Size, System, place
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a peer is built: device and type of its weights."""
-
-    device: str = "meta"
-    dtype: torch.dtype = torch.float32
-
-    def build(self, builder: Callable[[], Any]) -> Any:
-        return place(builder, self.device, self.dtype)
-
-    def zeros(self, *shape: int) -> torch.Tensor:
-        return torch.zeros(*shape, device=self.device, dtype=self.dtype)
-
-    def ones(self, *shape: int) -> torch.Tensor:
-        return torch.ones(*shape, device=self.device, dtype=torch.long)
-
+from .cmd_system import CLIP_TEXT, IMAGE_AUTOENCODER, STABLE_DIFFUSION
+from .system import Changes, Part, Place, Size, System, place
 
 # --- parts that several peers share ----------------------------------------------------------------------------------
 
 
 def _clip_text(at: Place, base: str, calls: int) -> Part:
-    config = CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **STABLE_DIFFUSION[base]["text"])
-    model = at.build(lambda: CLIPTextModel(config))
+    model = at.build(CLIPTextModel, **CLIP_TEXT, **STABLE_DIFFUSION[base]["text"])
     return Part("text encoder", "condition", [model], lambda: model(at.ones(1, 77)), calls)
 
 
 def _clip_image(at: Place) -> Part:
     """CLIP ViT-H/14."""
-    config = CLIPVisionConfig(
-        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14,
-        image_size=224, projection_dim=1024, hidden_act="gelu",
+    model = at.build(
+        CLIPVisionModelWithProjection, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
+        num_attention_heads=16, patch_size=14, image_size=224, projection_dim=1024, hidden_act="gelu",
     )  # fmt: skip
-    model = at.build(lambda: CLIPVisionModelWithProjection(config))
-    return Part("image encoder", "condition", [model], lambda: model(at.zeros(1, 3, 224, 224)))
+    return Part("image encoder", "condition", [model], lambda: model(at.noise(1, 3, 224, 224)))
 
 
 T5_XXL = {
@@ -73,20 +48,20 @@ T5_XXL = {
 
 def _t5(at: Place, tokens: int, calls: int) -> Part:
     """The encoder of T5 v1.1 XXL."""
-    model = at.build(lambda: T5EncoderModel(T5Config(vocab_size=32128, **T5_XXL)))
+    model = at.build(T5EncoderModel, vocab_size=32128, **T5_XXL)
     return Part("text encoder", "condition", [model], lambda: model(at.ones(1, tokens)), calls)
 
 
 def _sd_decoder(at: Place, size: Size, vae: diffusers.AutoencoderKL | None = None) -> Part:
     """Stable Diffusion's image decoder, on every frame."""
-    decoder: Any = at.build(lambda: diffusers.AutoencoderKL(**IMAGE_AUTOENCODER)) if vae is None else vae
-    frame = at.zeros(1, 4, size.height // 8, size.width // 8)
+    decoder: Any = at.build(diffusers.AutoencoderKL, **IMAGE_AUTOENCODER) if vae is None else vae
+    frame = at.noise(1, 4, size.height // 8, size.width // 8)
     return Part("image decoder", "decoder", [decoder], lambda: decoder.decode(frame).sample, size.frames)
 
 
 def _sd_encoder(at: Place, size: Size, vae: Any) -> Part:
     """The conditioning image, encoded once."""
-    image = at.zeros(1, 3, size.height, size.width)
+    image = at.noise(1, 3, size.height, size.width)
     return Part("image autoencoder's encoder", "condition", [vae], lambda: vae.encode(image))
 
 
@@ -102,29 +77,30 @@ def _denoiser(model: nn.Module, steps: int, rows: int, call: Callable[[int], Any
 
 
 def _modelscope(size: Size, at: Place) -> System:
-    unet = at.build(lambda: diffusers.UNet3DConditionModel(cross_attention_dim=1024, attention_head_dim=64))
+    unet = at.build(diffusers.UNet3DConditionModel, cross_attention_dim=1024, attention_head_dim=64)
 
     def call(rows: int) -> Any:
-        latents = at.zeros(rows, 4, size.frames, size.height // 8, size.width // 8)
-        return unet(latents, at.ones(1), at.zeros(rows, 77, 1024))
+        latents = at.noise(rows, 4, size.frames, size.height // 8, size.width // 8)
+        return unet(latents, at.ones(1), at.noise(rows, 77, 1024))
 
     parts = [_clip_text(at, "sd21", 2), _denoiser(unet, 50, 2, call), _sd_decoder(at, size)]
     return System("ModelScope", size, "50 steps, guidance 9", "ali-vilab/text-to-video-ms-1.7b", parts)
 
 
+TEMPORAL_AUTOENCODER = {key: value for key, value in IMAGE_AUTOENCODER.items() if key != "up_block_types"}
+
+
 def _svd(size: Size, at: Place) -> System:
     heads = (5, 10, 20, 20)
-    unet = at.build(lambda: diffusers.UNetSpatioTemporalConditionModel(num_attention_heads=heads, num_frames=14))
-    vae = at.build(lambda: diffusers.AutoencoderKLTemporalDecoder(**{
-        key: value for key, value in IMAGE_AUTOENCODER.items() if key != "up_block_types"
-    }))  # fmt: skip
+    unet = at.build(diffusers.UNetSpatioTemporalConditionModel, num_attention_heads=heads, num_frames=14)
+    vae = at.build(diffusers.AutoencoderKLTemporalDecoder, **TEMPORAL_AUTOENCODER)
     height, width = size.height // 8, size.width // 8
 
     def call(rows: int) -> Any:
-        latents = at.zeros(rows, size.frames, 8, height, width)
-        return unet(latents, at.ones(1), at.zeros(rows, 1, 1024), at.zeros(rows, 3))
+        latents = at.noise(rows, size.frames, 8, height, width)
+        return unet(latents, at.ones(1), at.noise(rows, 1, 1024), at.zeros(rows, 3))
 
-    clip = at.zeros(size.frames, 4, height, width)
+    clip = at.noise(size.frames, 4, height, width)
     decoder = Part("image decoder", "decoder", [vae], lambda: vae.decode(clip, num_frames=size.frames).sample)
     parts = [_clip_image(at), _sd_encoder(at, size, vae), _denoiser(unet, 25, 2, call), decoder]
     source = "stabilityai/stable-video-diffusion-img2vid"
@@ -137,11 +113,11 @@ def _animatediff(size: Size, at: Place) -> System:
         adapter = diffusers.MotionAdapter(use_motion_mid_block=False, motion_max_seq_length=32)
         return diffusers.UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
 
-    unet = at.build(build)
+    unet = place(build, at.device, at.dtype)
 
     def call(rows: int) -> Any:
-        latents = at.zeros(rows, 4, size.frames, size.height // 8, size.width // 8)
-        return unet(latents, at.ones(1), at.zeros(rows * size.frames, 77, 768))
+        latents = at.noise(rows, 4, size.frames, size.height // 8, size.width // 8)
+        return unet(latents, at.ones(1), at.noise(rows * size.frames, 77, 768))
 
     parts = [_clip_text(at, "sd15", 2), _denoiser(unet, 50, 2, call), _sd_decoder(at, size)]
     source = "guoyww/animatediff-motion-adapter-v1-5-3"
@@ -149,12 +125,12 @@ def _animatediff(size: Size, at: Place) -> System:
 
 
 def _i2vgen(size: Size, at: Place) -> System:
-    unet = at.build(lambda: diffusers.I2VGenXLUNet(cross_attention_dim=1024, num_attention_heads=64))
-    vae = at.build(lambda: diffusers.AutoencoderKL(**IMAGE_AUTOENCODER))
+    unet = at.build(diffusers.I2VGenXLUNet, cross_attention_dim=1024, num_attention_heads=64)
+    vae = at.build(diffusers.AutoencoderKL, **IMAGE_AUTOENCODER)
 
     def call(rows: int) -> Any:
-        latents = at.zeros(rows, 4, size.frames, size.height // 8, size.width // 8)
-        return unet(latents, at.ones(1), at.ones(rows), latents, at.zeros(rows, 1, 1024), at.zeros(rows, 77, 1024))
+        latents = at.noise(rows, 4, size.frames, size.height // 8, size.width // 8)
+        return unet(latents, at.ones(1), at.ones(rows), latents, at.noise(rows, 1, 1024), at.noise(rows, 77, 1024))
 
     parts = [_clip_text(at, "sd21", 2), _clip_image(at), _sd_encoder(at, size, vae), _denoiser(unet, 50, 2, call)]
     parts.append(_sd_decoder(at, size, vae))
@@ -168,11 +144,11 @@ def _latte(size: Size, at: Place) -> System:
         "video_length": size.frames, "norm_type": "ada_norm_single", "activation_fn": "gelu-approximate",
         "attention_bias": True, "norm_elementwise_affine": False, "norm_eps": 1e-6, "num_embeds_ada_norm": 1000,
     }  # fmt: skip
-    model = at.build(lambda: diffusers.LatteTransformer3DModel(**config))
+    model = at.build(diffusers.LatteTransformer3DModel, **config)
 
     def call(rows: int) -> Any:
-        latents = at.zeros(rows, 4, size.frames, size.height // 8, size.width // 8)
-        return model(latents, at.ones(rows), at.zeros(rows, 120, 4096))
+        latents = at.noise(rows, 4, size.frames, size.height // 8, size.width // 8)
+        return model(latents, at.ones(rows), at.noise(rows, 120, 4096))
 
     parts = [_t5(at, 120, 2), _denoiser(model, 50, 2, call), _sd_decoder(at, size)]
     return System("Latte-1", size, "50 steps, guidance 7.5", "maxin-cn/Latte-1", parts)
@@ -180,16 +156,16 @@ def _latte(size: Size, at: Place) -> System:
 
 def _cogvideox(size: Size, at: Place) -> System:
     model = at.build(diffusers.CogVideoXTransformer3DModel)
-    vae = at.build(lambda: diffusers.AutoencoderKLCogVideoX(
-        block_out_channels=(128, 256, 256, 512), layers_per_block=3,
+    vae = at.build(
+        diffusers.AutoencoderKLCogVideoX, block_out_channels=(128, 256, 256, 512), layers_per_block=3,
         down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
-    ))  # fmt: skip
+    )  # fmt: skip
     frames, height, width = (size.frames - 1) // 4 + 1, size.height // 8, size.width // 8
 
     def call(rows: int) -> Any:
-        return model(at.zeros(rows, frames, 16, height, width), at.zeros(rows, 226, 4096), at.ones(rows))
+        return model(at.noise(rows, frames, 16, height, width), at.noise(rows, 226, 4096), at.ones(rows))
 
-    clip = at.zeros(1, 16, frames, height, width)
+    clip = at.noise(1, 16, frames, height, width)
     decoder = Part("video decoder", "decoder", [vae], lambda: vae.decode(clip).sample)
     parts = [_t5(at, 226, 2), _denoiser(model, 50, 2, call), decoder]
     return System("CogVideoX-2B", size, "50 steps, guidance 6", "THUDM/CogVideoX-2b", parts)
@@ -201,11 +177,11 @@ def _ltx(size: Size, at: Place) -> System:
     frames, height, width = (size.frames - 1) // 8 + 1, size.height // 32, size.width // 32
 
     def call(rows: int) -> Any:
-        tokens = at.zeros(rows, frames * height * width, 128)
-        text, mask = at.zeros(rows, 128, 4096), at.ones(rows, 128)
+        tokens = at.noise(rows, frames * height * width, 128)
+        text, mask = at.noise(rows, 128, 4096), at.ones(rows, 128)
         return model(tokens, text, at.ones(rows), mask, num_frames=frames, height=height, width=width)
 
-    clip = at.zeros(1, 128, frames, height, width)
+    clip = at.noise(1, 128, frames, height, width)
     decoder = Part("video decoder", "decoder", [vae], lambda: vae.decode(clip).sample)
     parts = [_t5(at, 128, 2), _denoiser(model, 50, 2, call), decoder]
     return System("LTX-Video 2B", size, "50 steps, guidance 3", "Lightricks/LTX-Video", parts)
@@ -213,15 +189,15 @@ def _ltx(size: Size, at: Place) -> System:
 
 def _wan(size: Size, at: Place) -> System:
     config = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
-    model = at.build(lambda: diffusers.WanTransformer3DModel(**config))
+    model = at.build(diffusers.WanTransformer3DModel, **config)
     vae = at.build(diffusers.AutoencoderKLWan)
-    encoder = at.build(lambda: UMT5EncoderModel(UMT5Config(vocab_size=256384, **T5_XXL)))
+    encoder = at.build(UMT5EncoderModel, vocab_size=256384, **T5_XXL)
     frames, height, width = (size.frames - 1) // 4 + 1, size.height // 8, size.width // 8
 
     def call(rows: int) -> Any:
-        return model(at.zeros(rows, 16, frames, height, width), at.ones(rows), at.zeros(rows, 512, 4096))
+        return model(at.noise(rows, 16, frames, height, width), at.ones(rows), at.noise(rows, 512, 4096))
 
-    clip = at.zeros(1, 16, frames, height, width)
+    clip = at.noise(1, 16, frames, height, width)
     text = Part("text encoder", "condition", [encoder], lambda: encoder(at.ones(1, 512)), 2)
     decoder = Part("video decoder", "decoder", [vae], lambda: vae.decode(clip).sample)
     parts = [text, _denoiser(model, 50, 2, call), decoder]
@@ -231,18 +207,17 @@ def _wan(size: Size, at: Place) -> System:
 def _hunyuan(size: Size, at: Place) -> System:
     model = at.build(diffusers.HunyuanVideoTransformer3DModel)
     vae = at.build(diffusers.AutoencoderKLHunyuanVideo)
-    llama = LlamaConfig(
-        vocab_size=128320, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8,
+    encoder = at.build(
+        LlamaModel, vocab_size=128320, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+        num_attention_heads=32, num_key_value_heads=8,
     )  # fmt: skip
-    encoder = at.build(lambda: LlamaModel(llama))
     frames, height, width = (size.frames - 1) // 4 + 1, size.height // 8, size.width // 8
 
     def call(rows: int) -> Any:
-        latents, text = at.zeros(rows, 16, frames, height, width), at.zeros(rows, 256, 4096)
-        return model(latents, at.ones(rows), text, at.ones(rows, 256), at.zeros(rows, 768), at.zeros(rows))
+        latents, text = at.noise(rows, 16, frames, height, width), at.noise(rows, 256, 4096)
+        return model(latents, at.ones(rows), text, at.ones(rows, 256), at.noise(rows, 768), at.zeros(rows))
 
-    clip = at.zeros(1, 16, frames, height, width)
+    clip = at.noise(1, 16, frames, height, width)
     prompt = 256 + 95  # tokens of the prompt and of the template around it
     mask = at.zeros(1, 1, prompt, prompt)  # whole, or the encoder would look at its values
     text = Part("text encoder", "condition", [encoder], lambda: encoder(at.ones(1, prompt), mask, use_cache=False))
@@ -273,7 +248,9 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def build_peer(name: str, size: Size, device: str = "meta", dtype: torch.dtype = torch.float32) -> System:
+def build_peer(
+    name: str, size: Size, device: str = "meta", dtype: torch.dtype = torch.float32, changes: Changes | None = None
+) -> System:
     """A peer with random weights.
 
     Args:
@@ -281,6 +258,7 @@ def build_peer(name: str, size: Size, device: str = "meta", dtype: torch.dtype =
         size: what to generate; the frames are rounded to the nearest count that the peer knows.
         device: where to put it.
         dtype: of the weights.
+        changes: see `Place`.
 
     Raises:
         ValueError: there is no such peer, or it cannot generate this size.
@@ -293,4 +271,4 @@ def build_peer(name: str, size: Size, device: str = "meta", dtype: torch.dtype =
         raise ValueError(f"resolution: {size.height}x{size.width} is not divisible by 32, as some peers need")
     factor = PEERS[name].time_factor
     frames = size.frames if factor == 1 else round((size.frames - 1) / factor) * factor + 1
-    return PEERS[name].build(Size(size.height, size.width, frames), Place(device, dtype))
+    return PEERS[name].build(Size(size.height, size.width, frames), Place(device, dtype, changes or {}))

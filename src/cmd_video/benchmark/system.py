@@ -7,7 +7,7 @@ Inputs are made up: only their shapes matter. On the meta device nothing is comp
 costs no memory; on a real device the same parts are timed, with random weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -149,6 +149,41 @@ def measure_cost(system: System) -> SystemCost:
         end_to_end=sum(parts.values(), Cost()),
         paper=paper,
     )
+
+
+Changes = Mapping[str, Mapping[str, Any]]  # class -> values of its configuration in place of the published ones
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where models of published configurations are built.
+
+    Attributes:
+        device: to build them on.
+        dtype: of their weights.
+        changes: what makes them smaller, for a try.
+    """
+
+    device: str = "meta"
+    dtype: torch.dtype = torch.float32
+    changes: Changes = field(default_factory=dict)
+
+    def build(self, kind: Any, **config: Any) -> Any:
+        """A model of diffusers by its arguments, or one of transformers by those of its configuration."""
+        settings = {**config, **self.changes.get(kind.__name__, {})}
+        configuration = getattr(kind, "config_class", None)
+        build = partial(kind, **settings) if configuration is None else lambda: kind(configuration(**settings))
+        return place(build, self.device, self.dtype)
+
+    def noise(self, *shape: int) -> torch.Tensor:
+        """What a model is timed on: on zeros a device is faster."""
+        return torch.randn(*shape, device=self.device, dtype=self.dtype)
+
+    def zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, device=self.device, dtype=self.dtype)
+
+    def ones(self, *shape: int) -> torch.Tensor:
+        return torch.ones(*shape, device=self.device, dtype=torch.long)
 
 
 def place(build: Callable[[], Any], device: str, dtype: torch.dtype) -> Any:

@@ -6,16 +6,17 @@ for row in paper_training(Size(512, 512)):
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import diffusers
 import torch
 from torch import nn
 
-from .cmd_system import STABLE_DIFFUSION, paper_pipeline
+from cmd_video.models import CMDAutoencoder
+
+from .cmd_system import STABLE_DIFFUSION, paper_motion_transformer
 from .cost import Cost, count
 from .memory import peak_bytes
-from .system import Size, place
+from .system import Place, Size
 from .timing import time_call
 
 BYTES_PER_PARAMETER = 12  # float32 weights and the two moments of Adam; gradients come with the backward pass
@@ -28,7 +29,7 @@ class TrainingStep:
     Attributes:
         name: of the stage.
         modules: that learn.
-        loss: runs the model on a batch of one clip and returns the loss.
+        loss: runs the model on a batch and returns the loss.
     """
 
     name: str
@@ -73,14 +74,23 @@ def measure_training(step: TrainingStep) -> TrainingCost:
     )
 
 
-def time_training(step: TrainingStep, device: str, runs: int) -> float:
-    """Median seconds of forward and backward pass and Adam's update on a real device."""
+def time_training(step: TrainingStep, device: str, runs: int, autocast: torch.dtype | None = None) -> float:
+    """Median seconds of forward and backward pass and Adam's update on a real device.
+
+    Args:
+        step: its modules lie on the device.
+        device: the device.
+        runs: how many steps, after the warm-up.
+        autocast: in which type to compute with weights that are kept in float32; None = in the weights' own.
+    """
     parameters = [parameter for module in step.modules for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
     def run() -> None:
         with torch.inference_mode(False), torch.enable_grad():
-            step.loss().backward()
+            with torch.autocast(torch.device(device).type, autocast, enabled=autocast is not None):
+                loss = step.loss()
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -89,27 +99,79 @@ def time_training(step: TrainingStep, device: str, runs: int) -> float:
 
 def paper_training(size: Size, device: str = "meta", dtype: torch.dtype = torch.float32) -> list[TrainingStep]:
     """The paper's three stages on Stable Diffusion 2.1's latents, and ModelScope's denoiser, one clip each."""
-    pipe = paper_pipeline("sd21", "XL", device, dtype)
-    text = STABLE_DIFFUSION["sd21"]["text"]["hidden_size"]
-    height, width = size.height // 8, size.width // 8
-    options: dict[str, Any] = {"device": device, "dtype": dtype}
-    frame, clip = torch.zeros(1, 4, height, width, **options), torch.zeros(1, 4, size.frames, height, width, **options)
-    tokens, timestep = torch.zeros(1, 77, text, **options), torch.zeros(1, device=device)
-    motion = torch.zeros(1, 8, size.frames, (height + width) // 2, **options)
-    unet3d = place(
-        lambda: diffusers.UNet3DConditionModel(cross_attention_dim=1024, attention_head_dim=64), device, dtype
-    )
-    wide = torch.zeros(1, 77, 1024, **options)
-    steps = [
-        TrainingStep("ModelScope", [unet3d], lambda: unet3d(clip, timestep, wide).sample.square().mean()),
-        TrainingStep("CMD autoencoder", [pipe.autoencoder], lambda: pipe.autoencoder(clip).sample.square().mean()),
-        TrainingStep("CMD content", [pipe.unet], lambda: pipe.unet(frame, timestep, tokens).sample.square().mean()),
-        TrainingStep(
-            "CMD motion", [pipe.motion_transformer],
-            lambda: pipe.motion_transformer(motion, timestep, frame, tokens[:, 0]).sample.square().mean(),
-        ),
-    ]  # fmt: skip
-    for step in steps:
-        for module in step.modules:
-            module.requires_grad_(True).train()
-    return steps
+    return [paper_training_step(name, size, Place(device, dtype)) for name in PAPER_STAGES]
+
+
+def paper_training_step(name: str, size: Size, at: Place, batch: int = 1) -> TrainingStep:
+    """One of PAPER_STAGES; the latents and text features that it learns from are made up."""
+    module, loss = PAPER_STAGES[name](_Inputs(at, size, batch))
+    module.requires_grad_(True).train()
+    return TrainingStep(name, [module], loss)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a stage sees of a batch in Stable Diffusion 2.1's latent space."""
+
+    at: Place
+    size: Size
+    batch: int
+
+    @property
+    def frame(self) -> torch.Tensor:
+        """(B, C, H, W)."""
+        return self.at.noise(self.batch, 4, self.size.height // 8, self.size.width // 8)
+
+    @property
+    def clip(self) -> torch.Tensor:
+        """(B, C, F, H, W)."""
+        return self.at.noise(self.batch, 4, self.size.frames, self.size.height // 8, self.size.width // 8)
+
+    @property
+    def motion(self) -> torch.Tensor:
+        """(B, D, F, H' + W')."""
+        return self.at.noise(self.batch, 8, self.size.frames, (self.size.height // 8 + self.size.width // 8) // 2)
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """(B,)."""
+        return torch.zeros(self.batch, device=self.at.device)
+
+    def tokens(self, width: int) -> torch.Tensor:
+        """Text, (B, S, width)."""
+        return self.at.noise(self.batch, 77, width)
+
+
+Stage = tuple[nn.Module, Callable[[], torch.Tensor]]
+
+
+def _modelscope(inputs: _Inputs) -> Stage:
+    unet = inputs.at.build(diffusers.UNet3DConditionModel, cross_attention_dim=1024, attention_head_dim=64)
+    clip, timestep, tokens = inputs.clip, inputs.timestep, inputs.tokens(unet.config.cross_attention_dim)
+    return unet, lambda: unet(clip, timestep, tokens).sample.square().mean()
+
+
+def _autoencoder(inputs: _Inputs) -> Stage:
+    autoencoder, clip = inputs.at.build(CMDAutoencoder), inputs.clip
+    return autoencoder, lambda: autoencoder(clip).sample.square().mean()
+
+
+def _content(inputs: _Inputs) -> Stage:
+    unet = inputs.at.build(diffusers.UNet2DConditionModel, **STABLE_DIFFUSION["sd21"]["unet"])
+    frame, timestep, tokens = inputs.frame, inputs.timestep, inputs.tokens(unet.config.cross_attention_dim)
+    return unet, lambda: unet(frame, timestep, tokens).sample.square().mean()
+
+
+def _motion(inputs: _Inputs) -> Stage:
+    model = paper_motion_transformer("sd21", "XL", inputs.at)
+    motion, timestep, frame = inputs.motion, inputs.timestep, inputs.frame
+    pooled = inputs.tokens(model.config.text_dim)[:, 0]
+    return model, lambda: model(motion, timestep, frame, pooled).sample.square().mean()
+
+
+PAPER_STAGES: dict[str, Callable[[_Inputs], Stage]] = {
+    "ModelScope": _modelscope,
+    "CMD autoencoder": _autoencoder,
+    "CMD content": _content,
+    "CMD motion": _motion,
+}

@@ -35,7 +35,7 @@ from .checkpoint import (
     unpack_optimizer,
 )
 from .components import build_components
-from .config import OptimizerConfig, TrainConfig
+from .config import LoopConfig, OptimizerConfig, TrainConfig
 from .config_teacher import DistillationConfig
 from .data import ClipDataset, StepSampler, build_dataset, finish_batch, fixed_batches, training_batches
 from .logs import RunLog
@@ -91,18 +91,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     stage = build_stage(config, build_components(config.components, captions, config.seed))
     if accelerator.is_main_process:
         _claim(run, config)
-    if loop.gradient_checkpointing:
-        for name in stage.trained:
-            component = getattr(stage, name)
-            if isinstance(component, PreTrainedModel):
-                component.gradient_checkpointing_enable()
-            else:
-                component.enable_gradient_checkpointing()
+    _speed_up(stage, dataset, loop)
     stage.place(accelerator.device)
-    if loop.compile:
-        stage.compile_trained()
-        if isinstance(dataset, SceneDataset):
-            dataset.compiled = True
     optimizer = torch.optim.AdamW(
         stage.parameter_groups(),
         lr=config.optimizer.lr,
@@ -199,6 +189,21 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator.free_memory()
     accelerator.end_training()
     return run / "pipeline"
+
+
+def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
+    """Gradient checkpointing and compilation, as far as the configuration asks for them."""
+    if loop.gradient_checkpointing:
+        for name in stage.trained:
+            component = getattr(stage, name)
+            if isinstance(component, PreTrainedModel):
+                component.gradient_checkpointing_enable()
+            else:
+                component.enable_gradient_checkpointing()
+    if loop.compile:
+        stage.compile_trained()
+        if isinstance(dataset, SceneDataset):
+            dataset.compiled = True
 
 
 class StopRequest:

@@ -4,6 +4,8 @@
 
 Every random draw is a function of (seed, number of the sample), so that neither resuming nor the number of processes
 changes it. B batch, C channels, F frames, H, W, D motion channels.
+
+Over 400 lines: the stages of the paper are read beside each other.
 """
 
 from collections.abc import Iterator
