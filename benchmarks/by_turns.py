@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cmd_video.data.sprites import SpriteScene, render
+from cmd_video.sprites.scenes import SpriteScene, render
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.adherence import choose_scenes, evaluate_adherence
+from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.tables import digest_all, digest_of
@@ -167,6 +167,6 @@ def clips_of_stage(stage: Any) -> Maker:
             "number": torch.tensor(seeds),
             "video": torch.zeros(count, 3, data.num_frames, data.height, data.width),
         }
-        return stage.pixels(batch, draw_samples(stage, batch)).clamp(-1, 1)
+        return stage.pixels(batch, stage.draw_samples(batch)).clamp(-1, 1)
 
     return make

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from cmd_video.data.sprites import SpritesDataset
+from cmd_video.sprites.scenes import SpritesDataset
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import Extractor, build_extractor

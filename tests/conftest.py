@@ -111,7 +111,7 @@ def make_tiny_config(stage: str, output_dir: str | Path, /, **changes: Any) -> d
             "num_samples": 2,
             "num_inference_steps": 2,
         },
-        "objective": {"train_text_encoder": stage in ("image", "motion")},
+        "objective": {"train_text_encoder": True} if stage in ("image", "motion") else {},
         "optimizer": {"lr": 2e-3, "warmup_steps": 3, "schedule": "cosine", "weight_decay": 0.01},
         "loop": {
             "steps": 8,
@@ -143,7 +143,7 @@ def tiny_components() -> Callable[..., dict[str, Any]]:
     """`tiny_components("unet", "vae")`: fresh components by name; without names all of them, text included."""
 
     def build(*names: str, seed: int = 0) -> dict[str, Any]:
-        from cmd_video.data.sprites import SpritesDataset
+        from cmd_video.sprites.scenes import SpritesDataset
         from cmd_video.training.components import build_components
         from cmd_video.training.config import ComponentConfig
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmd_video.data.sprites import SpritesDataset
+from cmd_video.sprites.scenes import SpritesDataset
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.flow import dynamic_degree, flow_features, optical_flow, visible_flow, warping_error
 

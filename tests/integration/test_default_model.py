@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmd_video import CMDPipeline
-from cmd_video.data.sprites import SpritesDataset
+from cmd_video.sprites.scenes import SpritesDataset
 from cmd_video.evaluation.reconstruction import reconstruction_metrics
 from cmd_video.evaluation.results import digest_model
 from cmd_video.pipelines import shipped

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmd_video import CMDPipeline
-from cmd_video.evaluation.sprite_reader import read_scene
+from cmd_video.sprites.reader import read_scene
 
 PROMPTS = (Path(__file__).parents[2] / "examples" / "demo_prompts.txt").read_text().splitlines()
 SAID = {

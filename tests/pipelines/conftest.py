@@ -106,8 +106,7 @@ def make_text_pipeline(tokenizer, make_text_encoder) -> Callable[..., CMDPipelin
             tokenizer=tokenizer,
             motion_text_encoder=make_text_encoder(seed=7) if own_motion_text else None,
             motion_tokenizer=tokenizer if own_motion_text else None,
-            guidance_scale=3.0,
-            motion_guidance_scale=2.0,
+            sampling={"content": {"guidance": {"scale": 3.0}}, "motion": {"guidance": {"scale": 2.0}}},
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -131,8 +130,7 @@ def make_class_pipeline() -> Callable[[], CMDPipeline]:
             motion_transformer=awaken(CMDMotionTransformer(content_channels=3, num_classes=5, **MOTION)),
             content_scheduler=DDIMScheduler(**SCHEDULER),
             motion_scheduler=DDIMScheduler(**SCHEDULER),
-            guidance_scale=3.0,
-            motion_guidance_scale=2.0,
+            sampling={"content": {"guidance": {"scale": 3.0}}, "motion": {"guidance": {"scale": 2.0}}},
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cmd_video import CMDPipeline
-from cmd_video.pipelines.sampling import PRESETS, jumps_from
+from cmd_video.pipelines.sampling import PRESETS, ModelSampling, Sampling
 from cmd_video.pipelines.shipped import SHIPPED
 
 PROMPTS = ("a red circle moves to the right", "a blue heart and a green star grow")
@@ -21,9 +21,9 @@ def draw(pipeline, **arguments):
 
 
 def with_preset(pipeline, preset):
-    if PRESETS[preset].solver == "distilled":
-        for part in ("content_scheduler", "motion_scheduler"):
-            setattr(pipeline, part, jumps_from((999, 749, 499, 249), getattr(pipeline, part)))
+    if PRESETS[preset].sampler == "distilled":
+        jumps = ModelSampling(starts=(999, 749, 499, 249))
+        pipeline.sampling = Sampling(content=jumps, motion=jumps)
     pipeline.use_preset(preset)
     return pipeline
 

@@ -253,7 +253,7 @@ def sections() -> list[type[Section]]:
 def test_every_field_is_read(section):
     fields = set(section.model_fields)
     if section is SpritesData:
-        from cmd_video.data.sprites import SpritesDataset
+        from cmd_video.sprites.scenes import SpritesDataset
 
         assert fields - {"kind", "render"} == inspect.signature(SpritesDataset).parameters.keys()
     elif section is VideoData:

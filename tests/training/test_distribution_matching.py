@@ -35,7 +35,7 @@ def test_what_is_trained_is_what_is_sampled(name, build_tiny, batch_of):
     stage, batch = awake(name, build_tiny, batch_of)
     noise = draw_noise(stage.sample(batch), generators(stage.config.seed + 2, batch["number"]))
     with torch.no_grad():
-        torch.testing.assert_close(stage._generate(noise, batch), draw_samples(stage, batch), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(stage._generate(noise, batch), stage.draw_samples(batch), atol=2e-3, rtol=1e-3)
 
 
 def gaussian(mean, spread, scheduler):

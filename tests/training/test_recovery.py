@@ -13,7 +13,6 @@ from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components, load_autoencoder
 from cmd_video.training.config import ComponentConfig, TrainConfig
 from cmd_video.training.encode import encode_run
-from cmd_video.training.samples import draw_samples
 
 REMOVED = {  # component, and which class of it
     "unet": ("down_blocks.0.layers.1", "up_blocks.1.layers.1"),
@@ -107,6 +106,7 @@ def parts(tiny_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("svd")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=16, projection_dim=16)
+    torch.manual_seed(0)
     CLIPVisionModelWithProjection(vision).save_pretrained(folder)
     sizes = {"block_out_channels": (32, 32), "layers_per_block": 1, "down_block_types": ("DownEncoderBlock2D",) * 2}
     svd = {
@@ -152,8 +152,9 @@ def distill_config(pruned, parts, tiny_config):
             component: {"path": str(pruned[name] / student)},
             "teacher": {"path": str(pruned[name] / "teacher")},
         }
-        objective = {"recovery": recovery}
-        return {**tiny_config("content", output), "stage": "distill", "components": chosen, "objective": objective}
+        objective = {"kind": "vdmini_recovery", **recovery}
+        stage = {"unet": "content", "motion_transformer": "motion", "video_model": "video"}[component]
+        return {**tiny_config("content", output), "stage": stage, "components": chosen, "objective": objective}
 
     return make
 
@@ -233,7 +234,7 @@ def test_blocks_are_measured_and_clips_are_drawn(name, tiny_stage):
     (row,) = measure_importance(model, [stage.noisy_batch(batch)], removable_units(model)[:1])
     assert row.loss != 0 and row.content > 0 and (row.motion > 0) == (name != "unet") and 0 < row.flops < 1
     with torch.no_grad():
-        first, again = (draw_samples(stage, batch) for _ in range(2))
+        first, again = (stage.draw_samples(batch) for _ in range(2))
         few = draw_samples(stage, {key: value[:2] for key, value in batch.items()})
     assert first.shape == stage.sample(batch).shape and first.isfinite().all() and torch.equal(first, again)
     torch.testing.assert_close(first[:2], few, atol=1e-3, rtol=1e-3)

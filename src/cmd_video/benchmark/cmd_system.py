@@ -1,7 +1,9 @@
 """CMD as a `System`: any pipeline, and the paper's own models at their true size.
 
-system = cmd_system(pipe, Size(512, 1024), *pipe_sampling)
+system = cmd_system(pipe, Size(512, 1024))
 system = paper_system("sd21", Size(512, 1024), preset="quality", device="meta")
+
+What a step costs is counted by taking it: by the denoisers, guidance and wraps that the pipeline's loop calls.
 """
 
 from collections import Counter
@@ -12,92 +14,71 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from cmd_video.denoisers.denoiser import Denoiser
+from cmd_video.denoisers.latent_space import decode_images, decode_video
+from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.guidance import ClassifierFree
+from cmd_video.diffusion.plan import Step
+from cmd_video.diffusion.solvers import with_schedule
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.conditions import Rows
-from cmd_video.pipelines.feature_reuse import check_reusable, unet_step
-from cmd_video.pipelines.image_space import decode_video
-from cmd_video.pipelines.inputs import check_multiple
-from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, set_timesteps, with_schedule
-from cmd_video.pipelines.shapes import size_unit
+from cmd_video.pipelines.inputs import check_multiple, size_unit
+from cmd_video.pipelines.pipeline_cmd import TOLD
+from cmd_video.pipelines.sampling import ModelSampling, Sampling, conditions_for
 
 from .system import Changes, Part, Place, Size, System
 
 PAPER = "arXiv 2403.14148"
 
 
-def default_sampling(pipe: CMDPipeline) -> tuple[Sampling, Sampling]:
-    """How a pipeline samples its two models unless told otherwise."""
-    return resolve(pipe.config, None, None, None, None, None, None)
-
-
-def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Sampling, name: str = "CMD") -> System:
+def cmd_system(pipe: CMDPipeline, size: Size, sampling: Sampling | None = None, name: str = "CMD") -> System:
     """A pipeline as a list of parts, for one clip.
 
     Args:
         pipe: the pipeline; its models may lie on any device.
         size: of the clip, divisible as the pipeline demands.
-        content: how the content model is sampled.
-        motion: how the motion model is sampled.
+        sampling: how it samples; default: as it does by itself.
         name: for tables.
     """
+    how = pipe.sampling if sampling is None else sampling
     check_multiple("height", size.height, size_unit(pipe))
     check_multiple("width", size.width, size_unit(pipe))
     check_multiple("frames", size.frames, pipe.motion_transformer.config.patch_size)
-    if content.reuse_interval > 1 and not pipe.num_classes:
-        check_reusable(pipe.unet)
+    how.content.check(pipe.content, pipe.unet)
+    how.motion.check(pipe.motion, pipe.motion_transformer, "motion_")
     inputs = _Inputs.of(pipe, size)
     pipe.set_progress_bar_config(disable=True)  # it would be timed
+    guided = how.content.guidance_scale > 1 or how.motion.guidance_scale > 1
+    parts = [
+        *_text_parts(pipe, guided),
+        *_steps("content", pipe.content, pipe.unet, pipe, inputs, how.content),
+        *_steps("motion", pipe.motion, pipe.motion_transformer, pipe, inputs, how.motion),
+        _autoencoder_part(pipe, inputs),
+    ]
+    if pipe.vae is not None:
+        parts.append(_image_decoder_part(pipe, inputs, how.decode_content_frame))
+    return System(
+        name, size, _words(how), PAPER, parts,
+        whole=partial(_generate, pipe, inputs, how),
+        compile=partial(pipe.compile_denoisers, mode="reduce-overhead"),
+    )  # fmt: skip
+
+
+def _words(how: Sampling) -> str:
+    content, motion = how.content, how.motion
     words = f"{content.num_inference_steps}+{motion.num_inference_steps} steps"
     if content.guidance_scale > 1 or motion.guidance_scale > 1:
         words += f", guidance {content.guidance_scale:g} / {motion.guidance_scale:g}"
     if content.reuse_interval > 1:
         words += f", deep features every {content.reuse_interval} steps"
-    guided = content.guidance_scale > 1 or motion.guidance_scale > 1
-    parts = [*_text_parts(pipe, guided), *_content_parts(pipe, inputs, content), *_motion_parts(pipe, inputs, motion)]
-    parts.append(_autoencoder_part(pipe, inputs))
-    if pipe.vae is not None:
-        frames = size.frames + bool(pipe.config.decode_content_frame)
-        clip = inputs.clip[:, :, :1].expand(-1, -1, frames, -1, -1)
-        parts.append(Part("image decoder", "decoder", [pipe.vae], lambda: decode_video(pipe.vae, clip)))
-    return System(
-        name, size, words, PAPER, parts,
-        whole=partial(_generate, pipe, inputs, content, motion),
-        compile=partial(compile_denoisers, pipe, mode="reduce-overhead"),
-    )  # fmt: skip
-
-
-def compile_denoisers(pipe: CMDPipeline, **options: Any) -> None:
-    """Compile what runs at every denoising step, each of its few shapes on its own; options as of `torch.compile`."""
-    pipe.compile_denoisers(dynamic=False, **options)
-
-
-def compile_surroundings(pipe: CMDPipeline, **options: Any) -> None:
-    """Compile what runs before and after the loops: text encoders and decoders.
-
-    CUDA graphs are not for them: the next frames would be decoded into the memory of those before.
-    """
-    for module in _surroundings(pipe):
-        module.compile(dynamic=False, **options)
-
-
-def uncompile(pipe: CMDPipeline) -> None:
-    """Undo `compile_denoisers` and `compile_surroundings`."""
-    for module in (pipe.unet, pipe.motion_transformer, *_surroundings(pipe)):
-        module._compiled_call_impl = None  # there is no public way
-    pipe.unet_step = unet_step
-
-
-def _surroundings(pipe: CMDPipeline) -> list[Any]:
-    decoders = [model.decoder for model in (pipe.autoencoder, pipe.vae) if model is not None]
-    return [*decoders, *(model for model in (pipe.text_encoder, pipe.motion_text_encoder) if model is not None)]
+    return words
 
 
 @dataclass
 class _Inputs:
-    """Made-up inputs for one clip; noise, as a device is faster on zeros."""
+    """Made-up inputs for one clip."""
 
     frame: torch.Tensor  # (1, C, h, w)
     clip: torch.Tensor  # (1, C, F, h, w)
@@ -110,142 +91,151 @@ class _Inputs:
         height, width = size.height // pipe.ratio, size.width // pipe.ratio
         places = height // patch + width // patch
         return cls(
-            frame=torch.randn(1, channels, height, width, **options),
-            clip=torch.randn(1, channels, size.frames, height, width, **options),
-            motion=torch.randn(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
+            frame=torch.zeros(1, channels, height, width, **options),
+            clip=torch.zeros(1, channels, size.frames, height, width, **options),
+            motion=torch.zeros(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
         )
 
 
 def _rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    """(1, ...) -> (rows, ...), in memory as the loops have it: what is compiled for one serves the other."""
-    return tensor.expand(rows, *tensor.shape[1:]).contiguous()
+    """(1, ...) -> (rows, ...), made where and laid out as the loops do: what is compiled for them serves here too."""
+    return tensor.repeat(rows, *[1] * (tensor.ndim - 1))
 
 
-def _timesteps(rows: int, device: torch.device) -> torch.Tensor:
-    """Likewise, (rows,)."""
-    return torch.zeros((), dtype=torch.long, device=device).expand(rows)
-
-
-def _generate(pipe: CMDPipeline, inputs: _Inputs, content: Sampling, motion: Sampling, batch: int) -> torch.Tensor:
+def _generate(pipe: CMDPipeline, inputs: _Inputs, how: Sampling, batch: int) -> torch.Tensor:
     """What a call of the pipeline does between tokenizer and picture files, from noise."""
     draw = torch.Generator(pipe.unet.device).manual_seed(0)
-    guided = content.guidance_scale > 1 or motion.guidance_scale > 1
-    condition, negative = ([_condition(pipe, batch) for _ in range(1 + guided)] * 2)[:2]
-    noise = {name: torch.randn((batch, *like.shape[1:]), generator=draw, device=like.device, dtype=like.dtype)
-             for name, like in (("content", inputs.frame), ("motion", inputs.motion))}  # fmt: skip
-    content_frame = pipe.denoise_content(noise["content"], condition, negative, content)
-    motion_latents = pipe.denoise_motion(noise["motion"], content_frame, condition, negative, motion)
-    return pipe.decode(content_frame, motion_latents, "pt")[0]
+    guided = how.content.guidance_scale > 1 or how.motion.guidance_scale > 1
+    told, nothing = ([_told(pipe, batch) for _ in range(1 + guided)] * 2)[:2]
+    z = {name: torch.randn((batch, *like.shape[1:]), generator=draw, device=like.device, dtype=like.dtype)
+         for name, like in (("content", inputs.frame), ("motion", inputs.motion))}  # fmt: skip
+    content_frame = pipe.generate("content", z["content"], told, nothing.rows, how.content)
+    told = told.having(content_frame=content_frame)
+    motion_latents = pipe.generate("motion", z["motion"], told, nothing.rows, how.motion)
+    return pipe.decode(content_frame, motion_latents, "pt", how.decode_content_frame)[0]
 
 
-def _condition(pipe: CMDPipeline, batch: int) -> Rows:
+def _told(pipe: CMDPipeline, batch: int) -> Condition:
     """Made-up labels, or made-up prompts through the text encoders."""
     if pipe.num_classes:
-        return {"labels": torch.zeros(batch, dtype=torch.long, device=pipe.unet.device)}
+        return Condition({"labels": torch.zeros(batch, dtype=torch.long, device=pipe.unet.device)})
     features = [
-        encoder(torch.zeros(batch, encoder.config.max_position_embeddings, dtype=torch.long, device=encoder.device))[0]
+        encoder(_token_ids(encoder, batch))[0]
         for encoder in (pipe.text_encoder, pipe.motion_text_encoder)
         if encoder is not None
     ]
-    return {"tokens": features[0], "pooled": features[-1].mean(dim=1)}
+    return Condition({"tokens": features[0], "pooled": features[-1].mean(dim=1)})
+
+
+def _token_ids(encoder: CLIPTextModel, rows: int) -> torch.Tensor:
+    length = encoder.config.max_position_embeddings
+    return torch.zeros(rows, length, dtype=torch.long, device=encoder.device)
 
 
 def _text_parts(pipe: CMDPipeline, guided: bool) -> list[Part]:
     """The prompt, and with guidance the negative prompt, through each text encoder."""
 
     def part(name: str, encoder: CLIPTextModel) -> Part:
-        length = encoder.config.max_position_embeddings
-        ids = torch.zeros(1, length, dtype=torch.long, device=encoder.device)
-        return Part(name, "condition", [encoder], lambda: encoder(ids), 1 + guided)
+        return Part(name, "condition", [encoder], lambda: encoder(_token_ids(encoder, 1)), 1 + guided)
 
     encoders = {"text encoder": pipe.text_encoder, "motion text encoder": pipe.motion_text_encoder}
     return [part(name, encoder) for name, encoder in encoders.items() if encoder is not None]
 
 
 def _steps(
-    name: str, module: torch.nn.Module, scheduler: Any, sampling: Sampling, call: Callable[[int, bool, bool], Any],
-    remembers: bool = False,
-) -> list[Part]:  # fmt: skip
-    """One part for each kind of step: guided or not, with deep features computed or used again, and, if the first of
-    its kind leaves something for the others, first or not.
+    name: str, denoiser: Denoiser, model: Any, pipe: CMDPipeline, inputs: _Inputs, how: ModelSampling
+) -> list[Part]:
+    """One part for each kind of step: how many passes it takes, whether deep features are computed, and whether it is
+    the first of its passes, which may compute something for the others.
     """
-    set_timesteps(scheduler, sampling.num_inference_steps)
-    plan = sampling.plan(scheduler)
-    guided = [step.guided for step in plan]
-    kinds = Counter((step, remembers and guided.index(step.guided) == number) for number, step in enumerate(plan))
+    steps = how.ready(denoiser)[1]
+    passes = [how.guidance.passes(step) for step in steps]
+    first = {names: steps[number] for number, names in reversed(list(enumerate(passes)))}  # step that asks for them
+    kinds = Counter(
+        (names, step.fresh, steps[number] is first[names])
+        for number, (names, step) in enumerate(zip(passes, steps, strict=True))
+    )
 
-    def part(step: Step, first: bool, calls: int) -> Part:
-        rows = 2 if step.guided else 1
-        return Part(
-            name, "denoiser", [module], lambda: call(rows, step.reuse, first), calls,
-            batched=lambda batch: call(rows * batch, step.reuse, first),
-        )  # fmt: skip
+    def caller(how: ModelSampling, batch: int, opened_by: Step | None) -> Callable[[Step], Any]:
+        """What takes a step, after the step that opens its passes if it is not that itself."""
+        told = _fake(denoiser.told(model), pipe, inputs, batch)
+        conditions = conditions_for(how, told, told.rows, TOLD)
+        denoise = how.denoise(denoiser, model, conditions)
+        like = inputs.frame if name == "content" else inputs.motion
+        if opened_by is not None:
+            denoise(_rows(like, batch), opened_by)
+        return lambda step: denoise(_rows(like, batch), step)
 
-    parts = [part(*kind, calls) for kind, calls in kinds.items()]
-    parts[0] = replace(parts[0], paper_run=lambda: call(1, False, True), paper_calls=sampling.num_inference_steps)
+    def run(names: tuple[str, ...], fresh: bool, opens: bool, batch: int) -> Callable[[], Any]:
+        step = replace(first[names], fresh=fresh)
+        if opens:  # a loop of its own each time, so that what opens it is computed
+            return lambda: caller(how, batch, None)(step)
+        take = caller(how, batch, first[names])
+        return lambda: take(step)
+
+    parts = [
+        Part(
+            name, "denoiser", [model], run(*kind, 1), calls,
+            batched=_once(lambda batch, kind=kind: run(*kind, batch)),
+        )
+        for kind, calls in kinds.items()
+    ]  # fmt: skip
+    plain = how.model_copy(update={"guidance": ClassifierFree(), "wraps": ()})
+    parts[0] = replace(
+        parts[0], paper_run=lambda: caller(plain, 1, None)(steps[0]), paper_calls=how.num_inference_steps
+    )
     return parts
 
 
-def _content_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
-    unet, device = pipe.unet, pipe.unet.device
-    if pipe.num_classes:
-        label = torch.zeros(1, dtype=torch.long, device=device)
+def _once(make: Callable[[int], Callable[[], Any]]) -> Callable[[int], Any]:
+    """Call what is made for a number of clips, made once."""
+    made: dict[int, Callable[[], Any]] = {}
 
-        def run(rows: int, reuse: bool, first: bool) -> Any:
-            return unet(_rows(inputs.frame, rows), _timesteps(rows, device), class_labels=_rows(label, rows)).sample
+    def call(batch: int) -> Any:
+        if batch not in made:
+            made[batch] = make(batch)
+        return made[batch]()
 
-        return _steps("content", unet, pipe.content_scheduler, sampling, run)
-
-    length, dim = pipe.text_encoder.config.max_position_embeddings, pipe.text_encoder.config.hidden_size
-    tokens = torch.randn(1, length, dim, device=device, dtype=unet.dtype)
-    deep: dict[int, torch.Tensor] = {}
-
-    def run_unet(rows: int, reuse: bool, first: bool) -> Any:
-        sample, timestep, text = _rows(inputs.frame, rows), _timesteps(rows, device), _rows(tokens, rows)
-        if sampling.reuse_interval == 1:
-            return unet(sample, timestep, encoder_hidden_states=text).sample
-        step = pipe.unet_step(unet, sample, timestep, text, deep[rows] if reuse else None)
-        if not reuse:
-            deep[rows] = step[1].clone()
-        return step[0]
-
-    return _steps("content", unet, pipe.content_scheduler, sampling, run_unet)
+    return call
 
 
-def _motion_parts(pipe: CMDPipeline, inputs: _Inputs, sampling: Sampling) -> list[Part]:
-    model, device = pipe.motion_transformer, pipe.motion_transformer.device
-    config = model.config
-    pooled = torch.randn(1, config.text_dim, device=device, dtype=model.dtype) if config.text_dim else None
-    label = torch.zeros(1, dtype=torch.long, device=device) if config.num_classes else None
-    deep: dict[int, torch.Tensor] = {}
-    fixed: dict[int, torch.Tensor] = {}
-
-    def run(rows: int, reuse: bool, first: bool) -> Any:
-        output = model(
-            _rows(inputs.motion, rows),
-            _timesteps(rows, device),
-            _rows(inputs.frame, rows),
-            None if pooled is None else _rows(pooled, rows),
-            None if label is None else _rows(label, rows),
-            deep[rows] if reuse else None,
-            None if first else fixed[rows],
-        )
-        if not reuse and sampling.reuse_interval > 1:
-            deep[rows] = output.deep_residual.clone()
-        if first:
-            fixed[rows] = output.fixed_tokens.clone()
-        return output.sample
-
-    return _steps("motion", model, pipe.motion_scheduler, sampling, run, remembers=True)
+def _fake(names: tuple[str, ...], pipe: CMDPipeline, inputs: _Inputs, batch: int) -> Condition:
+    """Made-up rows of what a network is told."""
+    device, dtype = pipe.unet.device, pipe.unet.dtype
+    rows: dict[str, torch.Tensor] = {}
+    if "labels" in names:
+        rows["labels"] = torch.zeros(batch, dtype=torch.long, device=device)
+    if "content_frame" in names:
+        rows["content_frame"] = _rows(inputs.frame, batch)
+    if "pooled" in names:
+        rows["pooled"] = torch.zeros(batch, pipe.motion_transformer.config.text_dim, device=device, dtype=dtype)
+    if "tokens" in names:
+        config = pipe.text_encoder.config
+        size = (batch, config.max_position_embeddings, config.hidden_size)
+        rows["tokens"] = torch.zeros(size, device=device, dtype=dtype)
+    return Condition(rows)
 
 
 def _autoencoder_part(pipe: CMDPipeline, inputs: _Inputs) -> Part:
     """A clip needs the decoder; the paper's totals fit encoder and decoder together, once."""
     model = pipe.autoencoder
     return Part(
-        "autoencoder", "decoder", [model], lambda: model.decode(inputs.frame, inputs.motion).sample,
+        "autoencoder", "decoder", [model],
+        lambda: model.decode(_rows(inputs.frame, 1), _rows(inputs.motion, 1)).sample,
         paper_run=lambda: model(inputs.clip), paper_calls=1,
     )  # fmt: skip
+
+
+def _image_decoder_part(pipe: CMDPipeline, inputs: _Inputs, with_content_frame: bool) -> Part:
+    """All frames, and the content frame where it is shown."""
+    vae, frames = pipe.vae, inputs.clip.transpose(1, 2).contiguous()  # frame by frame, as the autoencoder leaves them
+
+    def run() -> None:
+        decode_video(vae, _rows(frames, 1).transpose(1, 2))
+        if with_content_frame:
+            decode_images(vae, _rows(inputs.frame, 1))
+
+    return Part("image decoder", "decoder", [vae], run)
 
 
 # --- the paper's models ----------------------------------------------------------------------------------------------
@@ -335,7 +325,7 @@ def paper_system(
     pipe = paper_pipeline(base, motion, device, dtype, tiny_decoder=preset != "quality")
     set_preset(pipe, preset)
     name = f"CMD {base} {preset}" + ("" if motion == "XL" else f" DiT-{motion}")
-    return cmd_system(pipe, size, *default_sampling(pipe), name=name)
+    return cmd_system(pipe, size, name=name)
 
 
 def set_preset(pipe: CMDPipeline, preset: str) -> None:

@@ -146,7 +146,7 @@ def _build(
 
 def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, dtype: str, device: str) -> "System":
 
-    from cmd_video.benchmark.cmd_system import cmd_system, default_sampling, paper_system
+    from cmd_video.benchmark.cmd_system import cmd_system, paper_system
     from cmd_video.benchmark.peers import PEERS, build_peer
     from cmd_video.benchmark.system import Size
     from cmd_video.pipelines.loading import load_pipeline
@@ -165,7 +165,7 @@ def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, 
     pipe = load_pipeline(name, device, preset, kind)
     rows, columns = pipe.autoencoder.config.sample_size
     own = Size(rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames)
-    return cmd_system(pipe, size or own, *default_sampling(pipe), name=f"{name} {preset or ''}".strip())
+    return cmd_system(pipe, size or own, name=f"{name} {preset or ''}".strip())
 
 
 def _measure_training(
@@ -194,11 +194,11 @@ def _recipe_step(path: Path, size: "Size | None", device: str) -> "TrainingStep"
     from cmd_video.benchmark.training_step import TrainingStep
     from cmd_video.training.build import build_stage
     from cmd_video.training.components import build_components
-    from cmd_video.training.config import LatentsData, load_config
+    from cmd_video.training.config import load_config
 
     config = load_config(path)
     if size is None:
-        if isinstance(config.data, LatentsData):
+        if config.data.kind == "latents":
             raise ValueError(f"{path}: its data are latents, so give the clip's --resolution")
         size = Size(config.data.height, config.data.width, config.data.num_frames)
     components = build_components(config.components, ["a"])

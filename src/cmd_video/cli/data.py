@@ -78,7 +78,7 @@ def make_command(
         raise ValueError(f"--output: {output} is not empty")
     from rich.progress import Progress
 
-    from cmd_video.data.make import write_sprites
+    from cmd_video.sprites.make import write_sprites
 
     with Progress() as progress:
         task = progress.add_task("clips", total=num_clips)

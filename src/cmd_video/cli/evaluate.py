@@ -44,7 +44,7 @@ def adherence(
 
     import torch
 
-    from cmd_video.evaluation.adherence import evaluate_adherence
+    from cmd_video.sprites.adherence import evaluate_adherence
     from cmd_video.evaluation.results import digest_model, write_result
     from cmd_video.evaluation.shared_work import SharedRows, discard, processes
     from cmd_video.pipelines.loading import load_pipeline
@@ -132,7 +132,7 @@ def reconstruction(
     from cmd_video.evaluation.reconstruction import measure_reconstruction
     from cmd_video.evaluation.results import write_result
     from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
-    from cmd_video.training.config import SpritesData
+    from cmd_video.sprites.section import SpritesData
 
     if run is not None and model is not None:
         raise ValueError("--run and --model: give one of them, not both")

@@ -86,19 +86,12 @@ def _sampling(
     guidance_interval: tuple[float, float] | None, reuse_interval: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Arguments of the pipeline, defaults written out, so that the record says what was done."""
-    from cmd_video.pipelines.sampling import resolve
-
-    content, motion = resolve(
-        pipe.config, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval
-    )
-    return {
-        "num_inference_steps": content.num_inference_steps,
-        "motion_num_inference_steps": motion.num_inference_steps,
-        "guidance_scale": content.guidance_scale,
-        "motion_guidance_scale": motion.guidance_scale,
-        "guidance_interval": content.guidance_interval,
-        "reuse_interval": content.reuse_interval,
-    }
+    given = {
+        "num_inference_steps": steps, "motion_num_inference_steps": motion_steps, "guidance_scale": guidance,
+        "motion_guidance_scale": motion_guidance, "guidance_interval": guidance_interval,
+        "reuse_interval": reuse_interval,
+    }  # fmt: skip
+    return {"sampling": pipe.sampling.changed(given).model_dump(mode="json")}
 
 
 def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from cmd_video.pruning.importance import NoisyBatch
     from cmd_video.training.config import TrainConfig
     from cmd_video.training.decoder import DecoderStage
-    from cmd_video.training.stages import AutoencoderStage, DiffusionStage
+    from cmd_video.training.autoencoder_stage import AutoencoderStage
+    from cmd_video.training.stages import DiffusionStage
 
     Measured = DiffusionStage | AutoencoderStage | DecoderStage
 
@@ -138,7 +139,8 @@ def _by_weights(
 def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
     from cmd_video.evaluation.results import digest_tensors
     from cmd_video.evaluation.tables import digest_all
-    from cmd_video.training.stages import VALIDATION_TIMESTEPS, DiffusionStage
+    from cmd_video.diffusion.objective import VALIDATION_TIMESTEPS
+    from cmd_video.training.stages import DiffusionStage
 
     name = stage.trained[0]
     protocol: dict[str, Any] = {
@@ -186,7 +188,8 @@ def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "Measured":
     from cmd_video.training.build import build_stage
     from cmd_video.training.components import build_components
     from cmd_video.training.decoder import DecoderStage
-    from cmd_video.training.stages import AutoencoderStage, DiffusionStage
+    from cmd_video.training.autoencoder_stage import AutoencoderStage
+    from cmd_video.training.stages import DiffusionStage
 
     learned = (*LEARNED, "vae", "teacher") if settings.stage == "decoder" else LEARNED
     fresh = [name for name, part in settings.components.items() if part.path is None and name in learned]
@@ -202,10 +205,10 @@ def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "Measured":
 def _validation_batches(settings: "TrainConfig", num_clips: int, device: str) -> list[dict[str, Any]]:
     import torch
 
-    from cmd_video.training.data import build_dataset, fixed_batches
-    from cmd_video.training.stages import to_device
+    from cmd_video.training.data import fixed_batches
+    from cmd_video.training.stage import to_device
 
-    batches = fixed_batches(build_dataset(settings.validation.data), num_clips, settings.validation.batch_size)
+    batches = fixed_batches(settings.validation.data.open(), num_clips, settings.validation.batch_size)
     return [to_device(batch, torch.device(device)) for batch in batches]
 
 
@@ -214,16 +217,20 @@ def _distances(stage: "Measured", model: Any, batches: list[dict[str, Any]]) -> 
     import torch
 
     from cmd_video.evaluation.pixel_features import pixel_distances
-    from cmd_video.training.samples import draw_samples
     from cmd_video.training.stages import DiffusionStage
 
     if not isinstance(stage, DiffusionStage):
         known = [stage.noisy_batch(batch) for batch in batches]
         with torch.no_grad():
             return pixel_distances([batch.call(model) for batch in known], [batch.target for batch in known])
-    with torch.no_grad(), stage.using(model):
-        made = [stage.pixels(batch, draw_samples(stage, batch)) for batch in batches]
-        return pixel_distances(made, [stage.pixels(batch, stage.sample(batch)) for batch in batches])
+    with torch.no_grad():
+        examples = [stage.denoiser.example(batch) for batch in batches]
+        true = [stage.denoiser.pixels(x_0, condition) for x_0, condition in examples]
+        generated = [
+            stage.denoiser.pixels(stage.draw_samples(batch, model), condition)
+            for batch, (_, condition) in zip(batches, examples, strict=True)
+        ]
+        return pixel_distances(generated, true)
 
 
 def _print(values: dict[str, dict[str, Any]]) -> None:

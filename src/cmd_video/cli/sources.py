@@ -11,7 +11,7 @@ from .options import read_lines
 if TYPE_CHECKING:
     from cmd_video.evaluation.clips import ClipSource, Reading
     from cmd_video.models import CMDAutoencoder
-    from cmd_video.pipelines.image_space import ImageAutoencoder
+    from cmd_video.denoisers.latent_space import ImageAutoencoder
     from cmd_video.training.config import SpritesData, VideoData
 
 Frames = Annotated[int, typer.Option(min=1, help="Frames of a clip.")]
@@ -176,9 +176,8 @@ def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Readin
 
     from cmd_video.data.datasets import VideoDataset
     from cmd_video.evaluation.clips import FolderClips, MadeClips
-    from cmd_video.training.data import build_dataset
 
-    dataset = build_dataset(data)
+    dataset = data.open()
     if isinstance(dataset, VideoDataset):  # by itself it would put another clip in a damaged one's place
         frames, size, stride, fps = dataset.num_frames, dataset.size, dataset.stride, dataset.fps
         its_own = replace(reading, frames=frames, size=size, stride=stride, fps=fps)
@@ -207,13 +206,13 @@ def clip_data(path: Path, split: str = "validation") -> "SpritesData | VideoData
     Raises:
         ValueError: encoded latents, which are no clips; or there is no such split.
     """
-    from cmd_video.training.config import LatentsData, load_config
+    from cmd_video.training.config import load_config
 
     if split not in ("validation", "train"):
         raise ValueError(f"--split: {split!r} is none of validation, train")
     config = load_config(path)
     data, name = (config.data, "data") if split == "train" else (config.validation.data, "validation.data")
-    if isinstance(data, LatentsData):
+    if data.kind == "latents":
         raise ValueError(f"{path}: {name}: encoded latents, clips are needed")
     return data
 
@@ -224,18 +223,15 @@ def _generated(
     """Clips of a pipeline. Conditions: the lines of a file; without one a class after the other, or captions of
     held-out sprites, as the default model is trained on.
     """
-    from dataclasses import asdict
-
     import torch
 
     from cmd_video.evaluation.clips import MadeClips
     from cmd_video.evaluation.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.pipelines.sampling import resolve
 
     pipe = load_pipeline(model, device)
     pipe.set_progress_bar_config(disable=True)
-    content, motion = resolve(pipe.config, steps, None, None, None, None, None)
+    how = pipe.sampling.changed({"num_inference_steps": steps})
     asked, conditions, count = _conditions(pipe, prompts, seed)
 
     def make(numbers: Any) -> torch.Tensor:
@@ -249,8 +245,8 @@ def _generated(
         "prompts": asked,
         "seed": seed,
         "sampling": {
-            "content": {**asdict(content), "sampler": type(pipe.content_scheduler).__name__},
-            "motion": {**asdict(motion), "sampler": type(pipe.motion_scheduler).__name__},
+            "content": {**how.content.model_dump(mode="json"), "sampler": type(pipe.content_scheduler).__name__},
+            "motion": {**how.motion.model_dump(mode="json"), "sampler": type(pipe.motion_scheduler).__name__},
         },
         "model": model,
         "model_sha256": digest_model(model),
@@ -274,7 +270,7 @@ def _conditions(
     """What a pipeline is asked for, for the protocol; the arguments for clips of some numbers; how many clips."""
     import hashlib
 
-    from cmd_video.data.sprites import sample_scene
+    from cmd_video.sprites.scenes import sample_scene
 
     if prompts is not None:
         if pipe.num_classes:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 
-from cmd_video.models import SpriteClassifier
+from cmd_video.sprites.classifier import SpriteClassifier
 from cmd_video.models.published import load_exactly, read_weights
 from cmd_video.pipelines.shipped import sprites_folder
 

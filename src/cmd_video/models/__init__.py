@@ -9,7 +9,6 @@ only.
 from .autoencoder_cmd import CMDAutoencoder, CMDAutoencoderOutput
 from .autoencoder_pixel_unshuffle import AutoencoderPixelUnshuffle
 from .motion_transformer import MOTION_TRANSFORMER_SIZES, CMDMotionTransformer
-from .sprite_classifier import SpriteClassifier
 from .unet_videocrafter import VideoCrafterUNet
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "CMDAutoencoder",
     "CMDAutoencoderOutput",
     "CMDMotionTransformer",
-    "SpriteClassifier",
     "VideoCrafterUNet",
 ]

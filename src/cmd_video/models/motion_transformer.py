@@ -32,13 +32,9 @@ class CMDMotionTransformerOutput(BaseOutput):
 
     Attributes:
         sample: (B, D, F, H' + W'), the prediction.
-        deep_residual: (B, S, dim), what all blocks but the first and the last added; see `forward`.
-        fixed_tokens: (B, S, dim), what is the same at every denoising step of a clip; see `forward`.
     """
 
     sample: torch.Tensor
-    deep_residual: torch.Tensor
-    fixed_tokens: torch.Tensor
 
 
 class CMDMotionTransformer(ModelMixin, ConfigMixin):
@@ -119,10 +115,8 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         content_frame: torch.Tensor,
         pooled_text: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
-        deep_residual: torch.Tensor | None = None,
-        fixed_tokens: torch.Tensor | None = None,
         return_dict: bool = True,
-    ) -> CMDMotionTransformerOutput | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> CMDMotionTransformerOutput | tuple[torch.Tensor]:
         """Predict what the scheduler's prediction type says, for noisy motion latents.
 
         Args:
@@ -131,49 +125,54 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
             content_frame: (B, C, H, W), in the same scale as in training.
             pooled_text: (B, text_dim); needed when the model has a text condition.
             class_labels: (B,) integers in 0..num_classes; needed when the model has a class condition.
-            deep_residual: (B, S, dim), what all blocks but the first and the last added in an earlier denoising step:
-                add it again instead of running them, which is nearly right from one step to the next.
-            fixed_tokens: (B, S, dim), positions and content-frame tokens as an earlier call for the same content
-                frame returned them: take them instead of computing them again, with the same result.
             return_dict: return a `CMDMotionTransformerOutput` instead of a tuple.
 
         Returns:
-            `sample` (B, D, F, H' + W'), `deep_residual` and `fixed_tokens`, (B, S, dim) both.
+            `sample` (B, D, F, H' + W').
 
         Raises:
             ValueError: a condition is missing or not known to this model, or a size does not fit.
         """
-        self._check_inputs(hidden_states, content_frame, pooled_text, class_labels)
-        dtype = self.proj_out.weight.dtype
-        condition = self.time_embed(timestep, dtype)  # (B, dim)
+        self.check_inputs(hidden_states, content_frame, pooled_text, class_labels)
+        condition = self.embed_condition(timestep, pooled_text, class_labels)  # (B, dim)
+        fixed_tokens = self.embed_content_frame(hidden_states, content_frame)  # (B, S_z + S_c, dim)
+        x = self.embed_latents(hidden_states, fixed_tokens)  # (B, S_z + S_c, dim)
+        x = self.run(self.blocks, x, condition)  # (B, S_z + S_c, dim)
+        sample = self.project(x, condition, hidden_states)  # (B, D, F, H' + W')
+        return CMDMotionTransformerOutput(sample) if return_dict else (sample,)
+
+    def embed_condition(
+        self, timestep: torch.Tensor, pooled_text: torch.Tensor | None, class_labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Diffusion time (B,), text and class as one vector (B, dim) for adaLN."""
+        condition = self.time_embed(timestep, self.proj_out.weight.dtype)  # (B, dim)
         if self.text_embed is not None:
-            condition = condition + self.text_embed(pooled_text)
+            condition = condition + self.text_embed(pooled_text)  # (B, dim)
         if self.class_embed is not None:
-            condition = condition + self.class_embed(class_labels)
+            condition = condition + self.class_embed(class_labels)  # (B, dim)
+        return condition
 
-        if fixed_tokens is None:
-            fixed_tokens = self._fixed_tokens(hidden_states, content_frame)  # (B, S_z + S_c, dim)
-        latent_tokens = self.latent_embed(hidden_states).flatten(2).transpose(1, 2)  # (B, S_z, dim)
-        num_latent_tokens = latent_tokens.shape[1]
+    def embed_content_frame(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
+        """What is the same at every denoising step of a clip: positions of the latents (only the shape of
+        `hidden_states` counts), then the content frame's tokens with theirs, (B, S_z + S_c, dim).
+        """
+        content_tokens = self.content_embed(content_frame).flatten(2).transpose(1, 2)  # (B, S_c, dim)
+        positions = self._positions(hidden_states, content_frame).to(content_tokens.dtype)  # (S_z + S_c, dim)
+        of_latents, of_content = positions.split(
+            [len(positions) - content_tokens.shape[1], content_tokens.shape[1]]
+        )  # (S_z, dim), (S_c, dim)
+        return torch.cat([of_latents.expand(len(content_tokens), -1, -1), content_tokens + of_content], dim=1)
+
+    def embed_latents(self, hidden_states: torch.Tensor, fixed_tokens: torch.Tensor) -> torch.Tensor:
+        """Patches of the latents on their positions, before the content frame's tokens: (B, S_z + S_c, dim)."""
+        tokens = self.latent_embed(hidden_states).flatten(2).transpose(1, 2)  # (B, S_z, dim)
         positions, content_tokens = fixed_tokens.split(
-            [num_latent_tokens, fixed_tokens.shape[1] - num_latent_tokens], dim=1
-        )
-        x = torch.cat([latent_tokens + positions, content_tokens], dim=1)
-        shallow = self._run(self.blocks[:1], x, condition)  # (B, S_z + S_c, dim)
-        if deep_residual is None:
-            deep = self._run(self.blocks[1:-1], shallow, condition)
-            deep_residual = deep - shallow
-        else:
-            deep = shallow + deep_residual
-        x = self._run(self.blocks[1:][-1:], deep, condition)
-        shift, scale = self.modulation_out(condition).chunk(2, dim=-1)
-        x = self.proj_out(modulate(self.norm_out(x[:, :num_latent_tokens]), shift, scale))  # (B, S_z, p*p*D)
-        sample = self._unpatchify(x, hidden_states)
-        if not return_dict:
-            return sample, deep_residual, fixed_tokens
-        return CMDMotionTransformerOutput(sample, deep_residual, fixed_tokens)
+            [tokens.shape[1], fixed_tokens.shape[1] - tokens.shape[1]], dim=1
+        )  # (B, S_z, dim), (B, S_c, dim)
+        return torch.cat([tokens + positions, content_tokens], dim=1)
 
-    def _run(self, blocks: nn.ModuleList, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def run(self, blocks: nn.ModuleList, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Some of the blocks: (B, S, dim) -> (B, S, dim)."""
         for block in blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(block, x, condition, use_reentrant=False)
@@ -181,14 +180,14 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
                 x = block(x, condition)
         return x
 
-    def _fixed_tokens(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
-        """(B, S_z + S_c, dim): positions of the latents, then the content frame's tokens with theirs."""
-        content_tokens = self.content_embed(content_frame).flatten(2).transpose(1, 2)  # (B, S_c, dim)
-        positions = self._positions(hidden_states, content_frame).to(content_tokens.dtype)
-        of_latents, of_content = positions.split(
-            [len(positions) - content_tokens.shape[1], content_tokens.shape[1]]
-        )  # (S_z, dim), (S_c, dim)
-        return torch.cat([of_latents.expand(len(content_tokens), -1, -1), content_tokens + of_content], dim=1)
+    def project(self, x: torch.Tensor, condition: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, S_z + S_c, dim) -> the prediction, of the shape of `like` (B, D, F, H' + W')."""
+        shift, scale = self.modulation_out(condition).chunk(2, dim=-1)  # (B, dim) each
+        patch, (batch, channels, frames, places) = self.config.patch_size, like.shape
+        count = (frames // patch) * (places // patch)  # S_z
+        x = self.proj_out(modulate(self.norm_out(x[:, :count]), shift, scale))  # (B, S_z, p*p*D)
+        x = x.view(batch, frames // patch, places // patch, patch, patch, channels)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, frames, places)
 
     def _positions(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
         """Positions (S_z + S_c, dim): (frame, place in its plane) of latents, (row, column) of the content frame."""
@@ -206,19 +205,14 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         )
         return torch.cat([latent_table, sincos_table(grid[0].flatten(), grid[1].flatten(), dim)])
 
-    def _unpatchify(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        batch, channels, frames, places = like.shape
-        patch = self.config.patch_size
-        x = x.view(batch, frames // patch, places // patch, patch, patch, channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, frames, places)
-
-    def _check_inputs(
+    def check_inputs(
         self,
         hidden_states: torch.Tensor,
         content_frame: torch.Tensor,
         pooled_text: torch.Tensor | None,
         class_labels: torch.Tensor | None,
     ) -> None:
+        """Raise a ValueError if an argument of `forward` does not fit."""
         for name, given, known in (
             ("pooled_text", pooled_text, self.text_embed),
             ("class_labels", class_labels, self.class_embed),

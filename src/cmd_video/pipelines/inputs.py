@@ -3,6 +3,7 @@
 size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None, class_labels=None, image=None)
 """
 
+import math
 from typing import Any
 
 import PIL.Image
@@ -90,3 +91,18 @@ def as_list(value: Any) -> list[Any]:
     if isinstance(value, torch.Tensor):
         return list(value)
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def default_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """H and W in pixels: what is given, where None what a pipeline's autoencoder was trained for."""
+    rows, columns = pipe.autoencoder.config.sample_size
+    return (rows * pipe.ratio if height is None else height, columns * pipe.ratio if width is None else width)
+
+
+def size_unit(pipe: Any) -> int:
+    """H and W in pixels must be multiples of this: every patch layer and the UNet's halvings must fit."""
+    motion = pipe.motion_transformer.config
+    units = [motion.autoencoder_patch_size * motion.patch_size, motion.content_patch_size]
+    content = pipe.unet.config
+    units.append(content.patch_size if pipe.num_classes else 2 ** (len(content.block_out_channels) - 1))
+    return pipe.ratio * math.lcm(*units)

@@ -1,15 +1,13 @@
 """CMD's pipeline: prompt, class or image -> content frame -> motion latents -> video (arXiv 2403.14148, algorithm 1).
 
-    pipe = CMDPipeline.from_pretrained()               # no argument: the default model that ships with the package
+    pipe = CMDPipeline.from_pretrained()               # no argument: the default model, of the package cmd-video-sprites
     out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
 
 B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
 planes.
 """
 
-import inspect
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +21,47 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cmd_video.denoisers.content import ContentDenoiser, content_shape
+from cmd_video.denoisers.latent_space import (
+    ImageAutoencoder,
+    decode_images,
+    decode_video,
+    encode_images,
+    spatial_ratio,
+)
+from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
+from cmd_video.denoisers.prompts import encode_prompts
+from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 
-from .conditions import Rows, encode_conditions
-from .feature_reuse import check_reusable, unet_step
 from .image_model import load_image_model
-from .image_space import ImageAutoencoder, decode_images, decode_video, encode_images, spatial_ratio
-from .inputs import as_list, check_condition, check_generator, check_images, check_multiple
+from .inputs import as_list, check_condition, check_generator, check_images, check_multiple, default_size, size_unit
+from .older import upgrade_index, upgrade_schedulers
 from .pipeline_output import CMDPipelineOutput
-from .sampling import PRESETS, Sampling, distilled_steps, make_solver, resolve, set_timesteps
-from .shapes import content_shape, default_size, motion_shape, size_unit
+from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder, shared_components
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+TOLD = {"text": ("tokens", "pooled", "labels"), "content_frame": ("content_frame",)}  # what guidance can leave out
+
+
+class Components(Mapping[str, Any]):
+    """A pipeline's components by name, as they are now."""
+
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        self.pipe = pipe
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pipe.components)
+
+    def __len__(self) -> int:
+        return len(self.pipe.components)
 
 
 class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -54,19 +78,11 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         tokenizer: for text-conditional models.
         motion_text_encoder: another one for the motion model (as in the paper's SD 1.5 setting); None = the same.
         motion_tokenizer: its tokenizer.
-        guidance_scale: default guidance of the content model (the paper: 7.5 for text, 4.0 for classes).
-        motion_guidance_scale: default guidance of the motion model; 1 = none.
-        num_inference_steps: default steps of the content model; this and what follows: see `Preset`.
-        motion_num_inference_steps: default steps of the motion model.
-        guidance_from: default lower end of the interval of diffusion time in which guidance applies.
-        guidance_until: default upper end.
-        reuse_interval: default.
-        decode_content_frame: whether the output holds the content frame as a picture.
+        sampling: how both models are sampled unless a call says otherwise; saved with the pipeline.
     """
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_transformer->autoencoder->vae"
     _optional_components = ["vae", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer"]
-    _callback_tensor_inputs = ["latents"]
 
     def __init__(
         self,
@@ -80,14 +96,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         tokenizer: CLIPTokenizer | None = None,
         motion_text_encoder: CLIPTextModel | None = None,
         motion_tokenizer: CLIPTokenizer | None = None,
-        guidance_scale: float = 7.5,
-        motion_guidance_scale: float = 1.0,
-        num_inference_steps: int = 50,
-        motion_num_inference_steps: int = 50,
-        guidance_from: float = 0.0,
-        guidance_until: float = 1.0,
-        reuse_interval: int = 1,
-        decode_content_frame: bool = True,
+        sampling: Sampling | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -102,15 +111,10 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             motion_text_encoder=motion_text_encoder,
             motion_tokenizer=motion_tokenizer,
         )
-        self.register_to_config(
-            guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale,
-            num_inference_steps=num_inference_steps, motion_num_inference_steps=motion_num_inference_steps,
-            guidance_from=guidance_from, guidance_until=guidance_until, reuse_interval=reuse_interval,
-            decode_content_frame=decode_content_frame,
-        )  # fmt: skip
-        self.unet_step = unet_step
+        self.sampling = Sampling() if sampling is None else sampling
+        self.content, self.motion = ContentDenoiser(Components(self)), MotionDenoiser(Components(self))
         self._callback: Callable[..., Any] | None = None
-        self._step, self._interrupt = 0, False
+        self._number, self._interrupt = 0, False
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
         if motion_transformer.config.num_classes not in (0, self.num_classes):
             raise ValueError(
@@ -137,6 +141,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             default = cls.from_pretrained(None, **kwargs)
             kwargs = {name: getattr(default, name) for name in shared} | kwargs
         pipe = super().from_pretrained(str(folder), **kwargs)
+        upgrade_schedulers(pipe)
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             for encoder in (pipe.text_encoder, pipe.motion_text_encoder):
                 if encoder is not None:  # transformers keeps the dtype of the files, diffusers does not
@@ -155,31 +160,38 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         return cls(**load_image_model(model, autoencoder, motion_transformer, height, width, motion_size, **loading))
 
+    @classmethod
+    def load_config(cls, *arguments: Any, **kwargs: Any) -> Any:
+        """As diffusers' own; what older versions wrote is read as today's."""
+        return upgrade_index(super().load_config(*arguments, **kwargs))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How both models are sampled unless a call says otherwise; can be set."""
+        return Sampling.model_validate(self.config.sampling)
+
+    @sampling.setter
+    def sampling(self, value: Sampling | Mapping[str, Any]) -> None:
+        given = value if isinstance(value, Sampling) else Sampling.model_validate(value)
+        self.register_to_config(sampling=given.model_dump(mode="json"))
+
     def use_preset(self, name: str) -> None:
         """Change solvers, steps and shortcuts to those of a preset: a trade of quality for speed (see `PRESETS`).
 
         Raises:
             ValueError: there is no preset of that name, or it does not suit the model.
         """
-        if name not in PRESETS:
-            raise ValueError(f"preset: {name!r} is none of {', '.join(PRESETS)}")
-        settings = asdict(PRESETS[name])
-        solver = settings.pop("solver")
-        parts = ("content_scheduler", "motion_scheduler")
-        for part, scheduler in [(part, make_solver(solver, getattr(self, part))) for part in parts]:
-            setattr(self, part, scheduler)
-        if not settings.pop("guided"):
-            settings |= {"guidance_scale": 1.0, "motion_guidance_scale": 1.0}
-        for part, steps in zip(parts, ("num_inference_steps", "motion_num_inference_steps"), strict=True):
-            settings[steps] = distilled_steps(getattr(self, part)) or settings[steps]
-        settings["reuse_interval"] = 1 if self.num_classes else settings["reuse_interval"]  # it is a UNet's
-        self.register_to_config(**settings)
+        schedulers = {part: getattr(self, f"{part}_scheduler") for part in PARTS}
+        reusable = dict.fromkeys(PARTS, not self.num_classes)  # a class-conditional DiT's features are not known
+        self.sampling, samplers = preset_of(name, self.sampling, schedulers, reusable)
+        for part, scheduler in samplers.items():
+            setattr(self, f"{part}_scheduler", scheduler)
 
     def compile_denoisers(self, **options: Any) -> None:
         """Compile what runs at every denoising step, also under presets that reuse features; as `torch.compile`."""
         self.unet.compile(**options)
-        self.motion_transformer.compile(**options)
-        self.unet_step = torch.compile(unet_step, **options)
+        self.content.compile(**options)
+        self.motion.compile(**options)
 
     @torch.no_grad()
     def __call__(
@@ -197,6 +209,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         motion_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         reuse_interval: int | None = None,
+        sampling: Sampling | Mapping[str, Any] | None = None,
         num_videos_per_prompt: int = 1,
         generator: Generator = None,
         output_type: str = "pil",
@@ -219,6 +232,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             motion_guidance_scale: the same for the motion model.
             guidance_interval: guide only where diffusion time, 0 (clean) to 1 (noise), is in here.
             reuse_interval: compute deep features at every n-th step only; 1 = at every step.
+            sampling: every setting at once; what is given beside it overrides it. Default: the pipeline's own.
             num_videos_per_prompt: clips for each prompt, class or image.
             generator: source of noise; with a list of one per clip, a batch equals its clips generated singly.
             output_type: "pil", "np", "pt" or "latent".
@@ -235,44 +249,48 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         # 1. Arguments
         height, width = default_size(self, height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
-        content, motion = resolve(
-            self.config, num_inference_steps, motion_num_inference_steps, guidance_scale, motion_guidance_scale,
-            guidance_interval, reuse_interval,
-        )  # fmt: skip
+        how = self.sampling if sampling is None else Sampling.model_validate(sampling)
+        how = how.changed({
+            "num_inference_steps": num_inference_steps, "motion_num_inference_steps": motion_num_inference_steps,
+            "guidance_scale": guidance_scale, "motion_guidance_scale": motion_guidance_scale,
+            "guidance_interval": guidance_interval, "reuse_interval": reuse_interval,
+        })  # fmt: skip
         self.check_inputs(
-            prompt, negative_prompt, class_labels, image, height, width, num_frames, content, motion,
-            num_videos_per_prompt, generator, output_type,
+            prompt, negative_prompt, class_labels, image, height, width, num_frames, how, num_videos_per_prompt,
+            generator, output_type,
         )  # fmt: skip
-        self._callback, self._step, self._interrupt = callback_on_step_end, 0, False
-        self._num_timesteps = (0 if image is not None else content.num_inference_steps) + motion.num_inference_steps
+        self._callback, self._number, self._interrupt = callback_on_step_end, 0, False
+        self._num_timesteps = how.motion.num_inference_steps
+        self._num_timesteps += 0 if image is not None else how.content.num_inference_steps
 
         # 2. Conditions
-        condition, negative, truncated = encode_conditions(
-            self, prompt, negative_prompt, class_labels, image, num_videos_per_prompt,
-            guided=content.guidance_scale > 1 or motion.guidance_scale > 1,
-        )  # fmt: skip
+        guided = any(len(part.guidance.leaves_out) > 1 and part.guidance_scale > 1 for part in (how.content, how.motion))
+        told, nothing, truncated = self.encode(
+            prompt, negative_prompt, class_labels, image, num_videos_per_prompt, guided
+        )
 
         # 3. Content frame (B, C, h, w)
         if image is None:
-            content_frame = self.prepare_latents(content_shape(self, len(truncated), height, width), generator)
-            content_frame = self.denoise_content(content_frame, condition, negative, content, generator)
+            shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
+            z = self.prepare_latents(shape, generator)
+            content_frame = self.generate("content", z, told, nothing, how.content, generator)
         else:
             content_frame = self.encode_image(image, num_videos_per_prompt)
 
         # 4. Motion latents (B, D, F, H' + W')
-        shape = motion_shape(self, content_frame, num_frames)
-        motion_latents = self.prepare_latents(shape, generator)
-        motion_latents = self.denoise_motion(motion_latents, content_frame, condition, negative, motion, generator)
+        z = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
+        told = told.having(content_frame=content_frame)
+        motion_latents = self.generate("motion", z, told, nothing, how.motion, generator)
 
         # 5. Video
-        frames, content_frames = self.decode(content_frame, motion_latents, output_type)
+        frames, content_frames = self.decode(content_frame, motion_latents, output_type, how.decode_content_frame)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated)
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
         self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int,
-        num_frames: int, content: Sampling, motion: Sampling, num_videos: int, generator: Generator, output_type: str,
+        num_frames: int, how: Sampling, num_videos: int, generator: Generator, output_type: str,
     ) -> None:  # fmt: skip
         """Raise a ValueError that names the argument, its value and what is allowed."""
         size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, image)
@@ -282,15 +300,49 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         check_multiple("num_frames", num_frames, patch)
         check_multiple("num_videos_per_prompt", num_videos, 1)
         check_images(as_list(image), height, width)
-        content.check("", self.content_scheduler)
-        motion.check("motion_", self.motion_scheduler)
-        if self.num_classes and content.reuse_interval > 1:
-            raise ValueError(f"reuse_interval: {content.reuse_interval}, but a class-conditional DiT allows only 1")
-        if content.reuse_interval > 1:
-            check_reusable(self.unet)
+        how.content.check(self.content, self.unet)
+        how.motion.check(self.motion, self.motion_transformer, "motion_")
         check_generator(generator, size * num_videos)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
+
+    def encode(
+        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, num_videos: int, guided: bool = True
+    ) -> tuple[Condition, dict[str, torch.Tensor], list[str | None]]:
+        """What both networks are told, and what stands for nothing.
+
+        Args:
+            prompt: as in a call.
+            negative_prompt: likewise.
+            class_labels: likewise.
+            image: only their number counts, where there is neither prompt nor class.
+            num_videos: clips for each prompt, class or image.
+            guided: whether the second is needed; otherwise it is the first once more.
+
+        Returns:
+            `tokens` (B, S, D) and `pooled` (B, D'), or `labels` (B,), twice; per clip the text that was cut off or None.
+        """
+        if self.num_classes:
+            labels = as_list(class_labels) or [self.num_classes] * len(as_list(image))
+            row = torch.tensor(labels, device=self._execution_device).repeat_interleave(num_videos)
+            return Condition({"labels": row}), {"labels": torch.full_like(row, self.num_classes)}, [None] * len(row)
+        prompts = as_list(prompt) or [""] * len(as_list(image))
+        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
+        encoded = []
+        for texts in (prompts, negatives) if guided else (prompts,):
+            features = encode_prompts(self.tokenizer, self.text_encoder, texts)
+            for cut in features.truncated:
+                if cut:
+                    limit = self.tokenizer.model_max_length
+                    logger.warning(f"the prompt is longer than {limit} tokens; cut off: {cut[:200]!r}")
+            pooled = features.pooled
+            if self.motion_text_encoder is not None:
+                pooled = encode_prompts(self.motion_tokenizer, self.motion_text_encoder, texts).pooled
+            rows = {"tokens": features.hidden_states, "pooled": pooled}
+            encoded.append({name: row.repeat_interleave(num_videos, dim=0) for name, row in rows.items()})
+            if texts is prompts:
+                truncated = [cut for cut in features.truncated for _ in range(num_videos)]
+        return Condition(encoded[0]), encoded[-1], truncated
 
     def encode_image(self, image: Any, num_videos: int) -> torch.Tensor:
         """Given images as content frames: (B, C, h, w)."""
@@ -301,78 +353,45 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Noise of a shape, with unit variance."""
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
 
-    def denoise_content(
-        self, latents: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling, generator: Generator = None
-    ) -> torch.Tensor:
-        """Noise -> content frame, (B, C, h, w) both (algorithm 1, first loop)."""
-
-        def predict(
-            sample: torch.Tensor, timestep: torch.Tensor, rows: Rows, deep: torch.Tensor | None
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            if self.num_classes:
-                return self.unet(sample, timestep, class_labels=rows["labels"]).sample, None
-            if sampling.reuse_interval == 1:
-                return self.unet(sample, timestep, encoder_hidden_states=rows["tokens"]).sample, None
-            return self.unet_step(self.unet, sample, timestep, rows["tokens"], deep)
-
-        return self._denoise(predict, self.content_scheduler, latents, condition, negative, sampling, generator)
-
-    def denoise_motion(
-        self, latents: torch.Tensor, content_frame: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling,
+    def generate(
+        self, part: str, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,
         generator: Generator = None,
     ) -> torch.Tensor:  # fmt: skip
-        """Noise -> motion latents, (B, D, F, H' + W') both; guidance drops text or class, never the content frame."""
-        config = self.motion_transformer.config
-        content_frames = {count * len(latents): content_frame.repeat(count, 1, 1, 1) for count in (1, 2)}
-        fixed: dict[int, torch.Tensor] = {}  # by number of rows: what every step would compute alike
+        """Noise -> content frame (B, C, h, w) or motion latents (B, D, F, H' + W'): one loop of algorithm 1.
 
-        def predict(
-            sample: torch.Tensor, timestep: torch.Tensor, rows: Rows, deep: torch.Tensor | None
-        ) -> tuple[torch.Tensor, torch.Tensor | None]:
-            count = len(sample)
-            pooled = rows["pooled"] if config.text_dim else None
-            labels = rows["labels"] if config.num_classes else None
-            output = self.motion_transformer(
-                sample, timestep, content_frames[count], pooled, labels, deep, fixed.get(count)
-            )
-            if count not in fixed:
-                fixed[count] = output.fixed_tokens.clone()
-            return output.sample, output.deep_residual
+        Args:
+            part: "content" or "motion".
+            z: standard normal, of the result's shape.
+            told: what the network is told, of B rows; more does no harm.
+            nothing: rows that stand for nothing.
+            how: how it is sampled.
+            generator: source of what noise the solver adds.
+        """
+        denoiser = self.content if part == "content" else self.motion
+        model = getattr(self, denoiser.component)
+        known = told.only(denoiser.told(model))
+        if "content_frame" in known:
+            nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
+        conditions = conditions_for(how, known, nothing, TOLD)
+        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps)
 
-        return self._denoise(predict, self.motion_scheduler, latents, condition, negative, sampling, generator)
+    def _steps(self, steps: list[Step]) -> Iterator[Step]:
+        """The steps of a loop, shown, until someone interrupts."""
+        for step in self.progress_bar(steps):
+            if not self._interrupt:
+                yield step
 
-    def _denoise(
-        self, predict: Callable[..., tuple[torch.Tensor, torch.Tensor | None]], scheduler: SchedulerMixin,
-        latents: torch.Tensor, condition: Rows, negative: Rows, sampling: Sampling, generator: Generator,
-    ) -> torch.Tensor:  # fmt: skip
-        """The loop of algorithm 1, with the usual s = w + 1: eps = eps(0) + s (eps(c) - eps(0)), in one batch."""
-        set_timesteps(scheduler, sampling.num_inference_steps, latents.device)
-        latents = latents * scheduler.init_noise_sigma  # known only now
-        both = {key: torch.cat([negative[key], condition[key]]) for key in condition}
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        step_arguments = {"generator": generator} if takes_generator else {}
-        deep = None
-        for step, timestep in zip(sampling.plan(scheduler), self.progress_bar(scheduler.timesteps), strict=True):
-            if self._interrupt:
-                continue
-            sample = scheduler.scale_model_input(torch.cat([latents] * 2) if step.guided else latents, timestep)
-            rows = both if step.guided else condition
-            prediction, new = predict(sample, timestep.expand(len(sample)), rows, deep if step.reuse else None)
-            if new is not None and not step.reuse and sampling.reuse_interval > 1:
-                deep = new.clone()  # CUDA graphs write their next outputs into the same memory
-            if step.guided:
-                unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + sampling.guidance_scale * (conditional - unconditional)
-            else:
-                prediction = prediction.clone()  # likewise: a multistep solver keeps it
-            latents = scheduler.step(prediction, timestep, latents, **step_arguments).prev_sample
-            if self._callback is not None:
-                changed = self._callback(self, self._step, int(timestep), {"latents": latents})
-                latents = (changed or {}).get("latents", latents)
-            self._step += 1
-        return latents
+    def _watch(self, x: torch.Tensor, number: int, step: Step) -> torch.Tensor:
+        """Tell the user's callback of x after a step, and take from it what to go on with."""
+        if self._callback is not None:
+            changed = self._callback(self, self._number, int(step.t), {"latents": x})
+            x = (changed or {}).get("latents", x)
+        self._number += 1
+        return x
 
-    def decode(self, content_frame: torch.Tensor, motion_latents: torch.Tensor, output_type: str) -> tuple[Any, Any]:
+    def decode(
+        self, content_frame: torch.Tensor, motion_latents: torch.Tensor, output_type: str, with_content_frame: bool
+    ) -> tuple[Any, Any]:
         """Content frame and normalised motion latents -> frames and content frames as `output_type` says."""
         if output_type == "latent":
             return motion_latents, content_frame
@@ -382,7 +401,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not video.isfinite().all():
             raise RuntimeError("the decoded clip holds values that are not numbers; try float32")
         frames = self.video_processor.postprocess_video(video, output_type)
-        if not self.config.decode_content_frame:
+        if not with_content_frame:
             return frames, None
         pictures = decode_images(self.vae, content_frame).clamp(-1, 1).float()  # (B, 3, H, W)
         return frames, self.video_processor.postprocess(pictures, output_type)

@@ -1,225 +1,310 @@
-"""How a clip is sampled: presets, and the plan of a denoising loop that they stand for.
+"""How a clip is sampled: one object for all of it, and the presets.
 
-pipe.use_preset("fast")                                       # or cmd-video generate --preset fast
-plan = plan_steps(timesteps, num_train_timesteps=1000, guided=True, guidance_interval=(0.1, 0.9), reuse_interval=2)
+    pipe(prompt, sampling=Sampling(content={"num_inference_steps": 20, "guidance": {"scale": 4.0}}))
+    pipe.use_preset("fast")                                       # or cmd-video generate --preset fast
+
+A pipeline saves its own `Sampling` in its model_index.json; the usual arguments of a call override it.
 """
 
-import inspect
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers import DDIMScheduler, LCMScheduler
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
-OWN_SPACING = "_own_timestep_spacing"  # in the configuration of a sampler that replaced another: that one's spacing
-DISTILLED_TIMESTEPS = "_distilled_timesteps"  # in a sampler's configuration: where a distilled model's jumps start
+from cmd_video.denoisers.denoiser import Denoiser
+from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
+from cmd_video.diffusion.plan import Step, steps_at
+from cmd_video.diffusion.sample import Watch, sample
+from cmd_video.diffusion.solvers import SchedulerSolver, check_starts, ddim, jumps, multistep, with_schedule
+from cmd_video.section import Section, by_kind
+from cmd_video.techniques import technique
+
+PARTS = ("content", "motion")
+ARGUMENTS = {  # of a pipeline's call -> (part, field); None = both parts
+    "num_inference_steps": ("content", "num_inference_steps"),
+    "motion_num_inference_steps": ("motion", "num_inference_steps"),
+    "guidance_scale": ("content", "guidance_scale"),
+    "motion_guidance_scale": ("motion", "guidance_scale"),
+    "guidance_interval": (None, "guidance_interval"),
+    "reuse_interval": (None, "reuse_interval"),
+}
+
+
+def _guidance(kind: str) -> type[Section]:
+    return ClassifierFree if kind == "classifier_free" else technique(kind, "guidance").settings
+
+
+class ModelSampling(Section):
+    """How one of the two models is sampled."""
+
+    num_inference_steps: int = Field(50, ge=1)
+    """Steps of the sampler."""
+    starts: tuple[int, ...] | None = None
+    """Timesteps at which the steps start, of a model distilled for few steps, which knows no others; null = the
+    sampler's own."""
+    spacing: Literal["linspace", "leading", "trailing"] | None = None
+    """How the sampler spaces its timesteps; null = as its scheduler says."""
+    guidance: Annotated[Any, by_kind(_guidance, default="classifier_free")] = ClassifierFree()
+    """What combines predictions with and without condition."""
+    wraps: tuple[Annotated[Any, by_kind(lambda kind: technique(kind, "wrap").settings)], ...] = ()
+    """Techniques around the network, the innermost first."""
+    solver: Annotated[Any, by_kind(lambda kind: technique(kind, "solver").settings)] | None = None
+    """What leads from one noise level to the next; null = the pipeline's scheduler."""
+    process: Annotated[Any, by_kind(lambda kind: technique(kind, "process").settings)] | None = None
+    """What the model learned to undo, other than the scheduler's noise; null = that."""
+
+    @model_validator(mode="after")
+    def _as_many_steps(self) -> "ModelSampling":
+        if self.starts is not None and len(self.starts) != self.num_inference_steps:
+            if "num_inference_steps" in self.model_fields_set:
+                raise ValueError(
+                    f"num_inference_steps: {self.num_inference_steps}, but the model was distilled for "
+                    f"{len(self.starts)} steps"
+                )
+            object.__setattr__(self, "num_inference_steps", len(self.starts))
+        return self
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of whichever kind of guidance; 1 = none."""
+        return float(getattr(self.guidance, "scale", 1.0))
+
+    @property
+    def reuse_interval(self) -> int:
+        """Every how many steps deep features are computed."""
+        return max([1, *(wrap.interval for wrap in self.wraps if wrap.kind == "feature_reuse")])
+
+    def check(self, denoiser: Denoiser, model: Any, prefix: str = "") -> None:
+        """Raise a ValueError that names the argument, with this before its name, its value and what is allowed."""
+        total, steps = denoiser.components[denoiser.scheduler].config.num_train_timesteps, self.num_inference_steps
+        if steps > total:
+            raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{total}")
+        if self.starts is not None:
+            check_starts("starts", self.starts, total)
+        for wrap in self.wraps:
+            wrap.check(model)
+
+    def ready(self, denoiser: Denoiser, device: torch.device | None = None) -> tuple[Any, list[Step]]:
+        """The solver, readied, and the steps of the loop."""
+        scheduler = denoiser.components[denoiser.scheduler]
+        if self.spacing not in (None, scheduler.config.get("timestep_spacing")):
+            scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing=self.spacing)
+        if self.solver is not None:
+            solver = self.solver.solver(denoiser.process, scheduler, self.num_inference_steps, device)
+        elif self.starts is not None:
+            solver = SchedulerSolver(jumps(scheduler), starts=self.starts, device=device)
+        else:
+            solver = SchedulerSolver(scheduler, self.num_inference_steps, device=device)
+        steps = steps_at(solver.timesteps, scheduler.config.num_train_timesteps)
+        for wrap in self.wraps:
+            steps = wrap.steps(steps, self.guidance)
+        return solver, steps
+
+    def denoise(self, denoiser: Denoiser, model: Any, conditions: Mapping[str, Condition]) -> Denoise:
+        """What the loop calls at each step: network, wraps, guidance."""
+        ask_under = partial(denoiser.ask, model)
+        for wrap in self.wraps:
+            ask_under = wrap.ask_under(ask_under, denoiser, model)
+        return guided(ask_under, conditions, self.guidance)
+
+    def run(
+        self,
+        denoiser: Denoiser,
+        model: Any,
+        conditions: Mapping[str, Condition],
+        z: Tensor,
+        rng: Any = None,
+        watch: Watch | None = None,
+        steps_through: Callable[[list[Step]], Any] = list,
+    ) -> Tensor:
+        """Noise z (B, ...) to a clean sample of its shape.
+
+        Args:
+            denoiser: how the network is asked.
+            model: the network.
+            conditions: what the guidance's conditions tell, by name; see `conditions_for`.
+            z: standard normal.
+            rng: source of what noise the solver adds.
+            watch: sees and may change x after each step.
+            steps_through: goes through the steps, for a progress bar.
+        """
+        solver, steps = self.ready(denoiser, z.device)
+        return sample(self.denoise(denoiser, model, conditions), solver, steps_through(steps), z, rng, watch)
+
+
+class Sampling(Section):
+    """How both models are sampled."""
+
+    content: ModelSampling = ModelSampling(guidance=ClassifierFree(scale=7.5))
+    """The content model; the paper: 50 steps, guidance 7.5 for text and 4.0 for classes."""
+    motion: ModelSampling = ModelSampling()
+    """The motion model; the paper: no guidance."""
+    decode_content_frame: bool = True
+    """Whether the output holds the content frame as a picture, which costs as much as a frame of the clip."""
+
+    def changed(self, arguments: Mapping[str, Any]) -> "Sampling":
+        """The same with what a caller gave, by the names of ARGUMENTS; None is not given.
+
+        Raises:
+            ValueError: a value does not fit; the message names the argument.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if "num_inference_steps" in given:  # one number for both, if the other is not given
+            given.setdefault("motion_num_inference_steps", given["num_inference_steps"])
+            if self.motion.starts is not None and arguments.get("motion_num_inference_steps") is None:
+                del given["motion_num_inference_steps"]
+        parts: dict[str, Any] = {part: getattr(self, part) for part in PARTS}
+        for name, value in given.items():
+            where, field = ARGUMENTS[name]
+            for part in PARTS if where is None else (where,):
+                parts[part] = _changed(parts[part], field, value, name)
+        return self.model_copy(update=parts)
+
+
+def _changed(sampling: ModelSampling, field: str, value: Any, name: str) -> ModelSampling:
+    """One setting of one model changed; guidance and wraps keep what else they say."""
+    try:
+        if field == "num_inference_steps":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: {value!r} is not a whole number of at least 1")
+            if sampling.starts is not None and value != len(sampling.starts):
+                raise ValueError(f"{name}: {value}, but the model was distilled for {len(sampling.starts)} steps")
+            return sampling.model_copy(update={field: value})
+        if field == "guidance_scale":
+            fields = {**sampling.guidance.model_dump(), "scale": value}
+            return sampling.model_copy(update={"guidance": type(sampling.guidance).model_validate(fields)})
+        if field == "guidance_interval":
+            low, high = value
+            kind = technique("guidance_interval").settings
+            interval = kind(scale=sampling.guidance_scale, low=low, high=high)
+            return sampling.model_copy(update={"guidance": interval})
+        others = tuple(wrap for wrap in sampling.wraps if wrap.kind != "feature_reuse")
+        reuse = (technique("feature_reuse").settings(interval=value),)
+        return sampling.model_copy(update={"wraps": (*others, *reuse) if value != 1 else others})
+    except (ValidationError, TypeError) as error:
+        raise ValueError(f"{name}: {value!r} is not {_allowed(field)}") from error
+    except ValueError as error:
+        raise error if str(error).startswith(name) else ValueError(f"{name}: {value!r} is not {_allowed(field)}")
+
+
+def _allowed(field: str) -> str:
+    return {
+        "guidance_scale": "a number of at least 1 (1 = none)",
+        "guidance_interval": "a pair of rising numbers in 0..1",
+        "reuse_interval": "a whole number of at least 1",
+    }[field]
+
+
+def conditions_for(
+    sampling: ModelSampling, told: Condition, nothing: Mapping[str, Tensor], groups: Mapping[str, tuple[str, ...]]
+) -> dict[str, Condition]:
+    """The conditions that a guidance asks for, by name.
+
+    Args:
+        sampling: whose guidance.
+        told: everything that the network is told.
+        nothing: rows that stand for nothing, or for what guidance leads away from; as in `told`.
+        groups: which rows each of a guidance's words leaves out: {"text": ("tokens", "pooled", "labels")}.
+    """
+    found = {}
+    for name, words in sampling.guidance.leaves_out.items():
+        rows = {row for word in words for row in groups.get(word, ()) if row in told}
+        found[name] = told.having(**{row: nothing[row] for row in rows})
+    return found
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How to sample.
+    """A trade of quality for speed.
 
     Attributes:
-        solver: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled": what
+        sampler: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled": what
             a model that was distilled for few steps came with, and only for such.
-        num_inference_steps: steps of the content model.
-        motion_num_inference_steps: steps of the motion model.
-        guidance_from: guide only where diffusion time, from 0 (clean) to 1 (noise), is at least this (arXiv
-            2404.07724); elsewhere a step costs half.
-        guidance_until: and at most this.
-        reuse_interval: compute the deep features of both denoisers at every n-th step only and use them again in
-            between (DeepCache, arXiv 2312.00858; A-SDM, arXiv 2406.00210); 1 = at every step.
-        guided: whether guidance applies at all; distilled models have it built in.
-        decode_content_frame: decode the content frame to look at, too; it costs as much as a frame of the clip.
+        num_inference_steps: of both models; of distilled ones as many as they know.
+        interval: guide only in this interval of diffusion time.
+        reuse_interval: compute deep features at every n-th step.
+        decode_content_frame: decode the content frame to look at, too.
     """
 
-    solver: Literal["ddim", "multistep", "distilled"]
+    sampler: Literal["ddim", "multistep", "distilled"]
     num_inference_steps: int
-    motion_num_inference_steps: int
-    guidance_from: float = 0.0
-    guidance_until: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
     reuse_interval: int = 1
-    guided: bool = True
     decode_content_frame: bool = True
 
 
 PRESETS: dict[str, Preset] = {
-    "quality": Preset("ddim", 50, 50),
-    "fast": Preset("multistep", 20, 20, guidance_from=0.2, reuse_interval=2, decode_content_frame=False),
-    "turbo": Preset("distilled", 4, 4, guided=False, decode_content_frame=False),
+    "quality": Preset("ddim", 50),
+    "fast": Preset("multistep", 20, interval=(0.2, 1.0), reuse_interval=2, decode_content_frame=False),
+    "turbo": Preset("distilled", 4, decode_content_frame=False),
 }
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How one of the two models is sampled: as in `Preset`; guidance_scale 1 = none."""
-
-    num_inference_steps: int
-    guidance_scale: float
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    reuse_interval: int = 1
-
-    def plan(self, scheduler: SchedulerMixin) -> list["Step"]:
-        """`plan_steps` for a scheduler whose timesteps are set."""
-        timesteps = [float(timestep) for timestep in scheduler.timesteps]
-        guided = self.guidance_scale > 1
-        total = scheduler.config.num_train_timesteps
-        return plan_steps(timesteps, total, guided, self.guidance_interval, self.reuse_interval)
-
-    def check(self, prefix: str, scheduler: SchedulerMixin) -> None:
-        """Raise a ValueError that names the argument, its value and what is allowed."""
-        steps, most = self.num_inference_steps, scheduler.config.num_train_timesteps
-        if not isinstance(steps, int) or not 1 <= steps <= most:
-            raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{most}")
-        distilled = distilled_steps(scheduler)
-        if distilled is not None and steps != distilled:
-            raise ValueError(
-                f"{prefix}num_inference_steps: {steps}, but the model was distilled for {distilled} steps"
-            )
-        if not 1 <= self.guidance_scale < math.inf:
-            raise ValueError(f"{prefix}guidance_scale: {self.guidance_scale} is not a number of at least 1 (1 = none)")
-        interval = self.guidance_interval
-        if not isinstance(interval, Sequence) or len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError(f"guidance_interval: {interval} is not a pair of rising numbers in 0..1")
-        if not isinstance(self.reuse_interval, int) or self.reuse_interval < 1:
-            raise ValueError(f"reuse_interval: {self.reuse_interval!r} is not a whole number of at least 1")
+def is_distilled(sampling: ModelSampling, scheduler: Any) -> bool:
+    """Whether a model is for few steps: it knows where they start, or is a Latent Consistency Model."""
+    return sampling.starts is not None or isinstance(scheduler, LCMScheduler)
 
 
-def resolve(
-    defaults: Mapping[str, Any],
-    steps: int | None,
-    motion_steps: int | None,
-    guidance: float | None,
-    motion_guidance: float | None,
-    guidance_interval: tuple[float, float] | None,
-    reuse_interval: int | None,
-) -> tuple[Sampling, Sampling]:
-    """How the content and the motion model are sampled: what a caller gave, where None the pipeline's defaults."""
-
-    def given(value: Any, name: str) -> Any:
-        return defaults[name] if value is None else value
-
-    motion_steps = given(steps if motion_steps is None else motion_steps, "motion_num_inference_steps")
-    interval = (defaults["guidance_from"], defaults["guidance_until"])
-    if guidance_interval is not None:
-        interval = guidance_interval
-    shared = interval, given(reuse_interval, "reuse_interval")
-    return (
-        Sampling(given(steps, "num_inference_steps"), given(guidance, "guidance_scale"), *shared),
-        Sampling(motion_steps, given(motion_guidance, "motion_guidance_scale"), *shared),
-    )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a denoising loop.
-
-    Attributes:
-        guided: with and without condition, in one batch; otherwise with condition only.
-        reuse: take the deep features of the step before.
-    """
-
-    guided: bool
-    reuse: bool
-
-
-def plan_steps(
-    timesteps: Sequence[float],
-    num_train_timesteps: int,
-    guided: bool,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
-    reuse_interval: int = 1,
-) -> list[Step]:
-    """Decide for each step whether it is guided and whether it takes the deep features of the step before.
+def preset_of(
+    name: str, sampling: Sampling, schedulers: Mapping[str, Any], reusable: Mapping[str, bool]
+) -> tuple[Sampling, dict[str, Any]]:
+    """Settings and schedulers of a preset, from those of a pipeline, whose guidance scales stay.
 
     Args:
-        timesteps: diffusion times of the steps, in 0..num_train_timesteps - 1, from noise to clean.
-        num_train_timesteps: number of diffusion times.
-        guided: whether guidance is wanted at all.
-        guidance_interval: `guidance_from` and `guidance_until` of `Preset`.
-        reuse_interval: see `Preset`. The first step, and every first one of a guided or unguided stretch, is computed
-            in full.
-    """
-    low, high = guidance_interval
-    steps: list[Step] = []
-    since = 0  # steps since the deep features were computed
-    for timestep in timesteps:
-        now = guided and low <= timestep / num_train_timesteps <= high
-        fresh = not steps or steps[-1].guided != now or since + 1 >= reuse_interval
-        since = 0 if fresh else since + 1
-        steps.append(Step(guided=now, reuse=not fresh))
-    return steps
-
-
-def is_distilled(scheduler: SchedulerMixin) -> bool:
-    """Whether a sampler belongs to a model distilled for few steps: here, or by Latent Consistency Models."""
-    return isinstance(scheduler, LCMScheduler) or DISTILLED_TIMESTEPS in scheduler.config
-
-
-def distilled_steps(scheduler: SchedulerMixin) -> int | None:
-    """How many steps a model was distilled for, and no others; None where any number will do."""
-    timesteps = scheduler.config.get(DISTILLED_TIMESTEPS)
-    return None if timesteps is None else len(timesteps)
-
-
-def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device | None = None) -> None:
-    """Ready a sampler for a loop: so many steps, or those the model was distilled for."""
-    distilled = scheduler.config.get(DISTILLED_TIMESTEPS)
-    if distilled is None:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    else:
-        scheduler.set_timesteps(timesteps=list(distilled), device=device)
-
-
-def make_solver(solver: str, scheduler: SchedulerMixin) -> SchedulerMixin:
-    """A sampler with the noise schedule and the prediction type of another one.
+        name: of PRESETS.
+        sampling: the pipeline's.
+        schedulers: its schedulers, by part.
+        reusable: whether a part's network can use deep features again.
 
     Raises:
-        ValueError: the model was distilled for few steps and the solver is not for that, or the other way round.
+        ValueError: there is no preset of that name, or it does not suit the model.
     """
-    distilled = is_distilled(scheduler)
-    if distilled != (solver == "distilled"):
-        fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as --model turbo"
-        raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
-    if solver == "distilled":
-        return scheduler
-    spacing = scheduler.config.get(OWN_SPACING, scheduler.config.timestep_spacing)
-    if solver == "ddim":
-        return with_schedule(DDIMScheduler, scheduler, timestep_spacing=spacing)
-    settings = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
-    multistep = with_schedule(DPMSolverMultistepScheduler, scheduler, timestep_spacing="linspace", **settings)
-    multistep.register_to_config(**{OWN_SPACING: spacing})
-    return multistep
+    if name not in PRESETS:
+        raise ValueError(f"preset: {name!r} is none of {', '.join(PRESETS)}")
+    preset, parts, samplers = PRESETS[name], {}, {}
+    for part in PARTS:
+        own, scheduler = getattr(sampling, part), schedulers[part]
+        distilled = is_distilled(own, scheduler)
+        if distilled != (preset.sampler == "distilled"):
+            fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as --model turbo"
+            raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
+        if distilled:
+            samplers[part] = scheduler
+            steps = len(own.starts) if own.starts is not None else preset.num_inference_steps
+            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts)
+            continue
+        samplers[part] = ddim(scheduler) if preset.sampler == "ddim" else multistep(scheduler)
+        fresh = ModelSampling(
+            num_inference_steps=preset.num_inference_steps,
+            spacing="linspace" if preset.sampler == "multistep" else None,
+            guidance=ClassifierFree(scale=own.guidance_scale),
+        )
+        if preset.interval != (0.0, 1.0):
+            fresh = _changed(fresh, "guidance_interval", preset.interval, "guidance_interval")
+        if preset.reuse_interval > 1 and reusable[part]:
+            fresh = _changed(fresh, "reuse_interval", preset.reuse_interval, "reuse_interval")
+        parts[part] = fresh
+    return Sampling(**parts, decode_content_frame=preset.decode_content_frame), samplers
 
 
-def jumps_from(timesteps: Sequence[int], scheduler: SchedulerMixin) -> SchedulerMixin:
-    """A sampler of the same noise schedule whose steps start at these timesteps, from noise to clean.
-
-    DPM-Solver++ of first order, which is DDIM.
-    """
-    settings = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"}
-    sampler = with_schedule(DPMSolverMultistepScheduler, scheduler, **settings)
-    sampler.register_to_config(**{DISTILLED_TIMESTEPS: list(timesteps)})
-    return sampler
+def lcm(scheduler: Any, original_inference_steps: int) -> LCMScheduler:
+    """The sampler of a Latent Consistency Model (arXiv 2310.04378): any number of steps, with new noise between."""
+    return with_schedule(LCMScheduler, scheduler, original_inference_steps=original_inference_steps)
 
 
-def check_starts(name: str, timesteps: Sequence[int], scheduler: SchedulerMixin) -> None:
-    """Raise a ValueError that names the argument unless the timesteps fall and lie in the schedule."""
-    last = scheduler.config.num_train_timesteps - 1
-    falls = all(before > after for before, after in zip(timesteps, timesteps[1:]))
-    if not timesteps or not falls or not 0 <= timesteps[-1] <= timesteps[0] <= last:
-        raise ValueError(f"{name}: {list(timesteps)} are not falling timesteps in 0..{last}")
+def validation_sampler(scheduler: Any) -> Any:
+    """A fresh sampler for the noise schedule that a network is trained with."""
+    if "alphas_cumprod" in vars(scheduler) and not hasattr(scheduler, "sigma_min"):
+        return DDIMScheduler.from_config(scheduler.config)
+    return type(scheduler).from_config(scheduler.config)
 
 
-def with_schedule(kind: Any, scheduler: SchedulerMixin, **settings: Any) -> Any:
-    """A sampler of another class with the same noise schedule.
-
-    What `from_config` alone would do is not enough: values that a scheduler has by default are not handed on, and
-    another class has other defaults.
-    """
-    names = set(inspect.signature(kind.__init__).parameters)
-    shared = {name: value for name, value in scheduler.config.items() if name in names}
-    return kind.from_config(scheduler.config, **{**shared, **settings})

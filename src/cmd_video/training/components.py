@@ -4,6 +4,7 @@ components = build_components(config, captions=[...])      # {"unet": UNet2DCond
 """
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cmd_video import models
 from cmd_video.models import CMDAutoencoder
-from cmd_video.pipelines.image_space import ImageAutoencoder
-from cmd_video.pipelines.sampling import DISTILLED_TIMESTEPS
+from cmd_video.denoisers.latent_space import ImageAutoencoder
+from cmd_video.pipelines.older import STARTS
 from cmd_video.pipelines.shipped import model_folder, shared_components
 from cmd_video.pruning import pruned_models
 
 from .config import COMPONENT_CLASSES, TEXT_ENCODERS, ComponentConfig
 from .tokenizer import train_tokenizer
 
+ELSEWHERE = {"SpriteClassifier": "cmd_video.sprites.classifier"}  # classes by name, imported when one is asked for
 _BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: "tokenizer" not in name)  # a text encoder needs it
 
 VIDEO_MODEL_FOLDERS = ("transformer", "unet")  # of a video model, in a pipeline of diffusers
@@ -92,6 +94,8 @@ def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLI
 
 def _find_class(class_name: str | None) -> Any:
     assert class_name is not None
+    if class_name in ELSEWHERE:
+        return getattr(import_module(ELSEWHERE[class_name]), class_name)
     for module in (models, pruned_models, diffusers, transformers):
         if hasattr(module, class_name):
             return getattr(module, class_name)
@@ -131,7 +135,7 @@ def _load(name: str, path: str) -> Any:
         files = [folder / subfolder / file for file in ("config.json", "scheduler_config.json")]
         found = [json.loads(file.read_text()) for file in files if file.is_file()]
         class_name = found[0].get("_class_name") if found else None
-        if found and DISTILLED_TIMESTEPS in found[0]:  # a student's sampler: not for training, but its run is exported
+        if found and STARTS in found[0]:  # a student's sampler: not for training, but its run is exported
             return diffusers.DPMSolverMultistepScheduler.from_pretrained(path, subfolder=subfolder or None)
         if name.endswith("scheduler") and class_name is not None:
             return _load_scheduler(name, path, subfolder, found[0])

@@ -3,17 +3,20 @@
     config = load_config("configs/sprites/autoencoder.yaml", overrides=["loop.steps=100"])
 
 A YAML file is a short difference from these defaults. `stage` chooses what is trained; the loop is the same for all.
+What is learned is `objective`, one section for each kind: of the stage itself, or of a technique. Over 400 lines: every
+field of a run is looked up here.
 """
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from cmd_video.data.sprites import MOTIONS
-
-from .config_teacher import DistillationConfig, RecoveryConfig, Section
+from cmd_video.diffusion.objective import DenoisingSettings, DiffusionSettings
+from cmd_video.section import Section, by_kind
+from cmd_video.techniques import technique
 
 VIDEO_MODELS = (
     "UNet3DConditionModel",
@@ -30,7 +33,7 @@ KL_AUTOENCODERS = tuple(
 )
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "vae": (*KL_AUTOENCODERS, "AutoencoderTiny", "AutoencoderPixelUnshuffle", *VIDEO_AUTOENCODERS),
-    "autoencoder": ("CMDAutoencoder", "PrunedCMDAutoencoder"),
+    "autoencoder": ("CMDAutoencoder", "CMDWarpAutoencoder", "PrunedCMDAutoencoder"),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
     "classifier": ("SpriteClassifier",),
@@ -57,35 +60,38 @@ TEXT_PAIRS = (
     ("tokenizer_2", "text_encoder_2"),
     ("motion_tokenizer", "motion_text_encoder"),
 )
-STAGE_COMPONENTS: dict[str, tuple[str, ...]] = {  # what each stage cannot do without
-    "autoencoder": ("autoencoder",),
-    "image": ("unet", "content_scheduler"),
-    "content": ("unet", "content_scheduler", "autoencoder"),
-    "motion": ("motion_transformer", "motion_scheduler", "autoencoder"),
-    "video": ("video_model", "video_scheduler"),
-    "distill": ("teacher",),
-    "classifier": ("classifier",),
-    "decoder": ("vae", "teacher"),
+
+
+class StageKind(NamedTuple):
+    """A stage: where its class is, what it cannot do without, what it learns unless told otherwise.
+
+    Attributes:
+        place: "module:class", imported when a run of it starts.
+        components: names of components that it needs.
+        objective: kind of its plain objective.
+        denoiser: "content", "motion" or "video"; None = it does not denoise.
+        from_latents: whether latents that were encoded before will do for clips.
+    """
+
+    place: str
+    components: tuple[str, ...]
+    objective: str
+    denoiser: str | None = None
+    from_latents: bool = False
+
+
+_DIFFUSION = "cmd_video.training.stages:DiffusionStage"
+STAGES: dict[str, StageKind] = {
+    "autoencoder": StageKind("cmd_video.training.autoencoder_stage:AutoencoderStage", ("autoencoder",), "reconstruction"),
+    "image": StageKind(_DIFFUSION, ("unet", "content_scheduler"), "denoising", "content", True),
+    "content": StageKind(_DIFFUSION, ("unet", "content_scheduler", "autoencoder"), "denoising", "content", True),
+    "motion": StageKind(
+        _DIFFUSION, ("motion_transformer", "motion_scheduler", "autoencoder"), "denoising", "motion", True
+    ),
+    "video": StageKind(_DIFFUSION, ("video_model", "video_scheduler"), "denoising", "video"),
+    "decoder": StageKind("cmd_video.training.decoder:DecoderStage", ("vae", "teacher"), "decoding"),
+    "classifier": StageKind("cmd_video.sprites.classifier_stage:ClassifierStage", ("classifier",), "classification"),
 }
-DIFFUSION_STAGES = ("image", "content", "motion", "video", "distill")
-OBJECTIVE_STAGES: dict[str, tuple[str, ...]] = {  # where a field of the objective means something
-    "reconstruction": ("autoencoder", "decoder"),
-    "perceptual_weight": ("decoder",),
-    "motion_latents_noise": ("autoencoder",),
-    "anchor_weight": ("autoencoder",),
-    "coarse_warp_weight": ("autoencoder",),
-    "condition_dropout": DIFFUSION_STAGES,
-    "lora_rank": ("image", "content"),
-    "train_text_encoder": ("image", "content", "motion", "video"),
-    "content_frame_noise": ("motion", "distill"),
-    "distillation": ("content", "motion"),
-    "recovery": ("distill",),
-    "min_snr_gamma": DIFFUSION_STAGES,
-    "snr_power": DIFFUSION_STAGES,
-    "logit_normal": DIFFUSION_STAGES,
-    "log_sigma_normal": DIFFUSION_STAGES,
-}
-DENOISERS: dict[str, str] = {"unet": "content", "motion_transformer": "motion", "video_model": "video"}  # whose stage
 
 
 class ComponentConfig(Section):
@@ -107,37 +113,6 @@ class ComponentConfig(Section):
         if self.path is not None and self.config:
             raise ValueError("`config` belongs to a fresh component; with `path` the saved configuration counts")
         return self
-
-
-class SpritesData(Section):
-    """The procedural set of `cmd_video.data.sprites`."""
-
-    kind: Literal["sprites"]
-    length: int = Field(1_000_000, gt=0)
-    """Number of scenes; training draws them again in the same order after that."""
-    height: int = Field(64, gt=0)
-    width: int = Field(64, gt=0)
-    num_frames: int = Field(16, gt=0)
-    """Frames of a clip; 1 gives single frames, for the image stage."""
-    seed: int = 0
-    split: Literal["train", "held_out"] = "train"
-    start: int = Field(0, ge=0)
-    """Number of the first scene."""
-    pairs: float = Field(0.25, ge=0, le=1)
-    """Share of scenes with two objects."""
-    motion_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
-    """How often a motion comes, relative to 1 for those not named: {orbit: 7, rotate: 7}; null = all alike."""
-    render: Literal["loader", "device"] = "loader"
-    """Where training draws its scenes: one by one as they are loaded, or in batches on the device that trains, where a
-    GPU draws thousands of clips a second. Validation clips are drawn once, as they are loaded."""
-
-    @field_validator("motion_weights")
-    @classmethod
-    def _known_motions(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        unknown = sorted(set(value or {}) - set(MOTIONS))
-        if unknown:
-            raise ValueError(f"unknown motion {unknown[0]!r}; known: {', '.join(MOTIONS)}")
-        return value
 
 
 class VideoData(Section):
@@ -166,6 +141,18 @@ class VideoData(Section):
     """Stop when more than this part of the clips cannot be read."""
 
 
+    def open(self, on_device: bool = False) -> Any:
+        """The dataset; see `training.data.ClipDataset`.
+
+        Raises:
+            ValueError: nothing usable at the path.
+            FileNotFoundError: there is no such path.
+        """
+        from cmd_video.data.datasets import open_video_dataset
+
+        return open_video_dataset(**self.model_dump())
+
+
 class LatentsData(Section):
     """Content frames and motion latents that `cmd-video data encode` wrote."""
 
@@ -174,8 +161,32 @@ class LatentsData(Section):
     seed: int = 0
     """Order in which the clips are drawn."""
 
+    def open(self, on_device: bool = False) -> Any:
+        """The dataset; see `training.data.ClipDataset`."""
+        from cmd_video.data.latents import LatentsDataset
 
-DataConfig = Annotated[SpritesData | VideoData | LatentsData, Field(discriminator="kind")]
+        return LatentsDataset(self.path, seed=self.seed)
+
+
+DATA: dict[str, str] = {  # kind -> where its section is
+    **dict.fromkeys(
+        ("manifest", "captioned_folder", "class_folder", "ucf101", "webvid", "frame_folders"),
+        "cmd_video.training.config:VideoData",
+    ),
+    "latents": "cmd_video.training.config:LatentsData",
+    "sprites": "cmd_video.sprites.section:SpritesData",
+}
+
+
+def find_data(kind: str) -> type[Section]:
+    """The section of a kind of data; a technique or a demonstration adds its own by a row of DATA."""
+    if kind not in DATA:
+        raise ValueError(f"kind: {kind!r} is none of {', '.join(DATA)}")
+    module, _, name = DATA[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
+DataConfig = Annotated[Any, by_kind(find_data)]
 
 
 class OptimizerConfig(Section):
@@ -216,50 +227,50 @@ class LoopConfig(Section):
     """Checkpoints to keep besides the one with the lowest validation loss."""
 
 
-class ObjectiveConfig(Section):
-    """What the loss is; each field belongs to the stages named."""
+class ReconstructionSettings(Section):
+    """What an autoencoder learns (CMD, section 3.1)."""
 
+    kind: Literal["reconstruction"] = "reconstruction"
     reconstruction: Literal["l2", "l1"] = "l2"
-    """autoencoder, decoder: distance between clip and reconstruction (the paper: l2)."""
-    perceptual_weight: float = Field(1.0, ge=0)
-    """decoder: of the distance in features of the teacher's encoder."""
+    """Distance between clip and reconstruction (the paper: l2)."""
     motion_latents_noise: float = Field(0.0, ge=0)
-    """autoencoder: differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so
-    that the decoder forgives the motion model's small errors."""
+    """Differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so that the decoder
+    forgives the motion model's small errors."""
     anchor_weight: float = Field(0.0, ge=0)
-    """autoencoder: differs from paper: weight of the squared distance from the content frame to the middle frame.
-    Without it the weights fall into a poor optimum early in a short training: the blurred mean, which hides what
-    objects look like."""
+    """Differs from paper: weight of the squared distance from the content frame to the middle frame. Without it the
+    weights fall into a poor optimum early in a short training: the blurred mean, which hides what objects look like."""
     coarse_warp_weight: float = Field(0.0, ge=0)
-    """autoencoder with `base: warp`: differs from paper: weight of the difference between the blurred clip and the
+    """With `base: warp` or `layers`: differs from paper: weight of the difference between the blurred clip and the
     blurred content frame moved by the flow, so that the flow learns to reach far (`training.coarse_warp`)."""
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
-    """diffusion stages: how often the prompt or label is left out, for guidance."""
-    lora_rank: int = Field(0, ge=0)
-    """image, content: train low-rank adapters of the UNet's attention (LoRA, arXiv 2106.09685) instead of all its
-    weights; 0 = all weights, as in the paper. The run holds the adapters as a LoRA file and merged into the UNet."""
-    train_text_encoder: bool = False
-    """image, content, video: train the text encoder along; motion: the motion model's own."""
-    content_frame_noise: float = Field(0.0, ge=0)
-    """motion, distill: differs from paper: noise added to the true content frame, so that a generated one does not
-    surprise."""
-    distillation: DistillationConfig | None = None
-    """content, motion: learn from the component `teacher`, or from what the run starts from, instead of from data;
-    null = off."""
-    recovery: RecoveryConfig = RecoveryConfig()
-    """distill: losses that win quality back after pruning."""
-    min_snr_gamma: float | None = Field(None, gt=0)
-    """diffusion stages: differs from paper: Min-SNR loss weights (arXiv 2303.09556); null = the plain loss."""
-    snr_power: float = Field(0.0, ge=0)
-    """diffusion stages: differs from paper: weight the loss by the signal-to-noise ratio to this power, so that
-    no noise level drowns the others; 0 = the plain loss. For a model that predicts the sample, 1 is the loss on the
-    noise."""
-    logit_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = None
-    """diffusion stages: differs from paper: draw t / T as the sigmoid of a normal variable of this mean and
-    standard deviation (arXiv 2403.03206, section 3.1); null = uniform."""
-    log_sigma_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = None
-    """diffusion stages: draw the logarithm of noise over signal from a normal distribution of this mean and standard
-    deviation (EDM, arXiv 2206.00364, table 1; Stable Video Diffusion's are 0.7 and 1.6); null = see logit_normal."""
+
+
+class DecodingSettings(Section):
+    """What a decoder that was made smaller learns (VDMini, appendix)."""
+
+    kind: Literal["decoding"] = "decoding"
+    reconstruction: Literal["l2", "l1"] = "l2"
+    """Distance between clip and reconstruction."""
+    perceptual_weight: float = Field(1.0, ge=0)
+    """Of the distance in features of the teacher's encoder."""
+
+
+class ClassificationSettings(Section):
+    """What a classifier learns: cross-entropy, without settings."""
+
+    kind: Literal["classification"] = "classification"
+
+
+PLAIN_OBJECTIVES: dict[str, type[Section]] = {
+    "reconstruction": ReconstructionSettings,
+    "denoising": DenoisingSettings,
+    "decoding": DecodingSettings,
+    "classification": ClassificationSettings,
+}
+
+
+def find_objective(kind: str) -> type[Section]:
+    """The section of a kind of objective, of a stage or of a technique."""
+    return PLAIN_OBJECTIVES[kind] if kind in PLAIN_OBJECTIVES else technique(kind, "objective").settings
 
 
 class ValidationConfig(Section):
@@ -277,25 +288,41 @@ class ValidationConfig(Section):
 class TrainConfig(Section):
     """A whole run."""
 
-    stage: Literal["autoencoder", "image", "content", "motion", "video", "distill", "classifier", "decoder"]
+    stage: Literal["autoencoder", "image", "content", "motion", "video", "classifier", "decoder"]
+    """What is trained."""
     output_dir: str
+    """The run's folder."""
     seed: int = Field(0, ge=0)
+    """Of everything that is drawn."""
     components: dict[str, ComponentConfig]
+    """Networks, encoders, schedulers, by name."""
     data: DataConfig
+    """Clips, by `kind`."""
     validation: ValidationConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    """Held-out clips and pictures."""
+    objective: Annotated[Any, by_kind(find_objective)]
+    """What is learned, by `kind`; default: the stage's plain objective."""
+    edit: Annotated[Any, by_kind(lambda kind: technique(kind, "edit").settings)] | None = None
+    """What is done to the network before it learns, by `kind`: adapters; null = all of its weights learn."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its learning rate."""
     loop: LoopConfig
+    """How long, how much at a time, what is written when."""
 
-    @property
-    def takes_turns(self) -> bool:
-        """Whether a step updates only a part of what learns: two networks are trained in turn."""
-        distillation = self.objective.distillation
-        matching = distillation is not None and distillation.method == "distribution_matching"
-        return self.stage == "distill" or matching
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_objective(cls, values: Any) -> Any:
+        """An objective without a kind is the stage's own."""
+        if not isinstance(values, dict) or values.get("stage") not in STAGES:
+            return values
+        objective = values.get("objective", {})
+        if isinstance(objective, dict) and "kind" not in objective:
+            objective = {"kind": STAGES[values["stage"]].objective, **objective}
+        return {**values, "objective": objective}
 
     @model_validator(mode="after")
     def _complete(self) -> "TrainConfig":
+        stage, objective = STAGES[self.stage], self.objective
         for name, component in self.components.items():
             if name not in COMPONENT_CLASSES:
                 raise ValueError(f"components: {name!r} is none of {', '.join(COMPONENT_CLASSES)}")
@@ -304,41 +331,16 @@ class TrainConfig(Section):
                     f"components.{name}.class: {component.class_name!r} "
                     f"is none of {', '.join(COMPONENT_CLASSES[name])}"
                 )
-        kind: str = self.stage
-        if self.stage == "distill":
-            found = [name for name in DENOISERS if name in self.components]
-            if len(found) != 1:
-                raise ValueError(f"components: the stage 'distill' needs one of {', '.join(DENOISERS)}, got {found}")
-            kind = DENOISERS[found[0]]
-        if kind in ("autoencoder", "video", "classifier", "decoder") and "latents" in (
-            self.data.kind,
-            self.validation.data.kind,
-        ):
+        if not stage.from_latents and "latents" in (self.data.kind, self.validation.data.kind):
             raise ValueError(f"data.kind: the stage {self.stage!r} trains on clips here, not on latents")
-        for field, stages in OBJECTIVE_STAGES.items():
-            default = ObjectiveConfig.model_fields[field].default
-            if self.stage not in stages and getattr(self.objective, field) != default:
-                raise ValueError(
-                    f"objective.{field}: it belongs to {', '.join(stages)}, not to the stage {self.stage!r}"
-                )
-        taught = self.stage in ("distill", "decoder") or self.objective.distillation is not None
-        if "teacher" in self.components and not taught:
-            raise ValueError(
-                "components.teacher: it belongs to the stages 'distill' and 'decoder' or to objective.distillation"
-            )
-        if self.objective.distillation is not None:
-            self.objective.distillation.check(self.validation.num_inference_steps)
-            for field in ("train_text_encoder", "min_snr_gamma", "snr_power"):
-                if getattr(self.objective, field):
-                    raise ValueError(f"objective.{field}: has no meaning in a distillation")
-        if self.objective.log_sigma_normal is not None and self.objective.logit_normal is not None:
-            raise ValueError("objective.log_sigma_normal: not together with logit_normal")
+        self._check_objective(stage)
         encoder = "motion_text_encoder" if self.stage == "motion" else "text_encoder"
-        if self.objective.train_text_encoder and encoder not in self.components:
+        if getattr(objective, "train_text_encoder", False) and encoder not in self.components:
             raise ValueError(f"objective.train_text_encoder: components has no {encoder}")
-        precomputed = isinstance(self.data, LatentsData) and isinstance(self.validation.data, LatentsData)
-        for name in (*STAGE_COMPONENTS[kind], *(STAGE_COMPONENTS["distill"] if self.stage == "distill" else ())):
-            if name not in self.components and not (precomputed and name == "autoencoder" and kind == "content"):
+        precomputed = self.data.kind == self.validation.data.kind == "latents"
+        needed = (*stage.components, *(("teacher",) if getattr(objective, "needs_teacher", False) else ()))
+        for name in needed:
+            if name not in self.components and not (precomputed and (self.stage, name) == ("content", "autoencoder")):
                 raise ValueError(f"components: the stage {self.stage!r} needs {name!r}")
         for pair in TEXT_PAIRS:
             if (pair[0] in self.components) != (pair[1] in self.components):
@@ -349,6 +351,26 @@ class TrainConfig(Section):
                 f"loop.gradient_accumulation_steps = {self.loop.gradient_accumulation_steps}"
             )
         return self
+
+    def _check_objective(self, stage: StageKind) -> None:
+        """Whether stage, objective, edit and teacher go together."""
+        objective, plain = self.objective, self.objective.kind in PLAIN_OBJECTIVES
+        fits = objective.kind == stage.objective
+        if not plain:
+            fits = stage.denoiser in technique(objective.kind).denoisers and self.stage != "image"
+        if not fits:
+            raise ValueError(f"objective.kind: {objective.kind!r} is not for the stage {self.stage!r}")
+        if isinstance(objective, DiffusionSettings):
+            try:
+                objective.check_run(str(stage.denoiser), self.validation.num_inference_steps)
+            except ValueError as error:
+                raise ValueError(f"objective.{error}") from error
+        if "teacher" in self.components and plain and "teacher" not in stage.components:
+            raise ValueError("components.teacher: it belongs to the stage 'decoder' or to an objective that has a teacher")
+        if self.edit is not None and stage.denoiser not in technique(self.edit.kind).denoisers:
+            raise ValueError(f"edit.kind: {self.edit.kind!r} is not for the stage {self.stage!r}")
+        if self.edit is not None and not plain:
+            raise ValueError(f"edit: not together with objective.kind {objective.kind!r}")
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:

@@ -1,6 +1,6 @@
 """From the data section of a configuration to batches: a stream without state, so that resuming is only a number.
 
-    loader = batches(build_dataset(config.data), first=1000 * 8, count=..., batch_size=8)
+    loader = training_batches(config.data.open(), StepSampler(...), num_workers=4)
 
 Sample n of a run is `dataset[n]`, defined for every n >= 0; step s of batch size B uses samples s * B to (s + 1) * B
 - 1.
@@ -12,12 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Sampler
-
-from cmd_video.data.latents import LatentsDataset
-from cmd_video.data.sprite_renderer import SceneDataset
-from cmd_video.data.sprites import SpritesDataset
-
-from .config import LatentsData, SpritesData, VideoData
 
 
 class ClipDataset(Protocol):
@@ -58,30 +52,10 @@ class StepSampler(Sampler[list[int]]):
                 yield list(range(first, first + share))
 
 
-def build_dataset(config: SpritesData | VideoData | LatentsData, on_device: bool = False) -> ClipDataset:
-    """The dataset a configuration describes.
-
-    Args:
-        config: the section.
-        on_device: the caller passes batches through `finish_batch`, so that what can be drawn on a device may be.
-
-    Raises:
-        ValueError: nothing usable at the path.
-        FileNotFoundError: there is no such path.
-    """
-    if isinstance(config, SpritesData):
-        kind = SceneDataset if on_device and config.render == "device" else SpritesDataset
-        return kind(**config.model_dump(exclude={"kind", "render"}))
-    if isinstance(config, LatentsData):
-        return LatentsDataset(config.path, seed=config.seed)
-    from cmd_video.data.datasets import open_video_dataset
-
-    return open_video_dataset(**config.model_dump())
-
-
 def finish_batch(dataset: ClipDataset, batch: dict[str, Any]) -> dict[str, Any]:
     """A batch that lies on its device -> one with `video`, if the dataset leaves drawing its clips to the device."""
-    return dataset.finish(batch) if isinstance(dataset, SceneDataset) else batch
+    finish = getattr(dataset, "finish", None)
+    return batch if finish is None else finish(batch)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
-from cmd_video.losses import psnr, reconstruction_loss
 from cmd_video.pruning.importance import NoisyBatch
 from cmd_video.pruning.recovery import tap
 
 from .config import TrainConfig
 from .grids import evenly, tile
-from .stages import Batch, Stage
+from .reconstruction import psnr, reconstruction_loss
+from .stage import Batch, Stage
 
 LatentAutoencoder: TypeAlias = AutoencoderKL | AutoencoderKLTemporalDecoder
 

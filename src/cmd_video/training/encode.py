@@ -12,11 +12,11 @@ import torch
 
 from cmd_video.data.latents import shard_path, write_latents
 from cmd_video.models import CMDAutoencoder
-from cmd_video.pipelines.image_space import ImageAutoencoder, encode_video
+from cmd_video.denoisers.latent_space import ImageAutoencoder, encode_video
 
 from .components import load_autoencoder
 from .config import LatentsData, VideoData, load_config
-from .data import build_dataset, collate
+from .data import collate
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def encode_run(
     if passes > 1 and not (isinstance(data, VideoData) and data.train):
         raise ValueError(f"--passes: {passes}, but these clips are the same in each pass; allowed: 1")
     autoencoder, vae = load_autoencoder(run / "pipeline", device)
-    dataset = build_dataset(data)
+    dataset = data.open()
     count = min(num_clips, passes * len(dataset))
 
     def encode(numbers: range) -> dict[str, Any]:

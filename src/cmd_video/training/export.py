@@ -3,18 +3,24 @@
 export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Path("my-model"))
 """
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from cmd_video.diffusion.solvers import check_starts
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.sampling import check_starts, is_distilled, jumps_from
+from cmd_video.pipelines.older import upgrade_schedulers
+from cmd_video.pipelines.sampling import PARTS as MODELS
+from cmd_video.pipelines.sampling import ModelSampling, Sampling, is_distilled
 
 from .components import build_components
 from .config import ComponentConfig
+from .stages import SAMPLING
 
 REQUIRED = ("autoencoder", "unet", "motion_transformer", "content_scheduler", "motion_scheduler")
 PARTS = (*REQUIRED, "vae", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer")
@@ -55,15 +61,21 @@ def export_pipeline(
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise ValueError(f"runs: no {', '.join(missing)} in {', '.join(map(str, runs))}")
-    pipeline = CMDPipeline(
-        **build_components(found), guidance_scale=guidance_scale, motion_guidance_scale=motion_guidance_scale
-    )
-    distilled = [is_distilled(pipeline.content_scheduler), is_distilled(pipeline.motion_scheduler)]
+    sampling = Sampling.model_validate({
+        "content": {"guidance": {"scale": guidance_scale}}, "motion": {"guidance": {"scale": motion_guidance_scale}},
+        **_own_sampling(found),
+    })  # fmt: skip
+    pipeline = CMDPipeline(**build_components(found), sampling=sampling)
+    upgrade_schedulers(pipeline)
+    distilled = [
+        is_distilled(getattr(pipeline.sampling, part), getattr(pipeline, f"{part}_scheduler")) for part in MODELS
+    ]
     if motion_starts is not None:
         if distilled != [True, False]:
             raise ValueError("motion_starts: for an undistilled motion model beside a distilled content model only")
-        check_starts("motion_starts", motion_starts, pipeline.motion_scheduler)
-        pipeline.motion_scheduler = jumps_from(motion_starts, pipeline.motion_scheduler)
+        check_starts("motion_starts", motion_starts, pipeline.motion_scheduler.config.num_train_timesteps)
+        jumps = ModelSampling(starts=tuple(motion_starts))
+        pipeline.sampling = pipeline.sampling.model_copy(update={"motion": jumps})
     elif distilled in ([True, False], [False, True]):
         which = "content" if distilled[0] else "motion"
         raise ValueError(f"runs: only the {which} model is distilled for few steps; give both, or motion_starts")
@@ -77,3 +89,13 @@ def export_pipeline(
     pipeline.save_pretrained(temporary)
     temporary.rename(output)
     return output
+
+
+def _own_sampling(found: dict[str, ComponentConfig]) -> dict[str, Any]:
+    """How the networks are sampled where their runs say so."""
+    how: dict[str, Any] = {}
+    for part, name in (("content", "unet"), ("motion", "motion_transformer")):
+        notes = Path(str(found[name].path)).parent / SAMPLING
+        if notes.is_file():
+            how |= {key: value for key, value in json.loads(notes.read_text()).items() if key == part}
+    return how

@@ -24,8 +24,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
-from cmd_video.data.sprite_renderer import SceneDataset
-
 from .build import build_stage
 from .checkpoint import (
     load_latest,
@@ -35,11 +33,10 @@ from .checkpoint import (
     unpack_optimizer,
 )
 from .components import build_components
-from .config import LoopConfig, OptimizerConfig, TrainConfig
-from .config_teacher import DistillationConfig
-from .data import ClipDataset, StepSampler, build_dataset, finish_batch, fixed_batches, training_batches
+from .config import STAGES, LoopConfig, OptimizerConfig, TrainConfig
+from .data import ClipDataset, StepSampler, finish_batch, fixed_batches, training_batches
 from .logs import RunLog
-from .stages import Stage, to_device
+from .stage import Stage, to_device
 
 CAPTIONS_FOR_TOKENIZER = 5_000
 CLIPS_FOR_STATISTICS = 256
@@ -78,7 +75,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.takes_turns)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(getattr(config.objective, "takes_turns", False)))],
     )
     run = Path(config.output_dir)
     per_process = loop.gradient_accumulation_steps * accelerator.num_processes
@@ -86,7 +83,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         raise ValueError(
             f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
         )
-    dataset, validation_dataset = build_dataset(config.data, on_device=True), build_dataset(config.validation.data)
+    dataset, validation_dataset = config.data.open(on_device=True), config.validation.data.open()
     captions = _captions(dataset) if _needs_captions(config) else None
     stage = build_stage(config, build_components(config.components, captions, config.seed))
     if accelerator.is_main_process:
@@ -202,7 +199,7 @@ def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
                 component.enable_gradient_checkpointing()
     if loop.compile:
         stage.compile_trained()
-        if isinstance(dataset, SceneDataset):
+        if hasattr(dataset, "compiled"):  # it draws its clips on the device
             dataset.compiled = True
 
 
@@ -281,11 +278,9 @@ def _claim(run: Path, config: TrainConfig) -> None:
         defaults = {name: field.default for name, field in fields if not field.is_required()}
         previous["data"] = defaults | previous.get("data", {})
         changed = [key for key in fixed if previous.get(key) != resolved[key]]
-        parts = ("distillation", "lora_rank")  # these decide what is trained at all
-        before, now = dict(previous.get("objective", {})), resolved["objective"]
-        if before.get("distillation"):  # fields that are newer than the run have their defaults
-            before["distillation"] = {**DistillationConfig(method="guidance").model_dump(), **before["distillation"]}
-        changed += [f"objective.{key}" for key in parts if (before.get(key) or None) != (now[key] or None)]
+        kind = previous.get("objective", {}).get("kind", STAGES[config.stage].objective)
+        if kind != config.objective.kind or previous.get("edit") != resolved["edit"]:
+            changed.append("objective.kind or edit")  # these decide what is trained at all
         if changed:
             raise ValueError(
                 f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder"

@@ -1,0 +1,1 @@
+"""How each network is asked, once for pipeline, training, benchmark and evaluation: content, motion, whole videos."""

@@ -1,0 +1,111 @@
+"""The motion model: a DiT over motion latents, told the content frame, text or class (CMD, equation 8).
+
+    denoiser = MotionDenoiser(components)
+    motion_latents, condition = denoiser.example(batch)        # condition has the row "content_frame"
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.guidance import Ask
+from cmd_video.diffusion.plan import Step
+
+from .denoiser import Batch, Denoiser, timesteps
+from .labels import class_labels, config_of, null_label, with_null
+from .latent_space import decode_video, encode_video
+from .prompts import encode_prompt_rows
+
+
+class MotionDenoiser(Denoiser):
+    """Needs `motion_transformer`, `motion_scheduler` and `autoencoder`; with prompts `motion_text_encoder` and
+    `motion_tokenizer`, or the content model's; `vae` unless in pixels.
+    """
+
+    component, scheduler = "motion_transformer", "motion_scheduler"
+
+    def __init__(self, components: Mapping[str, Any], learns_text: bool = False) -> None:
+        super().__init__(components, learns_text)
+        own = components.get("motion_text_encoder") is not None
+        self.text_encoder = "motion_text_encoder" if own else "text_encoder"
+
+    def example(self, batch: Batch) -> tuple[Tensor, Condition]:
+        rows = {"prompt": batch["prompt"], "class": batch["class_label"]}
+        if "motion_latents" in batch:
+            content_frame, motion_latents = batch["content_frame"], batch["motion_latents"]
+        else:
+            autoencoder = self.components["autoencoder"]
+            clip = encode_video(self.components.get("vae"), batch["video"])  # (B, C, F, h, w)
+            content_frame, motion_latents = autoencoder.encode(clip, return_dict=False)
+            motion_latents = autoencoder.normalize_latents(motion_latents)  # (B, D, F, H' + W')
+        return motion_latents, Condition({**rows, "content_frame": content_frame})
+
+    def encode(self, condition: Condition) -> Condition:
+        """`content_frame` (B, C, h, w), and as the model knows them `pooled` (B, D) and `labels` (B,)."""
+        model = self.components[self.component]
+        told: dict[str, Any] = {"content_frame": condition["content_frame"]}
+        null = null_label(model)
+        if null:
+            told["labels"] = class_labels(model, with_null(condition["class"], condition.is_absent("class"), null))
+        if config_of(model).text_dim:
+            told["pooled"] = encode_prompt_rows(
+                self.components, self.text_encoder, condition, self.learns_text
+            ).pooled
+        return Condition(told)
+
+    def told(self, model: Any) -> tuple[str, ...]:
+        known = (("labels", null_label(model)), ("pooled", config_of(model).text_dim))
+        return ("content_frame", *(name for name, takes in known if takes))
+
+    def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
+        pooled, labels = (told[name] if name in told else None for name in ("pooled", "labels"))
+        return model(x, timestep, told["content_frame"], pooled, labels).sample  # (N, D, F, H' + W')
+
+    def ask(self, model: Any, told: Condition) -> Ask:
+        pooled, labels = (told[name] if name in told else None for name in ("pooled", "labels"))
+        fixed: list[Tensor] = []  # of the content frame, the same at each step
+
+        def ask(x: Tensor, step: Step) -> Tensor:
+            if not fixed:
+                model.check_inputs(x, told["content_frame"], pooled, labels)
+                fixed.append(self.compiled(fixed_tokens)(model, x, told["content_frame"]).clone())
+            return self.compiled(motion_step)(model, x, timesteps(x, step), fixed[0], pooled, labels)
+
+        return ask
+
+    def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:
+        autoencoder = self.components["autoencoder"]
+        clip = autoencoder.decode(condition["content_frame"], autoencoder.denormalize_latents(x_0)).sample
+        return decode_video(self.components.get("vae"), clip)  # (B, 3, F, H, W)
+
+
+def fixed_tokens(model: Any, x: Tensor, content_frame: Tensor) -> Tensor:
+    """What a motion transformer computes alike at every step of a clip: (N, S_z + S_c, dim)."""
+    ready(model)
+    return model.embed_content_frame(x, content_frame)
+
+
+def motion_step(
+    model: Any, x: Tensor, timestep: Tensor, fixed: Tensor, pooled: Tensor | None, labels: Tensor | None
+) -> Tensor:
+    """A motion transformer's forward pass behind its `embed_content_frame`: (N, D, F, H' + W')."""
+    ready(model)
+    condition = model.embed_condition(timestep, pooled, labels)  # (N, dim)
+    tokens = model.run(model.blocks, model.embed_latents(x, fixed), condition)  # (N, S_z + S_c, dim)
+    return model.project(tokens, condition, x)
+
+
+def ready(model: torch.nn.Module) -> None:
+    """Under model offload a network's weights come to the device when its `forward` is called, or here."""
+    hook = getattr(model, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(model)
+
+
+def motion_shape(autoencoder: Any, content_frame: Tensor, num_frames: int) -> tuple[int, int, int, int]:
+    """Of motion latents for content frames (B, C, h, w): (B, D, F, H' + W')."""
+    places = sum(side // autoencoder.config.patch_size for side in content_frame.shape[-2:])
+    return len(content_frame), autoencoder.config.latent_channels, num_frames, places

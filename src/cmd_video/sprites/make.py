@@ -1,0 +1,60 @@
+"""Writes scenes of `sprites` as video files with a manifest, for other programs and for trying the data tools.
+
+write_sprites(Path("sprites/"), num_clips=100)       # 000000.mp4 ..., manifest.jsonl, scenes.jsonl
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from .scenes import Split, SpritesDataset, render
+from cmd_video.data.transforms import to_uint8
+from cmd_video.data.video_file import write_video
+
+
+def write_sprites(
+    folder: Path,
+    num_clips: int,
+    height: int = 64,
+    width: int = 64,
+    num_frames: int = 16,
+    seed: int = 0,
+    split: Split = "train",
+    fps: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write clips, a manifest with prompt and motion of each, and the whole ground truth, `scenes.jsonl`.
+
+    Args:
+        folder: where to write; made if it is not there.
+        num_clips: scenes 0 to num_clips - 1.
+        height: H in pixels.
+        width: W in pixels.
+        num_frames: F.
+        seed: which world of scenes.
+        split: "train" or "held_out".
+        fps: frames per second of the files.
+        progress: called with the number of clips written.
+
+    Returns:
+        The manifest, `folder/manifest.jsonl`, which appears when all clips are written.
+    """
+    dataset = SpritesDataset(num_clips, height, width, num_frames, seed, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, truths = [], []
+    for number in range(num_clips):
+        scene = dataset.scene(number)
+        frames = to_uint8(render(scene, num_frames, height, width))
+        name = f"{number:06d}.mp4"
+        write_video(frames, folder / name, fps)
+        rows.append({"path": name, "prompt": scene.prompt, "label": scene.motion})
+        truths.append({"path": name, **asdict(scene)})
+        if progress is not None:
+            progress(number + 1)
+    for file, lines in (("scenes.jsonl", truths), ("manifest.jsonl", rows)):
+        temporary = folder / f".{file}.tmp-{os.getpid()}"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.replace(temporary, folder / file)
+    return folder / "manifest.jsonl"

@@ -1,0 +1,73 @@
+"""Techniques: one file for each method of a paper, one row each here. A file is imported when its row is asked for.
+
+    settings = technique("consistency").settings           # its section: fields, checks, and what builds it
+
+What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process `process(scheduler)`;
+guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps, device)`; a wrap
+`steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told, t, rng, process)`; a
+search `search(...)`; an edit `edit(model)`. The neutral setting of a section changes nothing, to the bit.
+"""
+
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
+
+Seam = Literal["process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "edit"]
+
+
+class Technique(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        module: dotted path of its file; the section is its `Settings`.
+        title: in a few words.
+        seam: where it plugs in.
+        denoisers: which it is for.
+        paper: what it is written from.
+    """
+
+    module: str
+    title: str
+    seam: Seam
+    denoisers: tuple[str, ...]
+    paper: str
+
+    @property
+    def settings(self) -> Any:
+        """Its section, a `cmd_video.section.Section`."""
+        return import_module(self.module).Settings
+
+
+def _row(file: str, title: str, seam: Seam, denoisers: str, paper: str) -> Technique:
+    return Technique(f"cmd_video.techniques.{file}", title, seam, tuple(denoisers.split()), paper)
+
+
+TECHNIQUES: dict[str, Technique] = {
+    "feature_reuse": _row("feature_reuse", "deep features used again", "wrap", "content motion", "arXiv 2312.00858"),
+    "guidance_interval": _row(
+        "guidance_interval", "guidance at some noise levels", "guidance", "content motion", "arXiv 2404.07724"
+    ),
+    "guidance_distillation": _row(
+        "few_steps", "guidance built in", "objective", "content motion", "arXiv 2210.03142"
+    ),
+    "consistency": _row("few_steps", "consistency distillation", "objective", "content motion", "arXiv 2403.06807"),
+    "backward": _row("few_steps", "backward distillation", "objective", "content motion", "arXiv 2405.05224"),
+    "distribution_matching": _row(
+        "distribution_matching", "distribution matching", "objective", "content motion", "arXiv 2405.14867"
+    ),
+    "vdmini_recovery": _row(
+        "vdmini_recovery", "recovery of pruned models", "objective", "content motion video", "arXiv 2411.18375"
+    ),
+    "lora": _row("lora", "low-rank adapters", "edit", "content", "arXiv 2106.09685"),
+}
+
+
+def technique(kind: str, seam: Seam | None = None) -> Technique:
+    """The row of a kind.
+
+    Raises:
+        ValueError: there is none, or it is for another seam.
+    """
+    allowed = [name for name, row in TECHNIQUES.items() if seam in (None, row.seam)]
+    if kind not in allowed:
+        raise ValueError(f"kind: {kind!r} is none of {', '.join(allowed)}")
+    return TECHNIQUES[kind]
