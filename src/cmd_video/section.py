@@ -1,13 +1,14 @@
 """Parts of a configuration: typed, frozen, an unknown key is an error; and fields whose `kind` says which part it is.
 
-    class Settings(Section):
-        kind: Literal["bridge"] = "bridge"
+class Settings(Section):
+    kind: Literal["bridge"] = "bridge"
 
-    class Run(Section):
-        objective: Annotated[Any, by_kind(find, default="denoising")]  # find: a kind to its section, or a ValueError
+class Run(Section):
+    objective: Annotated[Any, by_kind(find, default="denoising")]  # find: a kind to its section, or a ValueError
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -20,7 +21,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class by_kind:  # noqa: N801  # reads as a function in an annotation
+class by_kind:
     """Annotation of a field that holds one of several sections, as its key `kind` says.
 
     The sections are looked up when a value is validated, so that a table of them can grow, and none is imported before
@@ -51,3 +52,12 @@ class by_kind:  # noqa: N801  # reads as a function in an annotation
         return self.find(str(kind)).model_validate({**value, "kind": kind})
 
 
+def named(place: str) -> Any:
+    """What a row of a table names as "package.module:Name", imported now."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def by_technique(seam: str) -> by_kind:
+    """Annotation of a field that holds the section of a technique of this seam; the table of techniques is asked."""
+    return by_kind(lambda kind: import_module("cmd_video.techniques").technique(kind, seam).settings)

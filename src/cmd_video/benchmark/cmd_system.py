@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.denoisers.latent_space import decode_images, decode_video
@@ -152,7 +152,7 @@ def _steps(
     passes = [how.guidance.passes(step) for step in steps]
     first = {names: steps[number] for number, names in reversed(list(enumerate(passes)))}  # step that asks for them
     kinds = Counter(
-        (names, step.fresh, steps[number] is first[names])
+        (names, step.fresh, denoiser.remembers and steps[number] is first[names])
         for number, (names, step) in enumerate(zip(passes, steps, strict=True))
     )
 
@@ -170,7 +170,7 @@ def _steps(
         step = replace(first[names], fresh=fresh)
         if opens:  # a loop of its own each time, so that what opens it is computed
             return lambda: caller(how, batch, None)(step)
-        take = caller(how, batch, first[names])
+        take = caller(how, batch, first[names] if denoiser.remembers or not fresh else None)
         return lambda: take(step)
 
     parts = [
@@ -334,8 +334,5 @@ def set_preset(pipe: CMDPipeline, preset: str) -> None:
     if preset == "turbo":
         for part in ("content_scheduler", "motion_scheduler"):
             setattr(pipe, part, with_schedule(LCMScheduler, getattr(pipe, part)))
-    pipe.register_to_config(guidance_scale=7.5, motion_guidance_scale=1.0)
+    pipe.sampling = Sampling()
     pipe.use_preset(preset)
-
-
-__all__ = ["PRESETS", "cmd_system", "default_sampling", "paper_pipeline", "paper_system", "set_preset"]

@@ -44,11 +44,11 @@ def adherence(
 
     import torch
 
-    from cmd_video.sprites.adherence import evaluate_adherence
     from cmd_video.evaluation.results import digest_model, write_result
     from cmd_video.evaluation.shared_work import SharedRows, discard, processes
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.pipelines.sampling import resolve
+    from cmd_video.sprites.adherence import evaluate_adherence
 
     state, device = processes(device)
     pipe = load_pipeline(model, device, preset)

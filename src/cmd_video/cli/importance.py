@@ -10,9 +10,9 @@ from .options import Device, Output, progress_bar
 if TYPE_CHECKING:
     from cmd_video.evaluation.shared_work import Make
     from cmd_video.pruning.importance import NoisyBatch
+    from cmd_video.training.autoencoder_stage import AutoencoderStage
     from cmd_video.training.config import TrainConfig
     from cmd_video.training.decoder import DecoderStage
-    from cmd_video.training.autoencoder_stage import AutoencoderStage
     from cmd_video.training.stages import DiffusionStage
 
     Measured = DiffusionStage | AutoencoderStage | DecoderStage
@@ -137,9 +137,9 @@ def _by_weights(
 
 
 def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
+    from cmd_video.diffusion.objective import VALIDATION_TIMESTEPS
     from cmd_video.evaluation.results import digest_tensors
     from cmd_video.evaluation.tables import digest_all
-    from cmd_video.diffusion.objective import VALIDATION_TIMESTEPS
     from cmd_video.training.stages import DiffusionStage
 
     name = stage.trained[0]
@@ -185,10 +185,10 @@ def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "Measured":
     """The stage of a configuration whose models are all trained, in evaluation mode."""
     import torch
 
+    from cmd_video.training.autoencoder_stage import AutoencoderStage
     from cmd_video.training.build import build_stage
     from cmd_video.training.components import build_components
     from cmd_video.training.decoder import DecoderStage
-    from cmd_video.training.autoencoder_stage import AutoencoderStage
     from cmd_video.training.stages import DiffusionStage
 
     learned = (*LEARNED, "vae", "teacher") if settings.stage == "decoder" else LEARNED

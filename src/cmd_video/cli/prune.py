@@ -1,8 +1,6 @@
 """`cmd-video prune MODEL -o DIR`: a smaller model, with the blocks left out that a rule, a file or a budget says."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,15 +188,12 @@ def _read_importance(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 def _write(pipe: Any, name: str | None, student: Any, chosen: "BlockSelection", output: Path) -> None:
     """The whole folder, or nothing."""
-    temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
-    try:
+    from cmd_video.data.files import whole_folder
+
+    with whole_folder(output) as temporary:
         if pipe is None:
             student.save_pretrained(temporary)
         else:
             setattr(pipe, str(name), student)
             pipe.save_pretrained(temporary)
         (temporary / "selection.json").write_text(chosen.to_json())
-        temporary.rename(output)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

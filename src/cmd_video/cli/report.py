@@ -26,9 +26,9 @@ def command(
 
     Example: cmd-video evaluate report a.json b.json --samples made/ -o report
     """
+    from cmd_video.data.files import write_whole
     from cmd_video.evaluation.compare import read_result
     from cmd_video.evaluation.report import write_up
-    from cmd_video.evaluation.shared_work import write_whole
 
     if difference and len(samples or []) != 2:
         raise ValueError("--difference: needs --samples twice")

@@ -1,7 +1,6 @@
 """`cmd-video evaluate generate`: clips of a model for many prompts, as files to be measured here or by VBench."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,7 +136,7 @@ def _name(layout: str, number: int, sample: int, condition: dict[str, Any], file
 
 def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], layout: str) -> None:
     """Write the recipe and a manifest that training and `evaluate` read; refuse a folder with another recipe."""
-    from cmd_video.evaluation.shared_work import write_whole
+    from cmd_video.data.files import write_whole
 
     path = output / "recipe.json"
     text = json.dumps({**recipe, "clips": rows}, indent=1, ensure_ascii=False)
@@ -158,13 +157,12 @@ def _write(frames: Any, path: Path, fps: int) -> None:
     """A video file, or a folder of pictures that appears complete."""
     from PIL import Image
 
+    from cmd_video.data.files import whole_folder
     from cmd_video.data.video_file import write_video
 
     if path.suffix == ".mp4":
         write_video(frames, path, fps)
         return
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.mkdir()
-    for number, frame in enumerate(frames):
-        Image.fromarray(frame).save(temporary / f"{number:04d}.png")
-    temporary.rename(path)
+    with whole_folder(path) as temporary:
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(temporary / f"{number:04d}.png")

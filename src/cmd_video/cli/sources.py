@@ -9,9 +9,9 @@ import typer
 from .options import read_lines
 
 if TYPE_CHECKING:
+    from cmd_video.denoisers.latent_space import ImageAutoencoder
     from cmd_video.evaluation.clips import ClipSource, Reading
     from cmd_video.models import CMDAutoencoder
-    from cmd_video.denoisers.latent_space import ImageAutoencoder
     from cmd_video.training.config import SpritesData, VideoData
 
 Frames = Annotated[int, typer.Option(min=1, help="Frames of a clip.")]

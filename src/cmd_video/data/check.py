@@ -6,7 +6,6 @@ A clip is "ok"; "odd": usable, and the verdict says what is done with it; or has
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import get_args
 
 from .clip import ClipError, ClipInfo, ClipProblem, check_span, too_short
 from .decode import probe
+from .files import write_whole
 from .frame_folders import probe_frame_folder
 from .manifest import KINDS, WEBVID_COLUMNS, find_frame_folders, find_videos, load_manifest
 
@@ -55,14 +55,8 @@ class Report:
         Raises:
             OSError: the file cannot be written.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         clips = [vars(verdict) for verdict in self.verdicts]
-        try:
-            temporary.write_text(json.dumps({"total": len(clips), "counts": self.counts(), "clips": clips}, indent=1))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), json.dumps({"total": len(clips), "counts": self.counts(), "clips": clips}, indent=1))
 
 
 def find_clips(

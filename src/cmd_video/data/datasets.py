@@ -7,7 +7,6 @@ Item n is a pure function of (seed, n) and the files, for every n >= 0: beyond t
 new order. A clip that cannot be read is named in `failures`, and the next one in the order takes its place.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 
 from .clip import ClipError, check_span
 from .decode import read_clip, read_frame_folder
+from .files import sha256
 from .manifest import ClipRecord, load_manifest
 from .transforms import flip_horizontal, resize_and_crop_frame, to_float
 
@@ -125,8 +125,7 @@ class VideoDataset(Dataset):
         if record.path not in self._verified:
             if not record.path.is_file():
                 raise ClipError(record.path, "has a sha256 but is not a file", "missing")
-            with record.path.open("rb") as file:
-                self._verified[record.path] = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+            self._verified[record.path] = sha256(record.path) == record.sha256
         if not self._verified[record.path]:
             raise ClipError(record.path, "its sha256 is not the one in the manifest")
 

@@ -7,7 +7,6 @@ the content model sees, and `motion_latents` (N, D, F, H' + W'), normalised; bot
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
+
+from .files import whole_file, write_whole
 
 
 def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> int:
@@ -40,24 +41,21 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
     if (stated.read_text() if stated.is_file() else None) != text:
         if stated.is_file() or any(folder.glob("shard-*")):
             raise ValueError(f"{folder}: holds latents of another recipe; choose a new folder")
-        stated.with_suffix(".tmp").write_text(text)
-        os.replace(stated.with_suffix(".tmp"), stated)
+        write_whole(stated, text)
     shards: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
         path = shard_path(folder, number)
         if not path.is_file():
             labels = batch["class_label"].long()
             tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
-            temporary = path.with_suffix(".tmp")
             metadata = {"prompts": json.dumps(batch["prompt"])}
-            save_file({**tensors, "class_label": labels.cpu()}, temporary, metadata=metadata)
-            os.replace(temporary, path)
+            with whole_file(path) as temporary:
+                save_file({**tensors, "class_label": labels.cpu()}, temporary, metadata=metadata)
         with safe_open(path, "pt") as shard:
             shards.append({"file": path.name, "clips": len(shard.get_tensor("class_label"))})
     total = sum(entry["clips"] for entry in shards)
-    index = folder / "index.json.tmp"
-    index.write_text(json.dumps({"recipe": recipe, "clips": total, "shards": shards}, indent=1))
-    os.replace(index, folder / "index.json")
+    index = {"recipe": recipe, "clips": total, "shards": shards}
+    write_whole(folder / "index.json", json.dumps(index, indent=1))
     return total
 
 

@@ -7,7 +7,6 @@ PyAV is imported where it is used: sprites and latents need none.
 A file is written under another name in its folder and appears by rename: it is there in full or not at all.
 """
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+
+from .files import whole_file
 
 # Conversions use threads=1: threads do not survive a fork, and a data loading process that frees a converter of its
 # parent would wait for them forever.
@@ -55,14 +56,11 @@ def write_video(frames: np.ndarray | torch.Tensor, path: str | Path, fps: float)
         raise ValueError(f"{path}: fps is {fps}, must lie in [0.01, {limit}]")
     import av
 
-    temporary = path.with_name(f".{path.stem[:100]}.tmp-{os.getpid()}{path.suffix}")
     try:
-        (_write_gif if path.suffix == ".gif" else _write_encoded)(pixels, temporary, fps)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            (_write_gif if path.suffix == ".gif" else _write_encoded)(pixels, temporary, fps)
     except (OSError, av.FFmpegError) as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def exact() -> Any:

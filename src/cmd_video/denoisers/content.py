@@ -1,8 +1,8 @@
 """The content model: an image diffusion model, asked for content frames or single frames (CMD, equation 7).
 
-    denoiser = ContentDenoiser(pipe.components)
-    told = denoiser.encode(Condition({"prompt": ["a red ball"], "class": torch.tensor([-1])}))
-    prediction = denoiser.call(pipe.unet, x, timestep, told)
+denoiser = ContentDenoiser(pipe.components)
+told = denoiser.encode(Condition({"prompt": ["a red ball"], "class": torch.tensor([-1])}))
+prediction = denoiser.call(pipe.unet, x, timestep, told)
 """
 
 from collections.abc import Mapping
@@ -29,9 +29,7 @@ class ContentDenoiser(Denoiser):
 
     component, scheduler = "unet", "content_scheduler"
 
-    def __init__(
-        self, components: Mapping[str, Any], learns_text: bool = False, single_frames: bool = False
-    ) -> None:
+    def __init__(self, components: Mapping[str, Any], learns_text: bool = False, single_frames: bool = False) -> None:
         super().__init__(components, learns_text)
         self.single_frames = single_frames
 
@@ -62,7 +60,7 @@ class ContentDenoiser(Denoiser):
     def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
         if "labels" in told:
             return model(x, timestep, class_labels=told["labels"]).sample  # (N, C, h, w)
-        return model(x, timestep, told["tokens"] if "tokens" in told else None).sample  # (N, C, h, w)
+        return model(x, timestep, told.get("tokens")).sample  # (N, C, h, w)
 
     def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:
         return decode_video(self.components.get("vae"), x_0[:, :, None])  # (B, 3, 1, H, W)
@@ -74,5 +72,3 @@ class ContentDenoiser(Denoiser):
 def content_shape(autoencoder: Any, ratio: int, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
     """Of content frames for clips of H x W pixels, `ratio` pixels a latent: (B, C, h, w)."""
     return batch, autoencoder.config.in_channels, height // ratio, width // ratio
-
-

@@ -34,6 +34,7 @@ class Denoiser(ABC):
         droppable: rows of a condition that guidance leaves out.
         guidance_built_in: whether the network needs no guidance.
         text_encoder: name of the encoder whose text it is told.
+        remembers: whether `ask` computes something at its first call that the others take.
         learns_text: whether gradients reach the text encoder.
     """
 
@@ -42,16 +43,19 @@ class Denoiser(ABC):
     droppable: tuple[str, ...] = ("prompt", "class")
     guidance_built_in = False
     text_encoder = "text_encoder"
+    remembers = False
 
     def __init__(self, components: Mapping[str, Any], learns_text: bool = False) -> None:
         self.components, self.learns_text = components, learns_text
+        self.learns: Any = None  # section of a technique whose process takes the place of the scheduler's
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._compile_options: dict[str, Any] | None = None
 
     @property
     def process(self) -> Process:
-        """That of the scheduler."""
-        return process_of(self.components[self.scheduler])
+        """What the network undoes: the scheduler's noise, or what `learns` says."""
+        scheduler = self.components[self.scheduler]
+        return process_of(scheduler) if self.learns is None else self.learns.process(scheduler)
 
     @abstractmethod
     def example(self, batch: Batch) -> tuple[Tensor, Condition]:
@@ -73,9 +77,17 @@ class Denoiser(ABC):
     def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:
         """x_0 as clips (B, 3, F, H, W) in about [-1, 1]; F = 1 for pictures."""
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, told: Condition) -> Tensor:
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, told: Condition, x_1: Tensor | None = None) -> Tensor:
         """The prediction at levels (B,) of the process; see `diffusion.process`."""
-        return self.call(model, x_t, self.process.timestep.to(t.device)[t], told)
+        return self.call(model, *self.process.see(x_t, t, x_1), told)
+
+    def source(self, condition: Condition, x_0: Tensor) -> Tensor:
+        """x_1 of a process that starts elsewhere than in noise, of the shape of x_0.
+
+        Raises:
+            ValueError: this denoiser has none.
+        """
+        raise ValueError(f"process: the {self.component} has nothing but noise to start from")
 
     def ask(self, model: Any, told: Condition) -> Ask:
         """What a sampling loop calls: like `call`, with what does not change from step to step computed once."""

@@ -1,7 +1,7 @@
 """The motion model: a DiT over motion latents, told the content frame, text or class (CMD, equation 8).
 
-    denoiser = MotionDenoiser(components)
-    motion_latents, condition = denoiser.example(batch)        # condition has the row "content_frame"
+denoiser = MotionDenoiser(components)
+motion_latents, condition = denoiser.example(batch)        # condition has the row "content_frame"
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ class MotionDenoiser(Denoiser):
     """
 
     component, scheduler = "motion_transformer", "motion_scheduler"
+    remembers = True
 
     def __init__(self, components: Mapping[str, Any], learns_text: bool = False) -> None:
         super().__init__(components, learns_text)
@@ -51,9 +52,7 @@ class MotionDenoiser(Denoiser):
         if null:
             told["labels"] = class_labels(model, with_null(condition["class"], condition.is_absent("class"), null))
         if config_of(model).text_dim:
-            told["pooled"] = encode_prompt_rows(
-                self.components, self.text_encoder, condition, self.learns_text
-            ).pooled
+            told["pooled"] = encode_prompt_rows(self.components, self.text_encoder, condition, self.learns_text).pooled
         return Condition(told)
 
     def told(self, model: Any) -> tuple[str, ...]:
@@ -61,11 +60,11 @@ class MotionDenoiser(Denoiser):
         return ("content_frame", *(name for name, takes in known if takes))
 
     def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
-        pooled, labels = (told[name] if name in told else None for name in ("pooled", "labels"))
+        pooled, labels = (told.get(name) for name in ("pooled", "labels"))
         return model(x, timestep, told["content_frame"], pooled, labels).sample  # (N, D, F, H' + W')
 
     def ask(self, model: Any, told: Condition) -> Ask:
-        pooled, labels = (told[name] if name in told else None for name in ("pooled", "labels"))
+        pooled, labels = (told.get(name) for name in ("pooled", "labels"))
         fixed: list[Tensor] = []  # of the content frame, the same at each step
 
         def ask(x: Tensor, step: Step) -> Tensor:
@@ -75,6 +74,13 @@ class MotionDenoiser(Denoiser):
             return self.compiled(motion_step)(model, x, timesteps(x, step), fixed[0], pooled, labels)
 
         return ask
+
+    def source(self, condition: Condition, x_0: Tensor) -> Tensor:
+        """Motion latents of the content frame standing still: (B, D, F, H' + W')."""
+        autoencoder = self.components["autoencoder"]
+        still = condition["content_frame"][:, :, None].expand(-1, -1, x_0.shape[2], -1, -1)  # (B, C, F, h, w)
+        with torch.no_grad():
+            return autoencoder.normalize_latents(autoencoder.encode(still).motion_latents)
 
     def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:
         autoencoder = self.components["autoencoder"]

@@ -50,6 +50,10 @@ class Condition:
         """The same with further rows, or others in their place."""
         return Condition({**self.rows, **rows}, self.absent)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """A row, or something else where there is none of that name."""
+        return self.rows.get(name, default)
+
     def only(self, names: Iterable[str]) -> "Condition":
         """The same with the rows of these names, as far as there are such."""
         return Condition({name: self.rows[name] for name in names if name in self.rows}, self.absent)

@@ -45,6 +45,12 @@ class Guidance(Protocol):
         """One prediction (B, ...) of those, by name."""
         ...
 
+    def renoise(self, predictions: Mapping[str, Tensor], step: Step) -> Tensor | None:
+        """The prediction whose noise a step adds again, if it is not the combined one; solvers of diffusers know none
+        but that.
+        """
+        ...
+
 
 class ClassifierFree(Section):
     """Classifier-free guidance (arXiv 2207.12598): f(nothing) + s (f(all) - f(nothing)), with the usual scale
@@ -70,6 +76,9 @@ class ClassifierFree(Section):
             return predictions[ALL]
         return predictions[NOTHING] + self.scale * (predictions[ALL] - predictions[NOTHING])
 
+    def renoise(self, predictions: Mapping[str, Tensor], step: Step) -> None:
+        """The combined one's."""
+
 
 def guided(ask_under: AskUnder, conditions: Mapping[str, Condition], guidance: Guidance) -> Denoise:
     """What a loop calls at each step.
@@ -80,16 +89,32 @@ def guided(ask_under: AskUnder, conditions: Mapping[str, Condition], guidance: G
         conditions: by name, of B rows each.
         guidance: which of them a step asks for.
     """
-    asks: dict[tuple[str, ...], Ask] = {}
+    return Guided(ask_under, conditions, guidance)
 
-    def denoise(x: Tensor, step: Step) -> Tensor:
-        names = guidance.passes(step)
-        if names not in asks:
-            asks[names] = ask_under(stacked([conditions[name] for name in names]))
+
+class Guided:
+    """A `Denoise`, see `guided`."""
+
+    def __init__(self, ask_under: AskUnder, conditions: Mapping[str, Condition], guidance: Guidance) -> None:
+        self.ask_under, self.conditions, self.guidance = ask_under, conditions, guidance
+        self.asks: dict[tuple[str, ...], Ask] = {}
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        """One prediction (B, ...)."""
+        return self.guidance.combine(self._predictions(x, step), step)  # (B, ...)
+
+    def pair(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """The prediction that says x_0, and the one whose noise is added again; (B, ...) both."""
+        predictions = self._predictions(x, step)
+        combined, renoise = self.guidance.combine(predictions, step), self.guidance.renoise(predictions, step)
+        return combined, combined if renoise is None else renoise
+
+    def _predictions(self, x: Tensor, step: Step) -> dict[str, Tensor]:
+        names = self.guidance.passes(step)
+        if names not in self.asks:
+            self.asks[names] = self.ask_under(stacked([self.conditions[name] for name in names]))
         rows = torch.cat([x] * len(names)) if len(names) > 1 else x  # (N, ...)
-        predictions = asks[names](rows, step)  # (N, ...)
+        predictions = self.asks[names](rows, step)  # (N, ...)
         if len(names) == 1:
             predictions = predictions.clone()  # a solver may keep it, and a CUDA graph writes its next output there
-        return guidance.combine(dict(zip(names, predictions.chunk(len(names)), strict=True)), step)  # (B, ...)
-
-    return denoise
+        return dict(zip(names, predictions.chunk(len(names)), strict=True))

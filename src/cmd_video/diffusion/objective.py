@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from cmd_video.section import Section
+from cmd_video.section import Section, by_technique
 
 from .condition import Condition
 from .draws import Draws
@@ -39,6 +39,8 @@ class DiffusionSettings(Section):
     log_sigma_normal: tuple[float, Positive] | None = None
     """Draw the logarithm of noise over signal from a normal distribution of this mean and standard deviation (EDM,
     arXiv 2206.00364, table 1; Stable Video Diffusion's are 0.7 and 1.6); null = see logit_normal."""
+    disturb: Annotated[Any, by_technique("disturbance")] | None = None
+    """A technique's noise on what the network is told, by `kind`; null = see content_frame_noise."""
 
     @model_validator(mode="after")
     def _one_distribution(self) -> "DiffusionSettings":
@@ -61,11 +63,14 @@ class DenoisingSettings(DiffusionSettings):
     train_text_encoder: bool = False
     """Train the text encoder along; with a motion model its own."""
     snr_power: float = Field(0.0, ge=0)
-    """Differs from paper: weight the loss by the signal-to-noise ratio to this power, so that no noise level drowns the
-    others; 0 = the plain loss. For a model that predicts the sample, 1 is the loss on the noise."""
+    """Differs from paper: weight the loss by the signal-to-noise ratio to this power, so that no noise level drowns
+    the others; 0 = the plain loss. For a model that predicts the sample, 1 is the loss on the noise."""
+    process: Annotated[Any, by_technique("process")] | None = None
+    """What the network learns to undo, by `kind` of a technique; null = the scheduler's noise."""
 
     def build(self, denoiser: Any, model: nn.Module, teacher: Any = None, seed: int = 0) -> "Denoising":
         """The objective of a run."""
+        denoiser.learns = self.process
         return Denoising(self, denoiser)
 
 
@@ -130,15 +135,19 @@ class Objective:
         dropped = [number < self.settings.condition_dropout for number in rng.uniform()]
         return condition.dropped(dropped, self.denoiser.droppable)
 
-    def disturb(self, told: Condition, rng: Draws) -> Condition:
-        """Noise on what the network is told."""
+    def disturb(self, told: Condition, t: Tensor, rng: Draws) -> Condition:
+        """Noise on what the network is told at levels t (B,)."""
         level = self.settings.content_frame_noise
+        if self.settings.disturb is not None:
+            return self.settings.disturb.disturb(told, t.to("cpu") / len(self.process), rng)
         if not level:
             return told
         frame = told["content_frame"]  # (B, C, h, w)
         return told.having(content_frame=frame + level * rng.normal(frame))
 
-    def guided(self, model: Any, x_t: Tensor, t: Tensor, condition: Condition, told: Condition, scale: float) -> Tensor:
+    def guided(
+        self, model: Any, x_t: Tensor, t: Tensor, condition: Condition, told: Condition, scale: float
+    ) -> Tensor:
         """A teacher's prediction (B, ...) with classifier-free guidance, without gradient."""
         with torch.no_grad():
             conditional = self.denoiser.predict(model, x_t, t, told)
@@ -157,17 +166,27 @@ class Denoising(Objective):
         t = self.draw_times(rng).to(x_0.device)  # (B,)
         told = self.denoiser.encode(self.drop(condition, rng))
         z = self.process.draw_noise(x_0, rng)  # (B, ...)
-        return self.at(model, x_0, z, t, self.disturb(told, rng))
+        return self.at(model, x_0, z, t, self.disturb(told, t, rng), self.source(condition, x_0))
 
     def validate(self, model: Any, x_0: Tensor, condition: Condition, rng: Draws, t: Tensor) -> dict[str, Tensor]:
         z = self.process.draw_noise(x_0, rng)
-        return {"loss": self.at(model, x_0, z, t.to(x_0.device), self.denoiser.encode(condition)).mean()}
+        told, x_1 = self.denoiser.encode(condition), self.source(condition, x_0)
+        return {"loss": self.at(model, x_0, z, t.to(x_0.device), told, x_1).mean()}
 
-    def at(self, model: Any, x_0: Tensor, z: Tensor, t: Tensor, told: Condition) -> Tensor:
-        """Loss of each sample (B,) at given levels (B,) and noise."""
-        x_t = self.process.marginal(x_0, z, t)  # (B, ...)
-        prediction = self.denoiser.predict(model, x_t, t, told)  # (B, ...)
-        return denoising_loss(self.process, prediction, self.process.target(x_0, z, t), t, self.settings.snr_power)
+    def at(self, model: Any, x_0: Tensor, z: Tensor, t: Tensor, told: Condition, x_1: Tensor | None = None) -> Tensor:
+        """Loss of each sample (B,) at given levels (B,), noise and source."""
+        process = self.process
+        x_t = process.marginal(x_0, z, t, x_1)  # (B, ...)
+        prediction = self.denoiser.predict(model, x_t, t, told, x_1)  # (B, ...)
+        return denoising_loss(process, prediction, process.target(x_0, z, t, x_1), t, self.settings.snr_power)
+
+    def source(self, condition: Condition, x_0: Tensor) -> Tensor | None:
+        """x_1 (B, ...) of the process, if it has one."""
+        return None if self.process.source is None else self.denoiser.source(condition, x_0)
+
+    def sampling(self) -> dict[str, Any]:
+        """By the process that was learned."""
+        return {} if self.settings.process is None else {"process": self.settings.process.model_dump(mode="json")}
 
 
 def denoising_loss(process: Process, prediction: Tensor, target: Tensor, t: Tensor, snr_power: float = 0.0) -> Tensor:

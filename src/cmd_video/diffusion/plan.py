@@ -1,6 +1,6 @@
 """The steps of a denoising loop.
 
-    steps = steps_at([999.0, 749.0, 499.0, 249.0], num_train_timesteps=1000)
+steps = steps_at([999.0, 749.0, 499.0, 249.0], num_train_timesteps=1000)
 """
 
 from collections.abc import Sequence

@@ -1,18 +1,19 @@
 """What lies between a clean sample and its start, and what a network is asked on the way. The only place that knows a
 schedule.
 
-    process = process_of(scheduler)                            # DDPM, EDM or flow matching, by a scheduler of diffusers
-    x_t = process.marginal(x_0, z, t)                          # a(t) x_0 + b(t) x_1 + g(t) z
+    process = process_of(scheduler)                            # DDPM, EDM or flow matching, by a scheduler of
+    diffusers x_t = process.marginal(x_0, z, t)                          # a(t) x_0 + b(t) x_1 + g(t) z
     loss = prediction - process.target(x_0, z, t)
 
-`t` numbers the entries of a table of noise levels, 0 the cleanest and -1 the clean sample itself; it is (B,), or (B, F)
-where each frame has its own. What the network is told is `process.timestep[t]`. x_1 is where a process starts besides
-noise (a bridge); most have none.
+`t` numbers the entries of a table of noise levels, 0 the cleanest and -1 the clean sample itself; it is (B,), or (B,
+F) where each frame has its own. What the network is told is `process.timestep[t]`. x_1 is where a process starts
+besides noise (a bridge); most have none.
 
 B batch, F frames; x_0, x_1, z and x_t have one shape (B, ...).
 """
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class Process:
         return len(self.signal)
 
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """a and g at levels (B,) or (B, F), -1 = clean, shaped to multiply a tensor (B, ...), or (B, C, F, ...)."""
+        """A and g at levels (B,) or (B, F), -1 = clean, shaped to multiply a tensor (B, ...), or (B, C, F, ...)."""
         shape = (-1, *[1] * (like.ndim - 1)) if t.ndim == 1 else (len(t), 1, t.shape[1], *[1] * (like.ndim - 3))
         number = t.clamp(min=0)
         a, g = (values.to(t.device)[number] for values in (self.signal, self.noise))
@@ -66,7 +67,7 @@ class Process:
         """x_t, of the shape of x_0."""
         a, g = self.at(t, x_0)
         x_t = a * x_0 + g * z
-        return x_t if x_1 is None else x_t + self._of_source(t, x_0) * x_1
+        return x_t if x_1 is None else x_t + self.of_source(t, x_0) * x_1
 
     def target(self, x_0: Tensor, z: Tensor, t: Tensor, x_1: Tensor | None = None) -> Tensor:
         """What the network is to predict (CMD, equations 7 and 8).
@@ -93,7 +94,7 @@ class Process:
             return prediction
         a, g = self.at(t, x_t)
         if x_1 is not None:
-            x_t = x_t - self._of_source(t, x_t) * x_1
+            x_t = x_t - self.of_source(t, x_t) * x_1
         if self.prediction_type == "epsilon":
             return (x_t - g * prediction) / a
         if self.prediction_type == "v_prediction":
@@ -104,8 +105,12 @@ class Process:
         """The z that leads from x_0 to x_t."""
         a, g = self.at(t, x_t)
         if x_1 is not None:
-            x_t = x_t - self._of_source(t, x_t) * x_1
+            x_t = x_t - self.of_source(t, x_t) * x_1
         return (x_t - a * x_0) / g
+
+    def levels(self, timesteps: Sequence[float]) -> list[int]:
+        """Numbers of the levels whose timesteps are nearest to these."""
+        return [int((self.timestep - timestep).abs().argmin()) for timestep in timesteps]
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
         """(a / g)^2 at levels (B,) or (B, F)."""
@@ -119,10 +124,16 @@ class Process:
         """Where sampling begins: x at the last level, as if nothing of x_0 were left."""
         return z if x_1 is None else x_1
 
-    def _of_source(self, t: Tensor, like: Tensor) -> Tensor:
+    def of_source(self, t: Tensor, like: Tensor) -> Tensor:
+        """B at levels (B,) or (B, F), shaped as in `at`; 0 where clean."""
         assert self.source is not None
         shape = (-1, *[1] * (like.ndim - 1)) if t.ndim == 1 else (len(t), 1, t.shape[1], *[1] * (like.ndim - 3))
-        return self.source.to(t.device)[t.clamp(min=0)].to(like).view(shape)
+        b = self.source.to(t.device)[t.clamp(min=0)]
+        return torch.where(t < 0, torch.zeros_like(b), b).to(like).view(shape)
+
+    def see(self, x_t: Tensor, t: Tensor, x_1: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the network gets: x (B, ...) and the timesteps (B,) it is told."""
+        return x_t, self.timestep.to(t.device)[t]
 
 
 def process_of(scheduler: Any) -> Process:

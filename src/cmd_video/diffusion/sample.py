@@ -1,6 +1,6 @@
 """The loop: noise in, clean sample out. The only one; pipeline, validation, distillation and benchmark run it.
 
-    x_0 = sample(denoise, solver, steps, z, rng)
+x_0 = sample(denoise, solver, steps, z, rng)
 """
 
 from collections.abc import Callable, Sequence

@@ -32,7 +32,7 @@ class SegmentSettings(DiffusionSettings):
     guidance_scale: float = Field(1.0, ge=1)
     """Guidance of the teacher; 1 for a teacher that has it built in."""
     num_timesteps: int = Field(20, gt=0)
-    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step, and `starts` lie on them."""
+    """Stretches that diffusion time is cut into; the teacher's sampler takes one at a step, `starts` lie on them."""
     num_segments: int = Field(4, gt=0)
     """Parts of diffusion time, of some stretches each, through each of which the student learns to jump; also the
     number of steps it is sampled with."""

@@ -1,6 +1,6 @@
 """Solvers: from one noise level to the next. Any scheduler of diffusers is one.
 
-    solver = SchedulerSolver(scheduler);  solver.ready(50);  steps = plan(solver.timesteps, ...)
+solver = SchedulerSolver(scheduler);  solver.ready(50);  steps = plan(solver.timesteps, ...)
 """
 
 import inspect
@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .guidance import Denoise
 from .plan import Step
+from .process import Process
 
 
 class Solver(Protocol):
@@ -23,7 +25,7 @@ class Solver(Protocol):
         ...
 
     def step(self, denoise: Denoise, x: Tensor, step: Step, rng: Any) -> Tensor:
-        """x at the step's level -> x where the next step starts."""
+        """X at the step's level -> x where the next step starts."""
         ...
 
 
@@ -65,6 +67,68 @@ class SchedulerSolver:
         scaled = self.scheduler.scale_model_input(x, timestep) if hasattr(self.scheduler, "scale_model_input") else x
         options = {"generator": rng} if self.takes_generator else {}
         return self.scheduler.step(denoise(scaled, step), timestep, x, **options).prev_sample
+
+
+class EtaSolver:
+    """DDIM with a share of new noise, for any process (arXiv 2010.02502, equations 12 and 16).
+
+    x_s = a_s x_0 + b_s x_1 + sqrt(g_s^2 - n^2) e + n fresh, with n^2 = eta^2 g_s^2 (1 - (g_s a_t / (g_t a_s))^2),
+    which at eta = 1 is DDPM's amount.
+
+    Args:
+        process: what the network undoes.
+        levels: of the process, at which the steps start, from noise to clean.
+        eta: 0 = no new noise, the same as DDIM; 1 = DDPM's amount.
+        x_1: source of the process, if it has one.
+    """
+
+    def __init__(self, process: Process, levels: Sequence[int], eta: float = 0.0, x_1: Tensor | None = None) -> None:
+        self.process, self.levels, self.eta, self.x_1 = process, [int(level) for level in levels], eta, x_1
+        self._number = {float(process.timestep[level]): number for number, level in enumerate(self.levels)}
+
+    @property
+    def timesteps(self) -> list[float]:
+        """At which the steps start, as the network is told."""
+        return list(self._number)
+
+    def start(self, z: Tensor) -> Tensor:
+        return self.process.start(z, self.x_1)
+
+    def level(self, step: Step, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where a step starts and where it ends: (B,) both, -1 = clean."""
+        number = self._number[step.t]
+        after = self.levels[number + 1] if number + 1 < len(self.levels) else -1
+        return torch.full((len(x),), self.levels[number], device=x.device), torch.full(
+            (len(x),), after, device=x.device
+        )
+
+    def estimate(self, denoise: Denoise, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Clean sample and noise that x stands for: (B, ...) both."""
+        t, _ = self.level(step, x)
+        pair = getattr(denoise, "pair", None)
+        prediction, other = (denoise(x, step),) * 2 if pair is None else pair(x, step)
+        x_0 = self.process.clean(prediction, x, t, self.x_1)
+        kept = x_0 if other is prediction else self.process.clean(other, x, t, self.x_1)
+        return x_0, self.process.noise_of(kept, x, t, self.x_1)
+
+    def move(self, x_0: Tensor, noise: Tensor, step: Step, rng: Any) -> Tensor:
+        """From an estimate to x where the next step starts."""
+        t, until = self.level(step, x_0)
+        (a, g), (a_until, g_until) = self.process.at(t, x_0), self.process.at(until, x_0)
+        keep = (g_until / g * a / a_until).square().clamp(max=1)
+        new = self.eta * g_until * (1 - keep).sqrt()
+        x = a_until * x_0 + (g_until.square() - new.square()).clamp(min=0).sqrt() * noise
+        if self.x_1 is not None:
+            x = x + self.process.of_source(until, x_0) * self.x_1
+        return x + new * draw_like(x_0, rng) if self.eta else x
+
+    def step(self, denoise: Denoise, x: Tensor, step: Step, rng: Any) -> Tensor:
+        return self.move(*self.estimate(denoise, x, step), step, rng)
+
+
+def draw_like(x: Tensor, rng: Any) -> Tensor:
+    """Standard normal noise of the shape of x, from one generator, one for each sample, or torch's own."""
+    return randn_tensor(x.shape, generator=rng, device=x.device, dtype=x.dtype)
 
 
 # --- schedulers with another one's noise -----------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .extractors import Extractor
+
 FASTEST = 0.05  # share of the pixels of a frame that dynamic degree looks at
 GRID, BINS = 4, 8
 OCCLUDED = 0.5  # pixels by which forward and backward flow may disagree, beside 1% of their squared length
@@ -141,3 +143,10 @@ def _opencv() -> Any:
     except ImportError as error:
         raise ValueError("optical flow needs OpenCV: pip install 'cmd-video[eval]'") from error
     return cv2
+
+
+def build(name: str, weights: None, device: str) -> Extractor:
+    """`flow_features` of clips; see `extractors.EXTRACTORS`."""
+    return Extractor(
+        name, "clip", 3, "none", None, lambda frames: torch.stack([flow_features(clip) for clip in frames])
+    )

@@ -9,11 +9,17 @@ N pictures, C channels, h, w.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from cmd_video.models.published import load_exactly, read_weights
+
+from .extractors import RESIZE, Extractor, features_of_frames
+from .weights import WEIGHT_FILES
 
 Kernel = int | tuple[int, int]
 Spec = tuple[str, int, Kernel]  # name, channels, size of the kernel
@@ -149,3 +155,13 @@ class InceptionV3(nn.Module):
         for name in self.mixed:
             x = self.get_submodule(name)(x)  # 35 x 35, 17 x 17 from 6a on, 8 x 8 from 7a on
         return x.mean(dim=(2, 3))
+
+
+def build(name: str, weights: Path, device: str) -> Extractor:
+    """The features of frames that FID is measured on; see `extractors.EXTRACTORS`."""
+    model = load_exactly(InceptionV3(), read_weights(weights), weights).to(device)
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        return features_of_frames(model, frames, 299, device, lambda pictures: pictures / 127.5 - 1)
+
+    return Extractor(name, "frame", 1, f"{RESIZE}, to 299", WEIGHT_FILES[name].sha256, run)

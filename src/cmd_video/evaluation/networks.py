@@ -8,10 +8,16 @@ B batch, F frames, H, W, N pictures.
 """
 
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from cmd_video.models.published import load_exactly, read_weights
+
+from .extractors import RESIZE, Extractor, as_video, features_of_frames, resized, unchanged
+from .weights import WEIGHT_FILES
 
 # channels of the branches: 1x1x1; 1x1x1 -> 3x3x3; 1x1x1 -> 3x3x3; pool -> 1x1x1 (arXiv 1409.4842, table 1)
 INCEPTIONS: dict[str, tuple[int, ...]] = {
@@ -179,3 +185,63 @@ class SqueezeNet(nn.Module):
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
             x = self.get_submodule(f"fire{number}")(x)
         return x.mean(dim=(2, 3))
+
+
+# --- as extractors, see `extractors.EXTRACTORS` ----------------------------------------------------------------------
+
+
+def build_i3d(name: str, weights: Path, device: str) -> Extractor:
+    """Logits of the I3D paper's network."""
+    model = load_exactly(I3D(), read_weights(weights), weights).to(device)
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        return model(resized(as_video(frames).to(device), 224))
+
+    return Extractor(name, "clip", 10, RESIZE, WEIGHT_FILES[name].sha256, run, unchanged)
+
+
+def build_i3d_torchscript(name: str, weights: Path, device: str) -> Extractor:
+    """Logits of StyleGAN-V's I3D, which resizes by itself: those of FVD."""
+    script = torch.jit.load(weights, map_location=device).eval()  # its digest has been compared
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        return script(as_video(frames, False).to(device), rescale=True, resize=True, return_features=True)
+
+    return Extractor(name, "clip", 10, RESIZE, WEIGHT_FILES[name].sha256, run, unchanged)
+
+
+def build_c3d(name: str, weights: Path, device: str) -> Extractor:
+    """Logits of C3D."""
+    model = load_exactly(C3D(), _names_of_c3d(read_weights(weights)), weights).to(device)
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        return model(_frames_of_c3d(as_video(frames, False)).to(device))
+
+    resize = f"{RESIZE}, shorter side to 128, middle 112x112"
+    return Extractor(name, "clip", 16, resize, WEIGHT_FILES[name].sha256, run, unchanged)
+
+
+def _names_of_c3d(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """MMAction2's names without the parts they belong to: backbone.conv1a.conv.weight -> conv1a.weight."""
+    named = {key.removeprefix("backbone.").removeprefix("cls_head."): value for key, value in state.items()}
+    return {key.replace(".conv.", "."): value for key, value in named.items()}
+
+
+def _frames_of_c3d(video: torch.Tensor) -> torch.Tensor:
+    """The middle of the first 16 frames, as MMAction2 tests: (B, 3, F, H, W) -> (B, 3, 16, 112, 112)."""
+    height, width = (round(128 * size / min(video.shape[-2:])) for size in video.shape[-2:])
+    frames = video[:, :, :16].transpose(1, 2).flatten(0, 1)
+    small = F.interpolate(frames, (height, width), mode="bilinear", align_corners=False)
+    top, left = (height - 112) // 2, (width - 112) // 2
+    return small[:, :, top : top + 112, left : left + 112].unflatten(0, (len(video), 16)).transpose(1, 2)
+
+
+def build_squeezenet(name: str, weights: Path, device: str) -> Extractor:
+    """SqueezeNet's features of frames."""
+    state = {key.replace("/", "."): value for key, value in read_weights(weights).items()}
+    model = load_exactly(SqueezeNet(), state, weights).to(device)
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        return features_of_frames(model, frames, 227, device)
+
+    return Extractor(name, "frame", 1, RESIZE, WEIGHT_FILES[name].sha256, run)

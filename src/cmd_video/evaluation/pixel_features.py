@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
+from .extractors import Extractor, as_video
 from .frechet import FeatureStatistics, frechet_distance
 
 GRID, FRAMES = 8, 4
@@ -58,3 +59,11 @@ def pixel_distances(made: Iterable[torch.Tensor], known: Iterable[torch.Tensor])
                     statistics[name].update(extract(video))
     first, second = sums
     return {name: frechet_distance(first[name], second[name]) for name in features if first[name].count}
+
+
+def build(name: str, weights: None, device: str) -> Extractor:
+    """Of "pixels" those of frames, of "pixel-motion" those of clips; see `extractors.EXTRACTORS`."""
+    resize = f"mean over an {GRID}x{GRID} grid"
+    if name == "pixels":
+        return Extractor(name, "frame", 1, resize, None, lambda frames: content_features(as_video(frames)))
+    return Extractor(name, "clip", 2, resize, None, lambda frames: motion_features(as_video(frames)))

@@ -16,8 +16,8 @@ import torch
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import resize_and_crop_frame, to_float, to_uint8
-from cmd_video.models import CMDAutoencoder
 from cmd_video.denoisers.latent_space import ImageAutoencoder, decode_video, encode_video, spatial_ratio
+from cmd_video.models import CMDAutoencoder
 
 from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
 from .metrics import ssim

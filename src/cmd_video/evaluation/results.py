@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from cmd_video.data.files import sha256, write_whole
 from cmd_video.pipelines.shipped import model_folder, shared_components
-
-from .shared_work import write_whole
 
 PACKAGES = (
     "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "pillow", "torchmetrics",
@@ -101,11 +100,7 @@ def digest(folder: Path) -> str:
     }
     for name, path in sorted(files.items()):
         total.update(name.encode())
-        if path.suffix == ".json":
-            total.update(_configuration(path))
-            continue
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(_configuration(path) if path.suffix == ".json" else bytes.fromhex(sha256(path)))
     return total.hexdigest()
 
 

@@ -17,6 +17,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from cmd_video.data.files import write_whole
+
 from .clips import NothingReadable
 
 Row = dict[str, Any]  # JSON-able
@@ -46,16 +48,6 @@ def claim(work: Path, recipe: Row) -> None:
         raise ValueError(f"{work}: exists and holds no interrupted evaluation")
     work.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file by rename, so that it is never there in part."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def deal_out(missing: list[int], state: PartialState) -> list[int]:

@@ -10,7 +10,6 @@ N features of d numbers, F frames.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
+from cmd_video.data.files import sha256, whole_file, write_whole
 
 from .clips import ClipSource, MadeClips, NothingReadable, as_problem, storage_facts, stored_as
 from .extractors import Extractor
 from .flow import dynamic_degree, optical_flow
 from .results import provenance
-from .shared_work import claim, deal_out, discard, write_whole
+from .shared_work import claim, deal_out, discard
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
 FORMAT = 2  # of a chunk
@@ -52,11 +52,10 @@ class FeatureTable:
     def save(self, path: Path, device: str | None = None) -> None:
         """Write `path`.safetensors and `path`.json, each by rename; the JSON, last, holds the other's digest."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        record = {"made_by": provenance(device), "protocol": self.protocol, "sha256": digest}
-        os.replace(temporary, path.with_name(f"{path.name}.safetensors"))
+        weights = path.with_name(f"{path.name}.safetensors")
+        with whole_file(weights) as temporary:
+            save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
+        record = {"made_by": provenance(device), "protocol": self.protocol, "sha256": sha256(weights)}
         write_whole(path.with_name(f"{path.name}.json"), json.dumps(record, indent=1))
 
     @classmethod
@@ -70,7 +69,7 @@ class FeatureTable:
         weights = base.with_name(f"{base.name}.safetensors")
         try:
             record = json.loads(base.with_name(f"{base.name}.json").read_text())
-            if hashlib.sha256(weights.read_bytes()).hexdigest() != record["sha256"]:
+            if sha256(weights) != record["sha256"]:
                 raise ValueError(f"{weights.name} is not the file that its JSON describes")
             tensors = load_file(weights)
             found = cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]), record.get("made_by", {}))
@@ -172,9 +171,8 @@ def _chunk(clips: ClipSource, numbers: range, extractor: Extractor, batch_size: 
         features += [extractor(torch.stack(group)) for group in groups]
     tensors = {"features": torch.cat(features), "dynamic": torch.tensor(dynamic)} if features else {}
     facts = {"problems": problems, "digests": digests, "stored": stored}
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    save_file(tensors, temporary, {name: json.dumps(value) for name, value in facts.items()})
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, {name: json.dumps(value) for name, value in facts.items()})
 
 
 def digest_of(clip: torch.Tensor) -> str:

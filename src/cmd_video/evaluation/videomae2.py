@@ -20,6 +20,9 @@ from transformers import VideoMAEConfig, VideoMAEModel
 
 from cmd_video.models.published import load_exactly, read_weights
 
+from .extractors import EXTRACTORS, RESIZE, Extractor, as_video, resized
+from .weights import digest_weights
+
 GIANT: dict[str, Any] = {
     "hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 16, "intermediate_size": 6144,
     "patch_size": 14, "image_size": 224, "num_frames": 16, "tubelet_size": 2,
@@ -78,3 +81,22 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 name = re.sub(pattern, new, name)
             weights[name] = value
     return weights
+
+
+def build(name: str, path: str, device: str) -> Extractor:
+    """The features of content-debiased FVD: 16 frames in [0, 1] at 224 pixels; longer clips evenly thinned out.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"weights: no file {path}; {EXTRACTORS[name].path} is listed in OpenGVLab/VideoMAEv2's MODEL_ZOO"
+        )
+    model = load_videomae2(Path(path)).to(device)
+
+    def run(frames: torch.Tensor) -> torch.Tensor:
+        numbers = torch.linspace(0, frames.shape[1] - 1, 16).round().long()
+        return model(resized(as_video(frames[:, numbers], False).to(device) / 255, 224))
+
+    return Extractor(name, "clip", 16, f"{RESIZE}, to 224", digest_weights(model), run)

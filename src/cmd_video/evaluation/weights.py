@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from cmd_video.data.files import sha256, whole_file
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -136,8 +138,7 @@ def verify(name: str, path: Path) -> None:
         ValueError: it is another one, or damaged.
     """
     known = _known(name)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     if not found.startswith(known.sha256):
         size = "" if known.size is None else f" and {known.size}"
         raise ValueError(
@@ -157,15 +158,12 @@ def get_weights(name: str, weights_dir: Path | None = None) -> Path:
     if known.url is None:
         raise ValueError(f"weights: {name} has no address to fetch it from; it is {known.source}")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{known.file}.tmp-{os.getpid()}"
     try:
-        urllib.request.urlretrieve(known.url, temporary)
-        verify(name, temporary)
-        os.replace(temporary, folder / known.file)
+        with whole_file(folder / known.file) as temporary:
+            urllib.request.urlretrieve(known.url, temporary)
+            verify(name, temporary)
     except OSError as error:
         raise ValueError(f"weights: cannot fetch {known.url}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return folder / known.file
 
 

@@ -18,7 +18,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from cmd_video.denoisers.latent_space import spatial_ratio
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
 
-
 INDEX = "model_index.json"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

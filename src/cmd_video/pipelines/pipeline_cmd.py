@@ -1,6 +1,6 @@
 """CMD's pipeline: prompt, class or image -> content frame -> motion latents -> video (arXiv 2403.14148, algorithm 1).
 
-    pipe = CMDPipeline.from_pretrained()               # no argument: the default model, of the package cmd-video-sprites
+    pipe = CMDPipeline.from_pretrained()          # no argument: the default model, of the package cmd-video-sprites
     out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
 
 B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
@@ -27,6 +27,7 @@ from cmd_video.denoisers.latent_space import (
     decode_images,
     decode_video,
     encode_images,
+    encode_video,
     spatial_ratio,
 )
 from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
@@ -34,6 +35,7 @@ from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+from cmd_video.techniques import technique
 
 from .image_model import load_image_model
 from .inputs import as_list, check_condition, check_generator, check_images, check_multiple, default_size, size_unit
@@ -44,6 +46,7 @@ from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder, shared_com
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
+Reward = Callable[[torch.Tensor, list[str]], torch.Tensor]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TOLD = {"text": ("tokens", "pooled", "labels"), "content_frame": ("content_frame",)}  # what guidance can leave out
 
@@ -210,6 +213,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         guidance_interval: tuple[float, float] | None = None,
         reuse_interval: int | None = None,
         sampling: Sampling | Mapping[str, Any] | None = None,
+        reward: Reward | None = None,
         num_videos_per_prompt: int = 1,
         generator: Generator = None,
         output_type: str = "pil",
@@ -233,6 +237,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             guidance_interval: guide only where diffusion time, 0 (clean) to 1 (noise), is in here.
             reuse_interval: compute deep features at every n-th step only; 1 = at every step.
             sampling: every setting at once; what is given beside it overrides it. Default: the pipeline's own.
+            reward: pictures (K, 3, H, W) in [-1, 1] and the prompt they are for to how good they are (K,): what a
+                search of the content model looks for (`sampling.content.search`).
             num_videos_per_prompt: clips for each prompt, class or image.
             generator: source of noise; with a list of one per clip, a batch equals its clips generated singly.
             output_type: "pil", "np", "pt" or "latent".
@@ -264,7 +270,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self._num_timesteps += 0 if image is not None else how.content.num_inference_steps
 
         # 2. Conditions
-        guided = any(len(part.guidance.leaves_out) > 1 and part.guidance_scale > 1 for part in (how.content, how.motion))
+        guided = any(
+            len(part.guidance.leaves_out) > 1 and part.guidance_scale > 1 for part in (how.content, how.motion)
+        )
         told, nothing, truncated = self.encode(
             prompt, negative_prompt, class_labels, image, num_videos_per_prompt, guided
         )
@@ -273,7 +281,11 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if image is None:
             shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
             z = self.prepare_latents(shape, generator)
-            content_frame = self.generate("content", z, told, nothing, how.content, generator)
+            if how.content.search is None:
+                content_frame = self.generate("content", z, told, nothing, how.content, generator)
+            else:
+                prompts = [text for text in as_list(prompt) for _ in range(num_videos_per_prompt)]
+                content_frame = self.search(z, told, nothing, how.content, generator, prompts, reward)
         else:
             content_frame = self.encode_image(image, num_videos_per_prompt)
 
@@ -320,7 +332,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             guided: whether the second is needed; otherwise it is the first once more.
 
         Returns:
-            `tokens` (B, S, D) and `pooled` (B, D'), or `labels` (B,), twice; per clip the text that was cut off or None.
+            `tokens` (B, S, D) and `pooled` (B, D'), or `labels` (B,), twice; per clip the text that was cut off or
+        None.
         """
         if self.num_classes:
             labels = as_list(class_labels) or [self.num_classes] * len(as_list(image))
@@ -373,7 +386,91 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if "content_frame" in known:
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
         conditions = conditions_for(how, known, nothing, TOLD)
-        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps)
+        x_1 = None if how.process is None else denoiser.source(known, z)
+        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps, x_1)
+
+    def search(
+        self, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,
+        generator: Generator, prompts: list[str], reward: Reward | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Content frames (B, C, h, w) by a search, a clip after the other, each for what `reward` says of its picture.
+
+        Args:
+            z: standard normal, of the result's shape; of each clip the first start noise.
+            told: what the network is told, of B rows.
+            nothing: rows that stand for nothing.
+            how: how it is sampled, with a search.
+            generator: source of noise.
+            prompts: of the clips; empty for a model of classes.
+            reward: see `__call__`.
+        """
+        found = []
+        for number in range(len(z)):
+            one = torch.arange(len(z), device=z.device) == number
+            own = {name: row[one] for name, row in nothing.items()}
+            conditions = conditions_for(how, told.chosen(one).only(self.content.told(self.unet)), own, TOLD)
+            source = generator[number] if isinstance(generator, list) else generator
+            asked = prompts[number] if prompts else ""
+
+            def judge(x_0: torch.Tensor, asked: str = asked) -> torch.Tensor:
+                assert reward is not None
+                return reward(decode_images(self.vae, x_0).clamp(-1, 1), [asked] * len(x_0))
+
+            judged = None if reward is None else judge
+            found.append(
+                how.run(self.content, self.unet, conditions, z[one], source, self._watch, self._steps, None, judged)
+            )
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def restore(
+        self, observed: torch.Tensor, operator: Any, prompt: str | list[str] = "", num_frames: int | None = None,
+        settings: Mapping[str, Any] | None = None, method: str = "variational", output_type: str = "pil",
+    ) -> CMDPipelineOutput:  # fmt: skip
+        """Clips of which only a part is seen, made whole.
+
+        Args:
+            observed: (B, 3, ...) in [-1, 1], as `operator` leaves clips of the model's size.
+            operator: what was done to them, such as `techniques.variational_restoration.Operator`.
+            prompt: what the clips show, one text or one each.
+            num_frames: F; default what the model was trained for.
+            settings: of the method's section.
+            method: kind of a restoration in the table of techniques.
+            output_type: as in a call.
+
+        Raises:
+            ValueError: a few-step model, whose estimates are no means; a model of classes; or what is observed does
+                not have the operator's shape.
+        """
+        how = technique(method, "restoration").settings.model_validate(dict(settings or {}))
+        if self.num_classes:
+            raise ValueError("restore: this model knows classes, and the method tells prompts")
+        for part in PARTS:
+            if getattr(self.sampling, part).starts is not None:
+                raise ValueError(f"restore: the {part} model was distilled for few steps, its estimates are no means")
+        frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
+        observed = observed.to(self._execution_device, self.autoencoder.dtype)
+        begun = operator.simplest(observed, frames)  # (B, 3, F, H, W)
+        if begun.ndim != 5 or begun.shape[2] != frames or operator(begun).shape != observed.shape:
+            raise ValueError(f"observed: {tuple(observed.shape)} is not what the operator leaves of a clip")
+        prompts = as_list(prompt) * (len(observed) if isinstance(prompt, str) else 1)
+        told, _, truncated = self.encode(prompts, None, None, None, 1, guided=False)
+        content_frame, latents = self.autoencoder.encode(encode_video(self.vae, begun), return_dict=False)
+        start = content_frame, self.autoencoder.normalize_latents(latents)
+
+        def decode(frame: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+            clip = self.autoencoder.decode(frame, self.autoencoder.denormalize_latents(motion)).sample
+            return decode_video(self.vae, clip)
+
+        parts = [
+            (denoiser, getattr(self, denoiser.component), told.only(denoiser.told(getattr(self, denoiser.component))))
+            for denoiser in (self.content, self.motion)
+        ]
+        with torch.enable_grad():
+            content_frame, motion_latents = how.restore(observed, operator, *parts, start, decode)
+        frames_out, content_frames = self.decode(content_frame, motion_latents, output_type, True)
+        self.maybe_free_model_hooks()
+        return CMDPipelineOutput(frames_out, content_frames, truncated)
 
     def _steps(self, steps: list[Step]) -> Iterator[Step]:
         """The steps of a loop, shown, until someone interrupts."""

@@ -20,9 +20,10 @@ from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
 from cmd_video.diffusion.plan import Step, steps_at
+from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
-from cmd_video.diffusion.solvers import SchedulerSolver, check_starts, ddim, jumps, multistep, with_schedule
-from cmd_video.section import Section, by_kind
+from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver, check_starts, ddim, jumps, multistep, with_schedule
+from cmd_video.section import Section, by_kind, by_technique
 from cmd_video.techniques import technique
 
 PARTS = ("content", "motion")
@@ -52,12 +53,16 @@ class ModelSampling(Section):
     """How the sampler spaces its timesteps; null = as its scheduler says."""
     guidance: Annotated[Any, by_kind(_guidance, default="classifier_free")] = ClassifierFree()
     """What combines predictions with and without condition."""
-    wraps: tuple[Annotated[Any, by_kind(lambda kind: technique(kind, "wrap").settings)], ...] = ()
+    wraps: tuple[Annotated[Any, by_technique("wrap")], ...] = ()
     """Techniques around the network, the innermost first."""
-    solver: Annotated[Any, by_kind(lambda kind: technique(kind, "solver").settings)] | None = None
+    solver: Annotated[Any, by_technique("solver")] | None = None
     """What leads from one noise level to the next; null = the pipeline's scheduler."""
-    process: Annotated[Any, by_kind(lambda kind: technique(kind, "process").settings)] | None = None
+    eta: float | None = Field(None, ge=0, le=1)
+    """Share of new noise at each step of DDIM, 0 = none, 1 = DDPM's amount; null = the pipeline's scheduler."""
+    process: Annotated[Any, by_technique("process")] | None = None
     """What the model learned to undo, other than the scheduler's noise; null = that."""
+    search: Annotated[Any, by_technique("search")] | None = None
+    """A search around the loop, which needs a reward; null = one sample."""
 
     @model_validator(mode="after")
     def _as_many_steps(self) -> "ModelSampling":
@@ -90,13 +95,26 @@ class ModelSampling(Section):
         for wrap in self.wraps:
             wrap.check(model)
 
-    def ready(self, denoiser: Denoiser, device: torch.device | None = None) -> tuple[Any, list[Step]]:
-        """The solver, readied, and the steps of the loop."""
+    def ready(
+        self, denoiser: Denoiser, device: torch.device | None = None, x_1: Tensor | None = None
+    ) -> tuple[Any, list[Step]]:
+        """The solver, readied, and the steps of the loop.
+
+        Args:
+            denoiser: of which scheduler.
+            device: where its timesteps lie.
+            x_1: source of a process that has one.
+        """
         scheduler = denoiser.components[denoiser.scheduler]
         if self.spacing not in (None, scheduler.config.get("timestep_spacing")):
             scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing=self.spacing)
-        if self.solver is not None:
-            solver = self.solver.solver(denoiser.process, scheduler, self.num_inference_steps, device)
+        process = process_of(scheduler) if self.process is None else self.process.process(scheduler)
+        own = self.process if self.solver is None else self.solver
+        if own is not None:
+            solver = own.solver(process, scheduler, self.num_inference_steps, x_1)
+        elif self.eta is not None or getattr(self.guidance, "needs_eta", False):
+            levels = self.starts or process.levels(SchedulerSolver(scheduler, self.num_inference_steps).timesteps)
+            solver = EtaSolver(process, levels, self.eta or 0.0)
         elif self.starts is not None:
             solver = SchedulerSolver(jumps(scheduler), starts=self.starts, device=device)
         else:
@@ -122,6 +140,8 @@ class ModelSampling(Section):
         rng: Any = None,
         watch: Watch | None = None,
         steps_through: Callable[[list[Step]], Any] = list,
+        x_1: Tensor | None = None,
+        reward: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Noise z (B, ...) to a clean sample of its shape.
 
@@ -133,9 +153,16 @@ class ModelSampling(Section):
             rng: source of what noise the solver adds.
             watch: sees and may change x after each step.
             steps_through: goes through the steps, for a progress bar.
+            x_1: source of a process that has one.
+            reward: clean samples (B, ...) to how good they are (B,), for a search.
         """
-        solver, steps = self.ready(denoiser, z.device)
-        return sample(self.denoise(denoiser, model, conditions), solver, steps_through(steps), z, rng, watch)
+        solver, steps = self.ready(denoiser, z.device, x_1)
+        denoise = self.denoise(denoiser, model, conditions)
+        if self.search is None:
+            return sample(denoise, solver, steps_through(steps), z, rng, watch)
+        if reward is None:
+            raise ValueError("reward: a search needs one")
+        return self.search.search(denoise, solver, list(steps_through(steps)), z, rng, reward)
 
 
 class Sampling(Section):
@@ -190,7 +217,9 @@ def _changed(sampling: ModelSampling, field: str, value: Any, name: str) -> Mode
     except (ValidationError, TypeError) as error:
         raise ValueError(f"{name}: {value!r} is not {_allowed(field)}") from error
     except ValueError as error:
-        raise error if str(error).startswith(name) else ValueError(f"{name}: {value!r} is not {_allowed(field)}")
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {value!r} is not {_allowed(field)}") from error
 
 
 def _allowed(field: str) -> str:
@@ -227,7 +256,8 @@ class Preset:
     """A trade of quality for speed.
 
     Attributes:
-        sampler: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled": what
+        sampler: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled":
+            what
             a model that was distilled for few steps came with, and only for such.
         num_inference_steps: of both models; of distilled ones as many as they know.
         interval: guide only in this interval of diffusion time.
@@ -306,5 +336,3 @@ def validation_sampler(scheduler: Any) -> Any:
     if "alphas_cumprod" in vars(scheduler) and not hasattr(scheduler, "sigma_min"):
         return DDIMScheduler.from_config(scheduler.config)
     return type(scheduler).from_config(scheduler.config)
-
-

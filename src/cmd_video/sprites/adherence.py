@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import Tensor
 
-from cmd_video.sprites.scenes import Split, SpriteScene, all_combinations, render, sample_scene
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.shared_work import Progress, Rows, every_row
-from cmd_video.sprites.reader import ObjectReading, SceneReading, read_scene, score_adherence
 from cmd_video.evaluation.tables import digest_all, digest_of
+from cmd_video.sprites.reader import ObjectReading, SceneReading, read_scene, score_adherence
+from cmd_video.sprites.scenes import Split, SpriteScene, all_combinations, render, sample_scene
 
 ATTRIBUTES = ("color", "shape", "motion")
 MISSING = "missing"  # in a confusion table: an object that was not read, or one that was read and not asked for

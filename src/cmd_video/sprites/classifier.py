@@ -22,7 +22,8 @@ class SpriteClassifier(ModelMixin, ConfigMixin):
 
     Args:
         kind: "action" looks at whole clips, by convolutions over time and space; "appearance" at frames one by one.
-        num_classes: of `cmd_video.sprites.scenes`: 16 motions, or 8 shapes and 10 colors, several of which may be there.
+        num_classes: of `cmd_video.sprites.scenes`: 16 motions, or 8 shapes and 10 colors, several of which may be
+            there.
         widths: channels after each convolution; the last is the number of features.
     """
 

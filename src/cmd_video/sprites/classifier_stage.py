@@ -8,12 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .classifier import SpriteClassifier
-
+from cmd_video.denoisers.labels import check_labels
 from cmd_video.training.config import TrainConfig
 from cmd_video.training.grids import evenly, tile
-from cmd_video.denoisers.labels import check_labels
 from cmd_video.training.stage import Batch, Stage
+
+from .classifier import SpriteClassifier
 
 
 class ClassifierStage(Stage):

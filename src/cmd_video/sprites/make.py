@@ -4,14 +4,15 @@ write_sprites(Path("sprites/"), num_clips=100)       # 000000.mp4 ..., manifest.
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from .scenes import Split, SpritesDataset, render
+from cmd_video.data.files import write_whole
 from cmd_video.data.transforms import to_uint8
 from cmd_video.data.video_file import write_video
+
+from .scenes import Split, SpritesDataset, render
 
 
 def write_sprites(
@@ -54,7 +55,5 @@ def write_sprites(
         if progress is not None:
             progress(number + 1)
     for file, lines in (("scenes.jsonl", truths), ("manifest.jsonl", rows)):
-        temporary = folder / f".{file}.tmp-{os.getpid()}"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        os.replace(temporary, folder / file)
+        write_whole(folder / file, "".join(json.dumps(line) + "\n" for line in lines))
     return folder / "manifest.jsonl"

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .words import BACKGROUND_WORDS, COLORS, DIRECTIONS, SHAPES, SIZES
 from .scenes import GROWN, MOMENTS, PAN_SHIFT, SHRUNK, SpriteScene, SpritesDataset
+from .words import BACKGROUND_WORDS, COLORS, DIRECTIONS, SHAPES, SIZES
 
 BACKGROUNDS = tuple(BACKGROUND_WORDS)
 OBJECT_SLOTS = 2

@@ -2,27 +2,29 @@
 
     settings = technique("consistency").settings           # its section: fields, checks, and what builds it
 
-What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process `process(scheduler)`;
-guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps, device)`; a wrap
-`steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told, t, rng, process)`; a
-search `search(...)`; an edit `edit(model)`. The neutral setting of a section changes nothing, to the bit.
+What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
+`process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
+x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told, t,
+rng, process)`; a search `search(...)`; a restoration `restore(...)`; an edit `edit(model)`. The neutral setting of a
+section changes nothing, to the bit.
 """
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
-Seam = Literal["process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "edit"]
+Seam = Literal["process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "restoration", "edit"]
 
 
 class Technique(NamedTuple):
     """One row of the table.
 
     Attributes:
-        module: dotted path of its file; the section is its `Settings`.
+        module: dotted path of its file.
         title: in a few words.
         seam: where it plugs in.
         denoisers: which it is for.
         paper: what it is written from.
+        section: name of its section in the file.
     """
 
     module: str
@@ -30,15 +32,16 @@ class Technique(NamedTuple):
     seam: Seam
     denoisers: tuple[str, ...]
     paper: str
+    section: str = "Settings"
 
     @property
     def settings(self) -> Any:
         """Its section, a `cmd_video.section.Section`."""
-        return import_module(self.module).Settings
+        return getattr(import_module(self.module), self.section)
 
 
-def _row(file: str, title: str, seam: Seam, denoisers: str, paper: str) -> Technique:
-    return Technique(f"cmd_video.techniques.{file}", title, seam, tuple(denoisers.split()), paper)
+def _row(file: str, title: str, seam: Seam, denoisers: str, paper: str, section: str = "Settings") -> Technique:
+    return Technique(f"cmd_video.techniques.{file}", title, seam, tuple(denoisers.split()), paper, section)
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -46,9 +49,7 @@ TECHNIQUES: dict[str, Technique] = {
     "guidance_interval": _row(
         "guidance_interval", "guidance at some noise levels", "guidance", "content motion", "arXiv 2404.07724"
     ),
-    "guidance_distillation": _row(
-        "few_steps", "guidance built in", "objective", "content motion", "arXiv 2210.03142"
-    ),
+    "guidance_distillation": _row("few_steps", "guidance built in", "objective", "content motion", "arXiv 2210.03142"),
     "consistency": _row("few_steps", "consistency distillation", "objective", "content motion", "arXiv 2403.06807"),
     "backward": _row("few_steps", "backward distillation", "objective", "content motion", "arXiv 2405.05224"),
     "distribution_matching": _row(
@@ -58,6 +59,26 @@ TECHNIQUES: dict[str, Technique] = {
         "vdmini_recovery", "recovery of pruned models", "objective", "content motion video", "arXiv 2411.18375"
     ),
     "lora": _row("lora", "low-rank adapters", "edit", "content", "arXiv 2106.09685"),
+    "bridge": _row("bridge", "bridge from the still clip", "process", "motion", "arXiv 2410.15371"),
+    "image_leakage": _row(
+        "image_leakage", "noise on the frame that grows with t", "disturbance", "motion", "arXiv 2406.15735"
+    ),
+    "later_start": _row(
+        "image_leakage", "a later start of sampling", "solver", "motion", "arXiv 2406.15735", "LaterStart"
+    ),
+    "joint_guidance": _row(
+        "joint_guidance", "text and frame guided together", "guidance", "motion", "arXiv 2412.07730"
+    ),
+    "cfg_plus_plus": _row(
+        "cfg_plus_plus", "guidance on the manifold", "guidance", "content motion", "arXiv 2406.08070"
+    ),
+    "reward_particles": _row("reward_particles", "reward-guided particles", "search", "content", "arXiv 2503.19385"),
+    "variational": _row(
+        "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
+    ),
+    "weight_extrapolation": _row(
+        "weight_extrapolation", "weights beyond a fine-tuning", "edit", "content motion video", "arXiv 2503.00948"
+    ),
 }
 
 

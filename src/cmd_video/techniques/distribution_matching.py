@@ -56,7 +56,7 @@ class DistributionMatching(Taught):
         condition = self.drop(condition, rng)
         told = self.denoiser.encode(condition)
         z = rng.normal(x_0)  # (B, ...)
-        told = self.disturb(told, rng)
+        told = self.disturb(told, t, rng)
         if turn % (self.settings.fake_score_steps + 1):
             return self.fake_score_loss(model, z, t, told, rng)
         return self.student_loss(model, z, t, condition, told, rng)

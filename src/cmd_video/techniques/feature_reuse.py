@@ -1,5 +1,5 @@
-"""Deep features of both denoisers, kept from one denoising step for the next (DeepCache, arXiv 2312.00858; A-SDM, arXiv
-2406.00210).
+"""Deep features of both denoisers, kept from one denoising step for the next (DeepCache, arXiv 2312.00858; A-SDM,
+arXiv 2406.00210).
 
     sampling: {content: {wraps: [{kind: feature_reuse, interval: 2}]}}
 
@@ -81,7 +81,7 @@ def _unet(denoiser: Denoiser, model: Any, told: Condition) -> Ask:
 
 
 def _motion(denoiser: Denoiser, model: Any, told: Condition) -> Ask:
-    pooled, labels = (told[name] if name in told else None for name in ("pooled", "labels"))
+    pooled, labels = (told.get(name) for name in ("pooled", "labels"))
     fixed: list[Tensor] = []
     kept: list[Tensor] = []
 
@@ -190,9 +190,7 @@ def unet_step(
     return unet.conv_out(x), deep  # (B, C, h, w)
 
 
-def _deep_features(
-    unet: UNet2DConditionModel, x: Tensor, embedding: Tensor, tokens: Tensor
-) -> Tensor:
+def _deep_features(unet: UNet2DConditionModel, x: Tensor, embedding: Tensor, tokens: Tensor) -> Tensor:
     """From the first convolution's output down, across and up again: (B, C'', h, w) -> (B, C', h, w)."""
     skips = [x]
     for block in unet.down_blocks:
@@ -210,12 +208,10 @@ def _deep_features(
     return x
 
 
-def _residual_layer(
-    block: Any, layer: int, x: Tensor, embedding: Tensor, tokens: Tensor
-) -> Tensor:
+def _residual_layer(block: Any, layer: int, x: Tensor, embedding: Tensor, tokens: Tensor) -> Tensor:
     x = block.resnets[layer](x, embedding)
     if getattr(block, "has_cross_attention", False):
-        x = block.attentions[layer](x, encoder_hidden_states=tokens).sample
+        x = block.attentions[layer](x, encoder_hidden_states=tokens, return_dict=False)[0]
     return x
 
 

@@ -37,8 +37,8 @@ class Settings(SegmentSettings):
     allows_any_steps: ClassVar[bool] = True
 
     kind: Literal["guidance_distillation", "consistency", "backward"]
-    """guidance_distillation: one pass instead of two. consistency learns at all noise levels, backward only the jumps of
-    sampling, from where they really start."""
+    """guidance_distillation: one pass instead of two. consistency learns at all noise levels, backward only the jumps
+    of sampling, from where they really start."""
 
     @model_validator(mode="after")
     def _jumps(self) -> "Settings":
@@ -47,7 +47,7 @@ class Settings(SegmentSettings):
         return self
 
     def check_run(self, denoiser: str, num_inference_steps: int) -> None:
-        """As `SegmentSettings`, but for the kind without jumps; one segment goes with any steps of consistency only."""
+        """As `SegmentSettings`, but for the kind without jumps; one segment and any steps: of consistency only."""
         if self.kind == "guidance_distillation":
             super(SegmentSettings, self).check_run(denoiser, num_inference_steps)
             return
@@ -68,16 +68,14 @@ class FewSteps(Taught):
         condition = self.drop(condition, rng)
         told = self.denoiser.encode(condition)
         z = rng.normal(x_0)  # (B, ...)
-        told = self.disturb(told, rng)  # once: student and teacher see the same
+        told = self.disturb(told, t, rng)  # once: student and teacher see the same
         return self.distance(model, x_0, z, t, condition, told)
 
     def validate(self, model: Any, x_0: Tensor, condition: Condition, rng: Draws, t: Tensor) -> dict[str, Tensor]:
         z, told = rng.normal(x_0), self.denoiser.encode(condition)
         return {"loss": self.distance(model, x_0, z, t.to(x_0.device), condition, told).mean()}
 
-    def distance(
-        self, model: Any, x_0: Tensor, z: Tensor, t: Tensor, condition: Condition, told: Condition
-    ) -> Tensor:
+    def distance(self, model: Any, x_0: Tensor, z: Tensor, t: Tensor, condition: Condition, told: Condition) -> Tensor:
         """Loss of each sample (B,) at given levels and noise."""
         if self.settings.kind == "backward":
             return self.backward_distance(model, z, t, condition, told)
@@ -110,9 +108,7 @@ class FewSteps(Taught):
             target = ddim_sample(process, x_t, reached, high, end)
         return pseudo_huber(self.clean(model, x_t, high, told), target)
 
-    def backward_distance(
-        self, model: Any, z: Tensor, t: Tensor, condition: Condition, told: Condition
-    ) -> Tensor:
+    def backward_distance(self, model: Any, z: Tensor, t: Tensor, condition: Condition, told: Condition) -> Tensor:
         """Per sample (B,): the student's jump over the segment of t against the teacher's steps over the same.
 
         No clean sample: with a schedule that keeps some signal to the end, one would leak into the first jump.

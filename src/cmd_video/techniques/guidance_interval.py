@@ -19,7 +19,7 @@ from cmd_video.section import Section
 
 
 class Settings(Section):
-    """Classifier-free guidance with scale s where diffusion time lies in [low, high]; with all of it, the plain kind."""
+    """Classifier-free guidance with scale s where diffusion time lies in [low, high]."""
 
     kind: Literal["guidance_interval"] = "guidance_interval"
     scale: float = Field(1.0, ge=1, allow_inf_nan=False)
@@ -49,3 +49,6 @@ class Settings(Section):
         if NOTHING not in predictions:
             return predictions[ALL]
         return predictions[NOTHING] + self.scale * (predictions[ALL] - predictions[NOTHING])
+
+    def renoise(self, predictions: Mapping[str, Tensor], step: Step) -> None:
+        """The combined one's."""

@@ -2,8 +2,8 @@
 
     objective: {kind: vdmini_recovery, content_weight: 0.1, adversarial_weight: 1.0}
 
-Total loss: task + 0.1 ICD + 1 MCA. The task is the denoising loss. Steps alternate: an even one updates the student, an
-odd one the discriminator. Both see the teacher's and the student's estimates of the clean sample, noised again to a
+Total loss: task + 0.1 ICD + 1 MCA. The task is the denoising loss. Steps alternate: an even one updates the student,
+an odd one the discriminator. Both see the teacher's and the student's estimates of the clean sample, noised again to a
 drawn level, through the teacher's frozen encoder. Costs a pass of the teacher at each step, and with MCA three more.
 
 Differs from paper: the generator's loss is the hinge's own, -D, not the printed -log D; R1 is approximated by a finite
@@ -115,7 +115,7 @@ class Recovery(Objective):
         told = self.denoiser.encode(self.drop(condition, rng))
         z = rng.normal(x_0)  # (B, ...)
         x_t = self.process.marginal(x_0, z, t)  # (B, ...)
-        told = self.disturb(told, rng)
+        told = self.disturb(told, t, rng)
         if self.discriminator is not None and turn % 2 == 1:
             with torch.no_grad():
                 fake = self.process.clean(self.denoiser.predict(model, x_t, t, told), x_t, t)

@@ -3,7 +3,6 @@
 stage = build_stage(config, build_components(config.components));  loss = stage(batch)
 """
 
-from importlib import import_module
 from typing import Any
 
 from diffusers import AutoencoderKLTemporalDecoder
@@ -12,6 +11,7 @@ from transformers import CLIPTextModel
 from cmd_video.denoisers.video_space import VideoAutoencoder
 from cmd_video.pipelines.older import starts_of
 from cmd_video.pruning.pruned_models import PrunedMixin
+from cmd_video.section import named
 
 from .config import STAGES, TrainConfig
 from .stage import Stage
@@ -37,5 +37,4 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     encoder = components.get("text_encoder")
     if "video_model" not in components and encoder is not None and not isinstance(encoder, CLIPTextModel):
         raise ValueError(f"components.text_encoder: a {type(encoder).__name__} belongs to a video_model")
-    module, _, name = STAGES[config.stage].place.partition(":")
-    return getattr(import_module(module), name)(config, components)
+    return named(STAGES[config.stage].place)(config, components)

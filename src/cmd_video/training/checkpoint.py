@@ -6,7 +6,6 @@ A checkpoint is a folder `step-00001000`. A folder without a manifest, or one wh
 count.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from cmd_video.data.files import sha256, whole_folder
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 VERSION = 1
@@ -34,27 +35,21 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
     Raises:
         OSError: no space or no permission; what was begun is removed and older checkpoints are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
-    temporary = folder / f"{final.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        for stem, named in tensors.items():
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-            save_file(contiguous, temporary / f"{stem}.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"version": VERSION, "step": step, **state}, indent=1))
-        files = sorted(path for path in temporary.iterdir())
-        for path in files:
-            _sync(path)
-        manifest = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        _sync(temporary / "manifest.json")
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        with whole_folder(final, replace=True) as temporary:
+            for stem, named in tensors.items():
+                contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+                save_file(contiguous, temporary / f"{stem}.safetensors")
+            (temporary / "state.json").write_text(json.dumps({"version": VERSION, "step": step, **state}, indent=1))
+            files = sorted(temporary.iterdir())
+            for path in files:
+                _sync(path)
+            manifest = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            _sync(temporary / "manifest.json")
         _sync(folder)
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"{final}: could not write the checkpoint ({error}); older ones are untouched") from error
     return final
 
@@ -107,7 +102,7 @@ def remove_old_checkpoints(folder: Path, step: int, keep_last: int, best_step: i
             trash = path.with_name(f"{path.name}.tmp-delete")
             path.rename(trash)  # so that a kill in the middle does not leave half a checkpoint under its name
             shutil.rmtree(trash, ignore_errors=True)
-    for path in folder.glob("step-*.tmp-*"):
+    for path in folder.glob("*step-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -134,12 +129,6 @@ def unpack_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,6 @@ components = build_components(config, captions=[...])      # {"unet": UNet2DCond
 """
 
 import json
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,19 @@ from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextMode
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cmd_video import models
-from cmd_video.models import CMDAutoencoder
 from cmd_video.denoisers.latent_space import ImageAutoencoder
+from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines.older import STARTS
 from cmd_video.pipelines.shipped import model_folder, shared_components
 from cmd_video.pruning import pruned_models
+from cmd_video.section import named
 
 from .config import COMPONENT_CLASSES, TEXT_ENCODERS, ComponentConfig
 from .tokenizer import train_tokenizer
 
-ELSEWHERE = {"SpriteClassifier": "cmd_video.sprites.classifier"}  # classes by name, imported when one is asked for
+ELSEWHERE = {
+    "SpriteClassifier": "cmd_video.sprites.classifier:SpriteClassifier"
+}  # classes by name, imported when one is asked for
 _BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: "tokenizer" not in name)  # a text encoder needs it
 
 VIDEO_MODEL_FOLDERS = ("transformer", "unet")  # of a video model, in a pipeline of diffusers
@@ -95,7 +97,7 @@ def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLI
 def _find_class(class_name: str | None) -> Any:
     assert class_name is not None
     if class_name in ELSEWHERE:
-        return getattr(import_module(ELSEWHERE[class_name]), class_name)
+        return named(ELSEWHERE[class_name])
     for module in (models, pruned_models, diffusers, transformers):
         if hasattr(module, class_name):
             return getattr(module, class_name)

@@ -3,11 +3,10 @@
     config = load_config("configs/sprites/autoencoder.yaml", overrides=["loop.steps=100"])
 
 A YAML file is a short difference from these defaults. `stage` chooses what is trained; the loop is the same for all.
-What is learned is `objective`, one section for each kind: of the stage itself, or of a technique. Over 400 lines: every
-field of a run is looked up here.
+What is learned is `objective`, one section for each kind: of the stage itself, or of a technique. Over 400 lines:
+every field of a run is looked up here.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,7 +14,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from cmd_video.diffusion.objective import DenoisingSettings, DiffusionSettings
-from cmd_video.section import Section, by_kind
+from cmd_video.section import Section, by_kind, named
 from cmd_video.techniques import technique
 
 VIDEO_MODELS = (
@@ -82,7 +81,9 @@ class StageKind(NamedTuple):
 
 _DIFFUSION = "cmd_video.training.stages:DiffusionStage"
 STAGES: dict[str, StageKind] = {
-    "autoencoder": StageKind("cmd_video.training.autoencoder_stage:AutoencoderStage", ("autoencoder",), "reconstruction"),
+    "autoencoder": StageKind(
+        "cmd_video.training.autoencoder_stage:AutoencoderStage", ("autoencoder",), "reconstruction"
+    ),
     "image": StageKind(_DIFFUSION, ("unet", "content_scheduler"), "denoising", "content", True),
     "content": StageKind(_DIFFUSION, ("unet", "content_scheduler", "autoencoder"), "denoising", "content", True),
     "motion": StageKind(
@@ -140,7 +141,6 @@ class VideoData(Section):
     max_bad_fraction: float = Field(0.05, ge=0, le=1)
     """Stop when more than this part of the clips cannot be read."""
 
-
     def open(self, on_device: bool = False) -> Any:
         """The dataset; see `training.data.ClipDataset`.
 
@@ -182,8 +182,7 @@ def find_data(kind: str) -> type[Section]:
     """The section of a kind of data; a technique or a demonstration adds its own by a row of DATA."""
     if kind not in DATA:
         raise ValueError(f"kind: {kind!r} is none of {', '.join(DATA)}")
-    module, _, name = DATA[kind].partition(":")
-    return getattr(import_module(module), name)
+    return named(DATA[kind])
 
 
 DataConfig = Annotated[Any, by_kind(find_data)]
@@ -234,11 +233,12 @@ class ReconstructionSettings(Section):
     reconstruction: Literal["l2", "l1"] = "l2"
     """Distance between clip and reconstruction (the paper: l2)."""
     motion_latents_noise: float = Field(0.0, ge=0)
-    """Differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so that the decoder
-    forgives the motion model's small errors."""
+    """Differs from paper: noise added to the motion latents (which lie in (-1, 1)) before decoding, so that the
+    decoder forgives the motion model's small errors."""
     anchor_weight: float = Field(0.0, ge=0)
     """Differs from paper: weight of the squared distance from the content frame to the middle frame. Without it the
-    weights fall into a poor optimum early in a short training: the blurred mean, which hides what objects look like."""
+    weights fall into a poor optimum early in a short training: the blurred mean, which hides what objects look
+    like."""
     coarse_warp_weight: float = Field(0.0, ge=0)
     """With `base: warp` or `layers`: differs from paper: weight of the difference between the blurred clip and the
     blurred content frame moved by the flow, so that the flow learns to reach far (`training.coarse_warp`)."""
@@ -366,7 +366,9 @@ class TrainConfig(Section):
             except ValueError as error:
                 raise ValueError(f"objective.{error}") from error
         if "teacher" in self.components and plain and "teacher" not in stage.components:
-            raise ValueError("components.teacher: it belongs to the stage 'decoder' or to an objective that has a teacher")
+            raise ValueError(
+                "components.teacher: it belongs to the stage 'decoder' or to an objective that has a teacher"
+            )
         if self.edit is not None and stage.denoiser not in technique(self.edit.kind).denoisers:
             raise ValueError(f"edit.kind: {self.edit.kind!r} is not for the stage {self.stage!r}")
         if self.edit is not None and not plain:

@@ -3,16 +3,16 @@
 encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000)
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from cmd_video.data.files import sha256
 from cmd_video.data.latents import shard_path, write_latents
-from cmd_video.models import CMDAutoencoder
 from cmd_video.denoisers.latent_space import ImageAutoencoder, encode_video
+from cmd_video.models import CMDAutoencoder
 
 from .components import load_autoencoder
 from .config import LatentsData, VideoData, load_config
@@ -57,13 +57,13 @@ def encode_run(
         raise ValueError(f"{run}: no config.json; give the folder of a training run")
     for override in overrides or []:
         if not override.startswith(("data.", "data=", "validation.data.", "validation.data=")):
-            raise ValueError(f"--set {override!r}: encoding uses the fields of `data` and `validation.data` only")
+            raise ValueError(f"overrides: {override!r}: encoding uses the fields of `data` and `validation.data` only")
     config = load_config(run / "config.json", overrides)
     data = config.data if split == "train" else config.validation.data
     if isinstance(data, LatentsData):
         raise ValueError(f"{run}: its data are latents already ({data.path})")
     if passes > 1 and not (isinstance(data, VideoData) and data.train):
-        raise ValueError(f"--passes: {passes}, but these clips are the same in each pass; allowed: 1")
+        raise ValueError(f"passes: {passes}, but these clips are the same in each pass; allowed: 1")
     autoencoder, vae = load_autoencoder(run / "pipeline", device)
     dataset = data.open()
     count = min(num_clips, passes * len(dataset))
@@ -88,18 +88,13 @@ def encode_run(
 
     recipe = {
         "run": run.name,
-        "autoencoder_sha256": _digest(run / "pipeline" / "autoencoder"),
+        "autoencoder_sha256": sha256(*sorted((run / "pipeline" / "autoencoder").glob("*.safetensors"))),
         "data": data.model_dump(mode="json"),
         "split": split,
         "clips": count,
         "shard_size": shard_size,
     }
     return write_latents(output, shards(), recipe)
-
-
-def _digest(folder: Path) -> str:
-    """sha256 over a component's weight files."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))).hexdigest()
 
 
 def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -4,7 +4,6 @@ export_pipeline([Path("runs/sprites/content"), Path("runs/sprites/motion")], Pat
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cmd_video.data.files import whole_folder
 from cmd_video.diffusion.solvers import check_starts
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.older import upgrade_schedulers
@@ -81,13 +81,11 @@ def export_pipeline(
         raise ValueError(f"runs: only the {which} model is distilled for few steps; give both, or motion_starts")
     if any(distilled):
         pipeline.use_preset("turbo")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             nn.Module.to(part, dtype)  # diffusers' own warns of layers to be kept in float32, of which there are none
-    pipeline.save_pretrained(temporary)
-    temporary.rename(output)
+    with whole_folder(output) as temporary:
+        pipeline.save_pretrained(temporary)
     return output
 
 

@@ -8,13 +8,14 @@ Where a machine is lent for minutes and only small files come back, training goe
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from .checkpoint import load_latest, save_checkpoint, sha256
+from cmd_video.data.files import sha256, whole_folder
+
+from .checkpoint import load_latest, save_checkpoint
 
 INDEX = "weights.json"
 HEADER_BYTES = 128  # at most, for each tensor's name, type, shape and place
@@ -56,21 +57,17 @@ def pack_checkpoint(
     total = sum(value.numel() * value.element_size() for value in weights.values())
     if total > total_bytes:
         raise ValueError(f"total_bytes: {total_bytes} are too few for {total} bytes of weights in {checkpoints}")
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     names = [f"weights-{number:05d}.safetensors" for number in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, temporary / name)
-    index = {
-        "step": step,
-        "averaged": sorted(tensors["ema"]),
-        "state": {key: state[key] for key in ("ema", "best", "pending", "stage")},
-        "sha256": {name: sha256(temporary / name) for name in names},
-    }
-    (temporary / INDEX).write_text(json.dumps(index, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with whole_folder(folder, replace=True) as temporary:
+        for name, shard in zip(names, shards, strict=True):
+            save_file(shard, temporary / name)
+        index = {
+            "step": step,
+            "averaged": sorted(tensors["ema"]),
+            "state": {key: state[key] for key in ("ema", "best", "pending", "stage")},
+            "sha256": {name: sha256(temporary / name) for name in names},
+        }
+        (temporary / INDEX).write_text(json.dumps(index, indent=1))
     return [folder / name for name in (*names, INDEX)]
 
 

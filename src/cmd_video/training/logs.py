@@ -5,13 +5,14 @@ log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5)
 """
 
 import json
-import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cmd_video.data.files import write_whole
 
 
 class RunLog:
@@ -42,9 +43,7 @@ class RunLog:
         self.path = run / "log.jsonl"
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= first_step]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            os.replace(temporary, self.path)
+            write_whole(self.path, "".join(f"{line}\n" for line in kept))
         self.board = _open_board(run / "tensorboard", first_step)
         columns = (
             TextColumn("{task.description}"),

@@ -8,8 +8,6 @@ state and a killed run, resumed, is bit-identical on a CPU to one that was never
 
 import json
 import math
-import os
-import shutil
 import signal
 import textwrap
 import time
@@ -23,6 +21,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
+
+from cmd_video.data.files import whole_folder, write_whole
 
 from .build import build_stage
 from .checkpoint import (
@@ -75,7 +75,9 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(getattr(config.objective, "takes_turns", False)))],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=bool(getattr(config.objective, "takes_turns", False)))
+        ],
     )
     run = Path(config.output_dir)
     per_process = loop.gradient_accumulation_steps * accelerator.num_processes
@@ -251,14 +253,10 @@ def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
     stage.eval()
     with torch.no_grad():
         stage.finish(fixed_batches(dataset, CLIPS_FOR_STATISTICS, 16))
-    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    for name, component in stage.components.items():
-        component.save_pretrained(temporary / name)
-    stage.save_extras(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with whole_folder(folder, replace=True) as temporary:
+        for name, component in stage.components.items():
+            component.save_pretrained(temporary / name)
+        stage.save_extras(temporary)
 
 
 def _claim(run: Path, config: TrainConfig) -> None:
@@ -285,9 +283,7 @@ def _claim(run: Path, config: TrainConfig) -> None:
             raise ValueError(
                 f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder"
             )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(resolved, indent=1))
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(resolved, indent=1))
 
 
 def _needs_captions(config: TrainConfig) -> bool:

@@ -29,7 +29,6 @@ from .config import STAGES, TrainConfig
 from .grids import evenly, tile
 from .stage import Batch, Stage
 
-
 SAMPLING = "sampling.json"  # in a run's folder of components: part -> how its network is sampled
 
 
@@ -111,7 +110,7 @@ class DiffusionStage(Stage):
         return ModelSampling(**plain | self._own_sampling())
 
     def draw_samples(self, batch: Batch, model: Any = None) -> Tensor:
-        """x_0 (B, ...) from noise that is a function of the samples' numbers; by another network in place of its own."""
+        """x_0 (B, ...) from noise that is a function of the samples' numbers; by another network in its place."""
         x_0, condition = self.denoiser.example(batch)
         rng = Draws.of(self.config.seed + 2, batch["number"])
         z = rng.normal(x_0).to(self._device())

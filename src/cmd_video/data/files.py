@@ -1,0 +1,78 @@
+"""Files and folders that appear whole or not at all, and the digests of files.
+
+    write_whole(path, text)                                  # or bytes
+    with whole_file(path) as temporary:                      # for what writes its file itself
+        save_file(tensors, temporary)
+    with whole_folder(path) as temporary:
+        model.save_pretrained(temporary)
+    sha256(path)
+
+Whatever ends the work, an error or an interruption, leaves what was there before. What a killed process leaves is
+hidden, `.NAME.tmp-PID`, and does not count.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, a text as UTF-8.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside a file, of the same suffix, to write it under; it becomes the file when the block ends well."""
+    temporary = path.with_name(f".{path.stem[:40]}.tmp-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """A folder beside another to fill; it becomes that one when the block ends well.
+
+    Args:
+        path: the folder, which is not there yet; folders above it are made.
+        replace: it may be there, and then goes; what killed processes left of theirs goes as well.
+
+    Raises:
+        OSError: it is there and holds something, or nothing can be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.tmp-"
+    temporary = path.with_name(f"{prefix}{os.getpid()}")
+    for leftover in (
+        [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)] if replace else [temporary]
+    ):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sha256(*paths: Path) -> str:
+    """Hex digest of a file, or of several one behind the other."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: total)
+    return total.hexdigest()
