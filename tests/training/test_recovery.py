@@ -107,6 +107,7 @@ def parts(tiny_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("svd")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=16, projection_dim=16)
+    torch.manual_seed(0)
     CLIPVisionModelWithProjection(vision).save_pretrained(folder)
     sizes = {"block_out_channels": (32, 32), "layers_per_block": 1, "down_block_types": ("DownEncoderBlock2D",) * 2}
     svd = {
