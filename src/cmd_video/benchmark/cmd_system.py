@@ -18,7 +18,7 @@ from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotion
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.conditions import Rows
 from cmd_video.pipelines.feature_reuse import check_reusable, unet_step
-from cmd_video.pipelines.image_space import decode_video
+from cmd_video.pipelines.image_space import decode_images, decode_video
 from cmd_video.pipelines.inputs import check_multiple
 from cmd_video.pipelines.sampling import PRESETS, Sampling, Step, resolve, set_timesteps, with_schedule
 from cmd_video.pipelines.shapes import size_unit
@@ -59,9 +59,7 @@ def cmd_system(pipe: CMDPipeline, size: Size, content: Sampling, motion: Samplin
     parts = [*_text_parts(pipe, guided), *_content_parts(pipe, inputs, content), *_motion_parts(pipe, inputs, motion)]
     parts.append(_autoencoder_part(pipe, inputs))
     if pipe.vae is not None:
-        frames = size.frames + bool(pipe.config.decode_content_frame)
-        clip = inputs.clip[:, :, :1].expand(-1, -1, frames, -1, -1)
-        parts.append(Part("image decoder", "decoder", [pipe.vae], lambda: decode_video(pipe.vae, clip)))
+        parts.append(_image_decoder_part(pipe, inputs))
     return System(
         name, size, words, PAPER, parts,
         whole=partial(_generate, pipe, inputs, content, motion),
@@ -117,8 +115,8 @@ class _Inputs:
 
 
 def _rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    """(1, ...) -> (rows, ...), in memory as the loops have it: what is compiled for one serves the other."""
-    return tensor.expand(rows, *tensor.shape[1:]).contiguous()
+    """(1, ...) -> (rows, ...), made where and laid out as the loops do: what is compiled for them serves here too."""
+    return tensor.repeat(rows, *[1] * (tensor.ndim - 1))
 
 
 def _timesteps(rows: int, device: torch.device) -> torch.Tensor:
@@ -143,20 +141,23 @@ def _condition(pipe: CMDPipeline, batch: int) -> Rows:
     if pipe.num_classes:
         return {"labels": torch.zeros(batch, dtype=torch.long, device=pipe.unet.device)}
     features = [
-        encoder(torch.zeros(batch, encoder.config.max_position_embeddings, dtype=torch.long, device=encoder.device))[0]
+        encoder(_token_ids(encoder, batch))[0]
         for encoder in (pipe.text_encoder, pipe.motion_text_encoder)
         if encoder is not None
     ]
     return {"tokens": features[0], "pooled": features[-1].mean(dim=1)}
 
 
+def _token_ids(encoder: CLIPTextModel, rows: int) -> torch.Tensor:
+    length = encoder.config.max_position_embeddings
+    return torch.zeros(rows, length, dtype=torch.long, device=encoder.device)
+
+
 def _text_parts(pipe: CMDPipeline, guided: bool) -> list[Part]:
     """The prompt, and with guidance the negative prompt, through each text encoder."""
 
     def part(name: str, encoder: CLIPTextModel) -> Part:
-        length = encoder.config.max_position_embeddings
-        ids = torch.zeros(1, length, dtype=torch.long, device=encoder.device)
-        return Part(name, "condition", [encoder], lambda: encoder(ids), 1 + guided)
+        return Part(name, "condition", [encoder], lambda: encoder(_token_ids(encoder, 1)), 1 + guided)
 
     encoders = {"text encoder": pipe.text_encoder, "motion text encoder": pipe.motion_text_encoder}
     return [part(name, encoder) for name, encoder in encoders.items() if encoder is not None]
@@ -243,9 +244,22 @@ def _autoencoder_part(pipe: CMDPipeline, inputs: _Inputs) -> Part:
     """A clip needs the decoder; the paper's totals fit encoder and decoder together, once."""
     model = pipe.autoencoder
     return Part(
-        "autoencoder", "decoder", [model], lambda: model.decode(inputs.frame, inputs.motion).sample,
+        "autoencoder", "decoder", [model],
+        lambda: model.decode(_rows(inputs.frame, 1), _rows(inputs.motion, 1)).sample,
         paper_run=lambda: model(inputs.clip), paper_calls=1,
     )  # fmt: skip
+
+
+def _image_decoder_part(pipe: CMDPipeline, inputs: _Inputs) -> Part:
+    """All frames, and the content frame where it is shown."""
+    vae, frames = pipe.vae, inputs.clip.transpose(1, 2).contiguous()  # frame by frame, as the autoencoder leaves them
+
+    def run() -> None:
+        decode_video(vae, _rows(frames, 1).transpose(1, 2))
+        if pipe.config.decode_content_frame:
+            decode_images(vae, _rows(inputs.frame, 1))
+
+    return Part("image decoder", "decoder", [vae], run)
 
 
 # --- the paper's models ----------------------------------------------------------------------------------------------
