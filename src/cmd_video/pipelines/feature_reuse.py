@@ -103,7 +103,7 @@ def _residual_layer(
 ) -> torch.Tensor:
     x = block.resnets[layer](x, embedding)
     if getattr(block, "has_cross_attention", False):
-        x = block.attentions[layer](x, encoder_hidden_states=tokens).sample
+        x = block.attentions[layer](x, encoder_hidden_states=tokens, return_dict=False)[0]
     return x
 
 
