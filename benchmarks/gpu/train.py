@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.evaluation.results import write_result
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.training.config import TrainConfig, load_config
 from cmd_video.training.export import export_pipeline
 from cmd_video.training.light_checkpoint import INDEX, pack_checkpoint, unpack_checkpoint

@@ -62,7 +62,7 @@ def cmd_system(pipe: CMDPipeline, size: Size, sampling: Sampling | None = None, 
     return System(
         name, size, _words(how), PAPER, parts,
         whole=partial(_generate, pipe, inputs, how),
-        compile=partial(pipe.compile_denoisers, mode="reduce-overhead"),
+        compile=partial(compile_denoisers, pipe, mode="reduce-overhead"),
     )  # fmt: skip
 
 
@@ -76,9 +76,36 @@ def _words(how: Sampling) -> str:
     return words
 
 
+def compile_denoisers(pipe: CMDPipeline, **options: Any) -> None:
+    """Compile what runs at every denoising step, each of its few shapes on its own; options as of `torch.compile`."""
+    pipe.compile_denoisers(dynamic=False, **options)
+
+
+def compile_surroundings(pipe: CMDPipeline, **options: Any) -> None:
+    """Compile what runs before and after the loops: text encoders and decoders.
+
+    CUDA graphs are not for them: the next frames would be decoded into the memory of those before.
+    """
+    for module in _surroundings(pipe):
+        module.compile(dynamic=False, **options)
+
+
+def uncompile(pipe: CMDPipeline) -> None:
+    """Undo `compile_denoisers` and `compile_surroundings`."""
+    for module in (pipe.unet, *_surroundings(pipe)):
+        module._compiled_call_impl = None  # there is no public way
+    for denoiser in (pipe.content, pipe.motion):
+        denoiser.compile(None)
+
+
+def _surroundings(pipe: CMDPipeline) -> list[Any]:
+    decoders = [model.decoder for model in (pipe.autoencoder, pipe.vae) if model is not None]
+    return [*decoders, *(model for model in (pipe.text_encoder, pipe.motion_text_encoder) if model is not None)]
+
+
 @dataclass
 class _Inputs:
-    """Made-up inputs for one clip."""
+    """Made-up inputs for one clip; noise, as a device is faster on zeros."""
 
     frame: torch.Tensor  # (1, C, h, w)
     clip: torch.Tensor  # (1, C, F, h, w)
@@ -91,9 +118,9 @@ class _Inputs:
         height, width = size.height // pipe.ratio, size.width // pipe.ratio
         places = height // patch + width // patch
         return cls(
-            frame=torch.zeros(1, channels, height, width, **options),
-            clip=torch.zeros(1, channels, size.frames, height, width, **options),
-            motion=torch.zeros(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
+            frame=torch.randn(1, channels, height, width, **options),
+            clip=torch.randn(1, channels, size.frames, height, width, **options),
+            motion=torch.randn(1, pipe.autoencoder.config.latent_channels, size.frames, places, **options),
         )
 
 
@@ -208,11 +235,11 @@ def _fake(names: tuple[str, ...], pipe: CMDPipeline, inputs: _Inputs, batch: int
     if "content_frame" in names:
         rows["content_frame"] = _rows(inputs.frame, batch)
     if "pooled" in names:
-        rows["pooled"] = torch.zeros(batch, pipe.motion_transformer.config.text_dim, device=device, dtype=dtype)
+        rows["pooled"] = torch.randn(batch, pipe.motion_transformer.config.text_dim, device=device, dtype=dtype)
     if "tokens" in names:
         config = pipe.text_encoder.config
         size = (batch, config.max_position_embeddings, config.hidden_size)
-        rows["tokens"] = torch.zeros(size, device=device, dtype=dtype)
+        rows["tokens"] = torch.randn(size, device=device, dtype=dtype)
     return Condition(rows)
 
 

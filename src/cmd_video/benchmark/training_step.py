@@ -5,6 +5,7 @@ for row in paper_training(Size(512, 512)):
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import diffusers
@@ -86,9 +87,11 @@ def time_training(step: TrainingStep, device: str, runs: int, autocast: torch.dt
     parameters = [parameter for module in step.modules for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
+    cast = nullcontext() if autocast is None else torch.autocast(torch.device(device).type, autocast)
+
     def run() -> None:
         with torch.inference_mode(False), torch.enable_grad():
-            with torch.autocast(torch.device(device).type, autocast, enabled=autocast is not None):
+            with cast:
                 loss = step.loss()
             loss.backward()
         optimizer.step()

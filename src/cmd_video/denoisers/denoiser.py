@@ -97,9 +97,12 @@ class Denoiser(ABC):
 
         return ask
 
-    def compile(self, **options: Any) -> None:
-        """Run what a sampling loop calls besides whole networks through `torch.compile`, with its options."""
-        self._compile_options = options
+    def compile(self, options: Mapping[str, Any] | None) -> None:
+        """Run what a sampling loop calls besides whole networks through `torch.compile`, with these options; None = as
+        it is.
+        """
+        self._compile_options = None if options is None else dict(options)
+        self._compiled.clear()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, compiled if `compile` said so."""

@@ -193,8 +193,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def compile_denoisers(self, **options: Any) -> None:
         """Compile what runs at every denoising step, also under presets that reuse features; as `torch.compile`."""
         self.unet.compile(**options)
-        self.content.compile(**options)
-        self.motion.compile(**options)
+        self.content.compile(options)
+        self.motion.compile(options)
 
     @torch.no_grad()
     def __call__(
