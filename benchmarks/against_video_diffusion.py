@@ -36,10 +36,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cmd_video.benchmark.cost import count
 from cmd_video.benchmark.memory import peak_bytes
 from cmd_video.benchmark.training_step import BYTES_PER_PARAMETER
-from cmd_video.sprites.scenes import SpriteScene, render
-from cmd_video.sprites.adherence import choose_scenes
 from cmd_video.evaluation.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.sprites.adherence import choose_scenes
+from cmd_video.sprites.scenes import SpriteScene, render
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, LatentsData, TrainConfig, load_config

@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cmd_video.sprites.scenes import SpriteScene, render
 from cmd_video.data.transforms import to_uint8
-from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence
+from cmd_video.denoisers.latent_space import encode_video
 from cmd_video.evaluation.distribution import frechet_estimate
 from cmd_video.evaluation.extractors import build_extractor
 from cmd_video.evaluation.tables import digest_all, digest_of
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.image_space import encode_video
-from cmd_video.training.samples import draw_samples
+from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence
+from cmd_video.sprites.scenes import SpriteScene, render
 
 BATCH = 10
 EXTRACTORS = {

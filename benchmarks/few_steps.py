@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.sampling import jumps_from
+from cmd_video.sprites.adherence import evaluate_adherence
 
 STARTS: tuple[tuple[int, ...], ...] = (
     tuple(range(999, -1, -50)),

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from cmd_video.pipelines.image_space import decode_images
+from cmd_video.pipelines.prompt import encode_prompts
 
 from cmd_video.evaluation.results import write_result
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.image_space import decode_images
-from cmd_video.pipelines.prompt import encode_prompts
 
 
 def plain(pipe: CMDPipeline, prompt: str, seed: int, steps: int) -> torch.Tensor:

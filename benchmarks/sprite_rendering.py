@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from by_turns import median_seconds
 
+from cmd_video.evaluation.results import write_result
 from cmd_video.sprites.renderer import SceneDataset, pack_scene, render_scenes
 from cmd_video.sprites.scenes import render, sample_scene
-from cmd_video.evaluation.results import write_result
 
 
 @torch.inference_mode()

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from by_turns import Maker, clips_of, compare, distances, encode_scenes, protocol_of, true_clips
+from cmd_video.pipelines.image_space import decode_video
 
-from cmd_video.sprites.adherence import choose_scenes
 from cmd_video.evaluation.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.image_space import decode_video
+from cmd_video.sprites.adherence import choose_scenes
 
 GUIDANCE = {"content": (1.0, 2.0, 4.0, 7.0), "motion": (1.0, 2.0, 4.0)}
 STEPS = {"content": (5, 10, 25, 50), "motion": (5, 10, 25, 50)}

@@ -18,8 +18,10 @@ CORE = (
     "models/layers.py",
     "models/autoencoder_cmd.py",
     "models/motion_transformer.py",
-    "pipelines/pipeline_cmd.py",
-    "losses.py",
+    "diffusion/process.py",
+    "diffusion/guidance.py",
+    "diffusion/sample.py",
+    "diffusion/objective.py",
 )
 MAX_FILE, MAX_FUNCTION, MAX_LONG_FUNCTION, MAX_CORE = 400, 60, 120, 1400
 TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".in", ".sh", ".ipynb", ""}

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .evaluation.evaluate import evaluate
     from .models import (
         MOTION_TRANSFORMER_SIZES,
         AutoencoderPixelUnshuffle,
@@ -28,10 +29,12 @@ __all__ = [
     "CMDMotionTransformer",
     "CMDPipeline",
     "CMDPipelineOutput",
+    "evaluate",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'cmd_video' has no attribute {name!r}")
-    return getattr(import_module(".pipelines" if "Pipeline" in name else ".models", __name__), name)
+    place = ".evaluation.evaluate" if name == "evaluate" else ".pipelines" if "Pipeline" in name else ".models"
+    return getattr(import_module(place, __name__), name)

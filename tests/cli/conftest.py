@@ -47,7 +47,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vae=AutoencoderPixelUnshuffle(patch_size=2),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
-        guidance_scale=2.0,
+        sampling={"content": {"guidance": {"scale": 2.0}}},
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("pipeline") / "tiny"
     pipe.save_pretrained(folder)

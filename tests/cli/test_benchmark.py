@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmd_video.benchmark.cmd_system import cmd_system, default_sampling
+from cmd_video.benchmark.cmd_system import cmd_system
 from cmd_video.benchmark.system import Size, measure_cost
 from cmd_video.cli import main
 from cmd_video.pipelines import CMDPipeline
@@ -20,7 +20,7 @@ def test_the_count_of_a_pipeline_is_what_it_runs(tiny_pipeline):
         pipe.use_preset(preset)
         rows, columns = pipe.autoencoder.config.sample_size
         size = Size(rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames)
-        expected = measure_cost(cmd_system(pipe, size, *default_sampling(pipe)))
+        expected = measure_cost(cmd_system(pipe, size))
         with FlopCounterMode(display=False) as counter:
             pipe("a red ball", generator=torch.Generator().manual_seed(0), output_type="pt")
         assert expected.end_to_end.flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
@@ -95,7 +95,7 @@ def test_a_recipe_is_counted_at_its_own_size(tiny_config, tmp_path, capsys):
         (["sora"], "error: system: 'sora' is no folder"),
         (["default", "--resolution", "big"], "error: --resolution: 'big' is not of the form HxW"),
         (["default", "--dtype", "int4"], "error: --dtype: 'int4' is none of float32, bfloat16, float16"),
-        (["default", "--preset", "warp"], "error: preset: 'warp' is none of quality, fast, turbo"),
+        (["default", "--preset", "warp"], "error: --preset: 'warp' is none of quality, fast, turbo"),
         (["cmd-sd21", "--motion-size", "XXL"], "error: motion: 'XXL' is none of S, B, L, XL"),
         (["missing.yaml"], "error: missing.yaml"),
         (["default", "--device", "tpu"], "error: --device: 'tpu' cannot be used here"),
@@ -109,7 +109,7 @@ def test_a_recipe_is_counted_at_its_own_size(tiny_config, tmp_path, capsys):
         (["default", "--compile"], "error: --compile: needs a system to time"),
         (["default", "--runs", "3"], "error: --runs: nothing is timed on the device meta"),
         (["default", "--resolution", "66x64"], "error: height: 66 is not a positive multiple of"),
-        (["animatediff", "--resolution", "64x64", "--frames", "48"], "error: frames: 48, but AnimateDiff has"),
+        (["animatediff", "--resolution", "64x64", "--frames", "48"], "error: --frames: 48, but AnimateDiff has"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

@@ -18,7 +18,7 @@ from cmd_video.evaluation import reconstruction
 def folders(tmp_path, run):
     for name, seed in (("real", 0), ("made", 1)):
         code, _, error = run(
-            "data", "make", "-o", tmp_path / name, "--num-clips", 12, "--seed", seed, "--height", 32, "--width", 32
+            "sprites", "make", "-o", tmp_path / name, "--num-clips", 12, "--seed", seed, "--height", 32, "--width", 32
         )
         assert code == 0, error
     return tmp_path / "real", tmp_path / "made"
@@ -34,7 +34,7 @@ def test_from_folders_to_comparable_results(run, folders, tmp_path):
     code, out, error = run("evaluate", "reference", real, "-o", tmp_path / "reference", *options)
     assert code == 0 and "48 features of 12 clips" in out, error
     again = run("evaluate", "reference", real / "manifest.jsonl", "-o", tmp_path / "listed", *options)
-    assert again[0] == 0  # what `data make` lists can be read
+    assert again[0] == 0  # what `sprites make` lists can be read
     results = []
     for number, (clips, known) in enumerate(((made, tmp_path / "reference"), (real, real))):
         output = tmp_path / f"{number}.json"
@@ -272,7 +272,7 @@ def test_damaged_results(run, tmp_path, change):
     ("arguments", "message"),
     [
         (("reconstruction", "-o", "."), "--output: . is a folder"),
-        (("adherence", "-o", "/dev/null/a.json"), "nothing can be written below /dev/null"),
+        (("reconstruction", "-o", "/dev/null/a.json"), "--output: /dev/null/a.json: nothing can be written below"),
         (("reconstruction", "--device", "abacus"), "--device: 'abacus' cannot be used here"),
         (("calc", "x", "--reference", "y", "--device", "abacus"), "--device: 'abacus' cannot be used here"),
     ],

@@ -25,11 +25,12 @@ def test_one_prompt_writes_the_video_and_its_record(run, tiny_pipeline, tmp_path
     expected = {
         "prompt": "a red circle",
         "seed": 3,
-        "num_inference_steps": 2,
-        "guidance_scale": 2.0,
         "truncated": None,
     }
     assert {key: record[key] for key in expected} == expected
+    sampling = record["sampling"]
+    assert sampling["content"]["num_inference_steps"] == sampling["motion"]["num_inference_steps"] == 2
+    assert [sampling[part]["guidance"]["scale"] for part in ("content", "motion")] == [2, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.mp4"]
 
 
@@ -47,8 +48,9 @@ def test_shortcuts_and_type_are_used_and_recorded(run, tiny_pipeline, tmp_path):
         frames[name] = frames_of(tmp_path / f"{name}.gif")
         records[name] = json.loads((tmp_path / f"{name}.json").read_text())
     assert all((frames[name] != frames["plain"]).any() for name in ("interval", "reuse", "bf16"))
-    assert records["interval"]["guidance_interval"] == [0.0, 0.5]
-    assert records["reuse"]["reuse_interval"] == 2 and records["bf16"]["dtype"] == "bfloat16"
+    guidance, wraps = (records[name]["sampling"]["content"] for name in ("interval", "reuse"))
+    assert guidance["guidance"] == {"kind": "guidance_interval", "scale": 2.0, "low": 0.0, "high": 0.5}
+    assert [wrap["interval"] for wrap in wraps["wraps"]] == [2] and records["bf16"]["dtype"] == "bfloat16"
 
 
 def test_several_prompts_write_a_folder_and_a_contact_sheet(run, tiny_pipeline, tmp_path):

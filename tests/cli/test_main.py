@@ -50,6 +50,9 @@ RAISES = {
     "bug": lambda: KeyError("x"),
     "bug-runtime": lambda: RuntimeError("shapes differ"),
     "empty": lambda: ValueError(),
+    "argument": lambda: ValueError("number: 3 is odd: one more"),
+    "arguments": lambda: ValueError("what and number: 3, not both"),
+    "no-argument": lambda: ValueError("a number: 3 is odd"),
 }
 
 app = typer.Typer()
@@ -62,8 +65,10 @@ def check(number: int = 1):
 
 
 @app.command()
-def make():
+def make(num_clips: int = 1):
     """Make."""
+    if num_clips > 1:
+        raise ValueError(f"num_clips: {num_clips} are too many")
     raise typer.Exit(3)
 
 
@@ -103,6 +108,9 @@ def run(verbs, capsys, *argv):
         ("os-text", "cannot reach the hub"),
         ("parameter", "Invalid value for --steps: must be 1 or more"),
         ("empty", "ValueError"),
+        ("argument", "--number: 3 is odd: one more"),  # as it was typed
+        ("arguments", "what and --number: 3, not both"),
+        ("no-argument", "a number: 3 is odd"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(verbs, capsys, what, message):
@@ -149,6 +157,7 @@ def test_success_and_exit_codes(verbs, capsys):
     assert run(verbs, capsys, "fail", "fine", "--number", "3") == (0, "fine 3\n", "")
     assert run(verbs, capsys, "data", "check") == (0, "checked 1\n", "")
     assert run(verbs, capsys, "data", "make")[0] == 3
+    assert run(verbs, capsys, "data", "make", "--num-clips", "2")[2] == "error: --num-clips: 2 are too many\n"
 
 
 def test_help_lists_every_verb_and_imports_none(verbs, capsys):

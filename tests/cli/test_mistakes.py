@@ -39,7 +39,10 @@ MISTAKES = {
         ["20x24", "16x16"],
     ),
     "height": (["generate", "x", "--height", "17", "--model", "{model}", "-o", "{out}/a.mp4"], ["height", "17", "16"]),
-    "frames": (["generate", "x", "--num-frames", "3", "--model", "{model}", "-o", "{out}/a.mp4"], ["num_frames", "3"]),
+    "frames": (
+        ["generate", "x", "--num-frames", "3", "--model", "{model}", "-o", "{out}/a.mp4"],
+        ["--num-frames", "3"],
+    ),
     "steps": (
         ["generate", "x", "--steps", "0", "--model", "{model}", "-o", "{out}/a.mp4"],
         ["num_inference_steps", "0"],

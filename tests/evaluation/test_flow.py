@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmd_video.sprites.scenes import SpritesDataset
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.flow import dynamic_degree, flow_features, optical_flow, visible_flow, warping_error
+from cmd_video.sprites.scenes import SpritesDataset
 
 
 def sliding(dx, dy, frames=6, size=64):

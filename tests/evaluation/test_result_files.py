@@ -12,7 +12,7 @@ from cmd_video.evaluation.results import write_result
     ("script", "arguments", "command"),
     [
         ("/x/benchmarks/rows.py", ["--row", "video UNet", "run"], "python benchmarks/rows.py --row 'video UNet' run"),
-        ("/x/bin/cmd-video", ["evaluate", "adherence"], "cmd-video evaluate adherence"),
+        ("/x/bin/cmd-video", ["sprites", "adherence"], "cmd-video sprites adherence"),
         ("/x/cmd_video/cli/__main__.py", [], "cmd-video"),
     ],
 )

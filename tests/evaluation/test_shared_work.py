@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from cmd_video.sprites.scenes import render, sample_scene
-from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.evaluation.shared_work import SharedRows, discard, every_row
+from cmd_video.sprites.adherence import evaluate_adherence
+from cmd_video.sprites.scenes import render, sample_scene
 
 
 def squares(numbers):

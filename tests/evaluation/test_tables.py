@@ -171,8 +171,8 @@ def test_digests_tell_pixels_apart(clips, tmp_path):
 
 def test_measures_tell_noise_and_order():
     """What FVD-like and FID-like distances must and must not see, on features of averaged pixels."""
-    from cmd_video.sprites.scenes import SpritesDataset
     from cmd_video.data.transforms import to_uint8
+    from cmd_video.sprites.scenes import SpritesDataset
 
     dataset = SpritesDataset(600, 32, 32, 8)
     videos = torch.stack([to_uint8(dataset[number]["video"]) for number in range(600)])

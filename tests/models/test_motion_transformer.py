@@ -95,8 +95,8 @@ def test_unpatchify_undoes_the_patches(make_motion_transformer, motion_inputs, p
     model = make_motion_transformer(fresh=True, patch_size=patch, dim=dim, num_heads=1, num_layers=1)
     model.requires_grad_(False)
     model.norm_out = nn.Identity()
-    fixed_tokens = model._fixed_tokens
-    model._fixed_tokens = lambda *sizes: torch.zeros_like(fixed_tokens(*sizes))
+    embed = model.embed_content_frame
+    model.embed_content_frame = lambda *inputs: torch.zeros_like(embed(*inputs))
     model.latent_embed.weight.copy_(torch.eye(dim).view(dim, channels, patch, patch))  # (channel, row, column)
     order = torch.arange(dim).view(channels, patch, patch).permute(1, 2, 0).flatten()  # (row, column, channel)
     model.proj_out.weight.copy_(torch.eye(dim)[order])
@@ -198,10 +198,24 @@ def test_a_width_that_does_not_fit(make_motion_transformer, changes):
         make_motion_transformer(**changes)
 
 
-def test_return_dict(make_motion_transformer, motion_inputs):
+def test_the_output_as_a_tuple(make_motion_transformer, motion_inputs):
     model = make_motion_transformer()
     inputs = motion_inputs(model)
-    sample, deep_residual, fixed_tokens = model(**inputs, return_dict=False)
-    output = model(**inputs)
-    assert torch.equal(deep_residual, output.deep_residual) and torch.equal(fixed_tokens, output.fixed_tokens)
-    assert torch.equal(sample, output.sample) and sample.shape == inputs["hidden_states"].shape
+    (sample,) = model(**inputs, return_dict=False)
+    assert torch.equal(sample, model(**inputs).sample) and sample.shape == inputs["hidden_states"].shape
+
+
+def test_its_parts_make_its_forward_pass_and_the_fixed_ones_do_not_see_the_latents(
+    make_motion_transformer, motion_inputs
+):
+    """What a sampling loop calls: the content frame's tokens once, the others at each step."""
+    model = make_motion_transformer(**CONDITIONS)
+    inputs = motion_inputs(model)
+    x, frame = inputs["hidden_states"], inputs["content_frame"]
+    fixed = model.embed_content_frame(x, frame)
+    assert torch.equal(fixed, model.embed_content_frame(torch.zeros_like(x), frame))
+    condition = model.embed_condition(inputs["timestep"], inputs["pooled_text"], inputs["class_labels"])
+    tokens = model.embed_latents(x, fixed)
+    for block in range(len(model.blocks)):
+        tokens = model.run(model.blocks[block : block + 1], tokens, condition)
+    assert torch.equal(model.project(tokens, condition, x), model(**inputs).sample)

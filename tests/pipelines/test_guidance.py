@@ -36,7 +36,7 @@ def rows():
 
     def attach(pipeline: CMDPipeline) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {"content": [], "motion": []}
-        for name, model in (("content", pipeline.unet), ("motion", pipeline.motion_transformer)):
+        for name, model in (("content", pipeline.unet), ("motion", pipeline.motion_transformer.latent_embed)):
             model.register_forward_pre_hook(lambda module, inputs, name=name: found[name].append(len(inputs[0])))
         return found
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.sampling import Sampling
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True}
 UNET = {
@@ -80,7 +81,7 @@ def test_an_image_model_becomes_a_video_pipeline(make_folder, generate, variant,
     assert torch.equal(pipe.content_scheduler.alphas_cumprod, image_model.scheduler.alphas_cumprod)
     expected = "v_prediction" if variant == "sd21-v" else "epsilon"
     assert pipe.content_scheduler.config.prediction_type == expected
-    assert pipe.config.guidance_scale == 7.5
+    assert pipe.sampling == Sampling() and pipe.sampling.content.guidance_scale == 7.5
     out = generate(pipe, "a red ball", height=16, width=16, num_frames=4)
     assert out.frames.shape == (1, 4, 3, 16, 16) and out.frames.isfinite().all()
     pipe.save_pretrained(tmp_path / "cmd")

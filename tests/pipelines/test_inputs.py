@@ -47,10 +47,12 @@ WRONG = [
     ("text", {"prompt": "a", "num_frames": 5}, ["num_frames", "5", "multiple of 2"]),
     ("text", {"prompt": "a", "num_frames": -4}, ["num_frames", "-4", "multiple of 2"]),
     ("text", {"prompt": "a", "num_frames": "4"}, ["num_frames", "'4'", "whole number"]),
-    ("text", {"prompt": "a", "num_inference_steps": 0}, ["num_inference_steps", "0", "1..1000"]),
+    ("text", {"prompt": "a", "num_inference_steps": 0}, ["num_inference_steps", "0", "at least 1"]),
     ("text", {"prompt": "a", "num_inference_steps": 1001}, ["num_inference_steps", "1001", "1..1000"]),
     ("text", {"prompt": "a", "num_inference_steps": 2.5}, ["num_inference_steps", "2.5", "whole number"]),
-    ("text", {"prompt": "a", "motion_num_inference_steps": 0}, ["motion_num_inference_steps", "0", "1..1000"]),
+    ("text", {"prompt": "a", "num_inference_steps": True}, ["num_inference_steps", "True", "whole number"]),
+    ("text", {"prompt": "a", "motion_num_inference_steps": 0}, ["motion_num_inference_steps", "0", "at least 1"]),
+    ("text", {"prompt": "a", "motion_num_inference_steps": 1001}, ["motion_num_inference_steps", "1001", "1..1000"]),
     ("text", {"prompt": "a", "guidance_scale": 0.5}, ["guidance_scale", "0.5", "at least 1"]),
     ("text", {"prompt": "a", "guidance_scale": float("nan")}, ["guidance_scale", "nan", "at least 1"]),
     ("text", {"prompt": "a", "motion_guidance_scale": -2}, ["motion_guidance_scale", "-2", "at least 1"]),
@@ -79,7 +81,7 @@ WRONG = [
 )
 def test_a_wrong_argument_is_named(pipeline, arguments, words):
     called = []
-    for model in (pipeline.unet, pipeline.motion_transformer):
+    for model in (pipeline.unet, pipeline.motion_transformer.latent_embed):
         model.register_forward_pre_hook(lambda module, inputs: called.append(module))
     with pytest.raises(ValueError) as error:
         pipeline(**arguments)

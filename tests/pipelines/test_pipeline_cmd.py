@@ -76,7 +76,7 @@ def test_the_kinds_of_output_agree(pipeline, condition, generate):
     for number, picture in enumerate(out["pil"].frames[0]):
         assert picture.mode == "RGB" and picture.size == (side, side)
         np.testing.assert_array_equal(np.asarray(picture), (out["np"].frames[0, number] * 255).round())
-    frames, content_frames = pipeline.decode(out["latent"].content_frames, out["latent"].frames, "pt")
+    frames, content_frames = pipeline.decode(out["latent"].content_frames, out["latent"].frames, "pt", True)
     assert torch.equal(frames, out["pt"].frames) and torch.equal(content_frames, out["pt"].content_frames)
 
 

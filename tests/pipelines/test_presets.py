@@ -1,31 +1,41 @@
 """Presets, the plan of a denoising loop, guidance in an interval, and deep features used again between steps."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UNet2DConditionModel
 
+from cmd_video.diffusion.guidance import ClassifierFree
+from cmd_video.diffusion.plan import Step, steps_at
+from cmd_video.diffusion.solvers import SchedulerSolver, ddim, jumps, multistep, with_schedule
 from cmd_video.models import CMDMotionTransformer
-from cmd_video.pipelines.feature_reuse import check_reusable, unet_step
-from cmd_video.pipelines.sampling import PRESETS, Step, make_solver, plan_steps, with_schedule
+from cmd_video.pipelines.sampling import PRESETS, ModelSampling, is_distilled, lcm
+from cmd_video.techniques.feature_reuse import Settings as Reuse
+from cmd_video.techniques.feature_reuse import check_reusable, motion_step, unet_step
+from cmd_video.techniques.guidance_interval import Settings as Interval
 
 
-def test_plan_guides_inside_the_interval_only_and_starts_each_stretch_afresh():
-    plan = plan_steps([900, 700, 500, 300, 200, 100, 0], 1000, True, (0.15, 0.8), reuse_interval=2)
-    assert [step.guided for step in plan] == [False, True, True, True, True, False, False]
-    assert [step.reuse for step in plan] == [False, False, True, False, True, False, True]
+def test_a_plan_guides_inside_the_interval_only_and_starts_each_stretch_afresh():
+    guidance = Interval(scale=2.0, low=0.15, high=0.8)
+    plan = Reuse(interval=2).steps(steps_at([900, 700, 500, 300, 200, 100, 0], 1000), guidance)
+    assert [len(guidance.passes(step)) == 2 for step in plan] == [False, True, True, True, True, False, False]
+    assert [step.fresh for step in plan] == [True, True, False, True, False, True, False]
 
 
-def test_plan_without_shortcuts_computes_everything():
-    assert plan_steps(range(9, -1, -1), 10, True) == [Step(True, False)] * 10
-    assert plan_steps(range(9, -1, -1), 10, False) == [Step(False, False)] * 10
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_plan_without_shortcuts_computes_everything(scale):
+    steps = steps_at(range(9, -1, -1), 10)
+    assert steps == [Step(t, t / 10) for t in range(9, -1, -1)] and all(step.fresh for step in steps)
+    assert Reuse().steps(steps, ClassifierFree(scale=scale)) == steps
 
 
 @pytest.mark.parametrize("interval", [1, 2, 3, 5])
 def test_every_nth_step_is_full(interval):
-    plan = plan_steps(range(10, 0, -1), 11, True, reuse_interval=interval)
-    assert [not step.reuse for step in plan] == [number % interval == 0 for number in range(10)]
+    plan = Reuse(interval=interval).steps(steps_at(range(10, 0, -1), 11), ClassifierFree(scale=2.0))
+    assert [step.fresh for step in plan] == [number % interval == 0 for number in range(10)]
+    assert [step.t for step in plan] == list(range(10, 0, -1))
 
 
 LAYOUTS = {
@@ -97,20 +107,31 @@ def test_motion_transformer_with_its_own_deep_residual_is_the_full_one():
     model = CMDMotionTransformer(num_layers=4, dim=16, num_heads=2, text_dim=6).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    arguments = {
-        "hidden_states": torch.randn(2, 8, 4, 8),
-        "timestep": torch.tensor([500, 500]),
-        "content_frame": torch.randn(2, 4, 8, 8),
-        "pooled_text": torch.randn(2, 6),
-    }
+    x, timestep, pooled = torch.randn(2, 8, 4, 8), torch.tensor([500, 500]), torch.randn(2, 6)
+    frame = torch.randn(2, 4, 8, 8)
     with torch.no_grad():
-        full = model(**arguments)
-        again = model(**arguments, deep_residual=full.deep_residual)
-        without = model(**arguments, deep_residual=torch.zeros_like(full.deep_residual))
-        known = model(**arguments, fixed_tokens=full.fixed_tokens)
-    torch.testing.assert_close(again.sample, full.sample)
-    assert torch.equal(known.sample, full.sample)
-    assert not torch.allclose(without.sample, full.sample, atol=1e-3)
+        plain = model(x, timestep, frame, pooled).sample
+        step = partial(motion_step, model, x, timestep, model.embed_content_frame(x, frame), pooled, None)
+        full, residual = step()
+        again, same = step(residual)
+        without, _ = step(torch.zeros_like(residual))
+    assert torch.equal(full, plain) and same is residual
+    torch.testing.assert_close(again, plain)
+    assert not torch.allclose(without, plain, atol=1e-3)  # the inner blocks do matter
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_motion_transformer_without_inner_blocks_has_nothing_to_reuse(layers):
+    torch.manual_seed(0)
+    model = CMDMotionTransformer(num_layers=layers, dim=16, num_heads=2).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, timestep, frame = torch.randn(2, 8, 4, 8), torch.tensor([500, 500]), torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        fixed = model.embed_content_frame(x, frame)
+        full, residual = motion_step(model, x, timestep, fixed, None, None)
+        again, _ = motion_step(model, x, timestep, fixed, None, None, residual)
+    assert not residual.any() and torch.equal(again, full) and torch.equal(full, model(x, timestep, frame).sample)
 
 
 def test_reuse_with_interval_one_changes_nothing_and_larger_ones_do(text_pipeline, generate):
@@ -128,7 +149,10 @@ def count_rows(module, calls):
 
 def test_outside_the_interval_a_step_runs_the_condition_only(text_pipeline, generate):
     content, motion = [], []
-    hooks = [count_rows(text_pipeline.unet, content), count_rows(text_pipeline.motion_transformer, motion)]
+    hooks = [
+        count_rows(text_pipeline.unet, content),
+        count_rows(text_pipeline.motion_transformer.latent_embed, motion),
+    ]
     generate(text_pipeline, "a red ball", num_inference_steps=4, guidance_interval=(0.2, 0.6))
     for hook in hooks:
         hook.remove()
@@ -176,12 +200,13 @@ def test_a_preset_is_saved_with_the_pipeline(pipeline, name, generate, condition
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded.content_scheduler) is type(pipeline.content_scheduler)
     steps = []
-    hook = count_rows(loaded.motion_transformer, steps)
+    hook = count_rows(loaded.motion_transformer.latent_embed, steps)
     first = generate(pipeline, **condition, num_inference_steps=None)
     second = generate(loaded, **condition, num_inference_steps=None)
     hook.remove()
     torch.testing.assert_close(first.frames, second.frames, atol=1e-6, rtol=0)
-    assert len(steps) == PRESETS[name].motion_num_inference_steps
+    assert loaded.sampling == pipeline.sampling
+    assert len(steps) == PRESETS[name].num_inference_steps
     assert (second.content_frames is not None) == PRESETS[name].decode_content_frame
 
 
@@ -211,20 +236,52 @@ def test_turbo_is_for_distilled_models_and_the_others_are_not(text_pipeline, gen
     torch.testing.assert_close(both[1], one[0], atol=1e-5, rtol=1e-4)
 
 
+SAMPLERS = {
+    "ddim": ddim,
+    "multistep": multistep,
+    "jumps": jumps,
+    "lcm": partial(lcm, original_inference_steps=20),
+    "distilled": partial(with_schedule, LCMScheduler),
+}
+
+
 @pytest.mark.parametrize("config", [{"beta_schedule": "scaled_linear", "beta_end": 0.013}, {}])
-def test_solvers_keep_schedule_and_prediction_type_also_on_disk(config, tmp_path):
-    ddim = DDIMScheduler(**config, prediction_type="sample", clip_sample=False, timestep_spacing="leading")
-    lcm = with_schedule(LCMScheduler, ddim)
-    for name, scheduler in (("multistep", ddim), ("ddim", ddim), ("distilled", lcm)):
-        solver = make_solver(name, scheduler)
-        solver.save_pretrained(tmp_path / name)
-        loaded = type(solver).from_pretrained(tmp_path / name)
-        for each in (solver, loaded):
+def test_samplers_keep_schedule_and_prediction_type_also_on_disk(config, tmp_path):
+    plain = DDIMScheduler(**config, prediction_type="sample", clip_sample=False, timestep_spacing="leading")
+    for name, make in SAMPLERS.items():
+        sampler = make(plain)
+        sampler.save_pretrained(tmp_path / name)
+        loaded = type(sampler).from_pretrained(tmp_path / name)
+        for each in (sampler, loaded):
             each.set_timesteps(10)
-            assert torch.equal(each.alphas_cumprod, ddim.alphas_cumprod)
-            assert each.config.prediction_type == "sample"
-        assert torch.equal(solver.timesteps, loaded.timesteps)
-        assert name != "multistep" or solver.timesteps[0] == 999  # noise is asked for as noise
+            assert torch.equal(each.alphas_cumprod, plain.alphas_cumprod)
+            assert each.config.prediction_type == "sample" and each.config.timestep_spacing == "leading"
+        assert torch.equal(sampler.timesteps, loaded.timesteps)
+
+
+def test_the_fast_preset_asks_for_noise_as_noise(text_pipeline):
+    """From the last timestep on, whatever spacing the scheduler came with, which stays."""
+    text_pipeline.use_preset("fast")
+    for part in (text_pipeline.content, text_pipeline.motion):
+        own = text_pipeline.components[part.scheduler]
+        assert isinstance(own, DPMSolverMultistepScheduler) and own.config.timestep_spacing == "leading"
+        solver, steps = text_pipeline.sampling.content.ready(part)
+        assert isinstance(solver, SchedulerSolver) and steps[0].t == 999 and len(steps) == 20
+    text_pipeline.use_preset("quality")
+    assert text_pipeline.sampling.content.spacing is None
+    assert text_pipeline.sampling.content.ready(text_pipeline.content)[1][0].t == 980
+
+
+def test_the_steps_of_a_model_that_knows_its_starts_start_there(text_pipeline):
+    how = ModelSampling(starts=(999, 849, 399))
+    solver, steps = how.ready(text_pipeline.content)
+    assert how.num_inference_steps == 3 and [step.t for step in steps] == [999, 849, 399]
+    assert solver.scheduler.config.solver_order == 1
+    assert is_distilled(how, text_pipeline.content_scheduler)
+    with pytest.raises(ValueError, match="num_inference_steps: 4, but the model was distilled for 3 steps"):
+        ModelSampling(starts=(999, 849, 399), num_inference_steps=4)
+    with pytest.raises(ValueError, match=r"starts: \[399, 999\] are not falling timesteps in 0\.\.999"):
+        ModelSampling(starts=(399, 999)).check(text_pipeline.content, text_pipeline.unet)
 
 
 @pytest.mark.parametrize(
@@ -244,5 +301,5 @@ def test_wrong_shortcuts_are_refused(text_pipeline, generate, arguments, message
 def test_unknown_preset_and_reuse_in_a_dit_are_refused(text_pipeline, class_pipeline, generate):
     with pytest.raises(ValueError, match="preset: 'warp' is none of quality, fast, turbo"):
         text_pipeline.use_preset("warp")
-    with pytest.raises(ValueError, match="reuse_interval: 2, but a class-conditional DiT allows only 1"):
+    with pytest.raises(ValueError, match="reuse_interval: 2, but a DiTTransformer2DModel allows only 1"):
         generate(class_pipeline, class_labels=1, reuse_interval=2)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from cmd_video.pipelines.image_space import (
+from cmd_video.denoisers.latent_space import (
     decode_images,
     decode_video,
     encode_images,
     encode_video,
     spatial_ratio,
 )
+from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.pipelines.inputs import check_images
-from cmd_video.pipelines.prompt import encode_prompts
 from cmd_video.training.tokenizer import train_tokenizer
 
 

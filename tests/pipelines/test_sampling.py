@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.sampling import Sampling
 
 SCHEDULERS = [
     "DPMSolverMultistepScheduler",
@@ -44,13 +45,93 @@ def test_models_see_noise_of_unit_variance_at_the_start(text_pipeline, generate)
     """Whatever the scale of a scheduler's own latents (Euler's begin at about 80)."""
     swap(text_pipeline, "EulerDiscreteScheduler")
     seen = {}
-    for model in (text_pipeline.unet, text_pipeline.motion_transformer):
+    for model in (text_pipeline.unet, text_pipeline.motion_transformer.latent_embed):
         model.register_forward_pre_hook(
             lambda module, inputs: seen.setdefault(module, inputs[0].std().item()) and None
         )
     generate(text_pipeline, "a ball", num_inference_steps=10)
     assert text_pipeline.content_scheduler.init_noise_sigma > 5
     assert list(seen.values()) == pytest.approx([1.0, 1.0], abs=0.15)
+
+
+def test_one_object_says_what_the_arguments_say(pipeline, condition, generate):
+    arguments = {"num_inference_steps": 3, "motion_num_inference_steps": 2, "guidance_scale": 4.0,
+                 "motion_guidance_scale": 1.5, "guidance_interval": (0.2, 0.9)}  # fmt: skip
+    interval = {"kind": "guidance_interval", "low": 0.2, "high": 0.9}
+    how = Sampling.model_validate({
+        "content": {"num_inference_steps": 3, "guidance": {**interval, "scale": 4.0}},
+        "motion": {"num_inference_steps": 2, "guidance": {**interval, "scale": 1.5}},
+    })  # fmt: skip
+    expected = generate(pipeline, **condition, **arguments)
+    before = pipeline.sampling
+    for given in (how, how.model_dump()):
+        found = generate(pipeline, **condition, num_inference_steps=None, sampling=given)
+        assert torch.equal(found.frames, expected.frames)
+    more = generate(pipeline, **condition, num_inference_steps=None, sampling=how, motion_guidance_scale=3.0)
+    assert torch.equal(more.content_frames, expected.content_frames) and not torch.equal(more.frames, expected.frames)
+    assert pipeline.sampling == before
+    pipeline.sampling = how
+    assert torch.equal(generate(pipeline, **condition, num_inference_steps=None).frames, expected.frames)
+
+
+def test_arguments_change_a_sampling_and_leave_the_rest_of_it():
+    how = Sampling.model_validate({
+        "content": {"guidance": {"kind": "guidance_interval", "scale": 2.0, "low": 0.3}, "eta": 0.5},
+        "motion": {"starts": [999, 499]},
+    })  # fmt: skip
+    assert how.changed({}) == how.changed({"guidance_scale": None}) == how
+    changed = how.changed({"guidance_scale": 5.0, "num_inference_steps": 7, "reuse_interval": 3})
+    assert changed.content.guidance.low == 0.3 and changed.content.guidance_scale == 5.0
+    assert changed.content.eta == 0.5 and changed.content.num_inference_steps == 7
+    assert changed.motion.num_inference_steps == 2  # its steps are as many as it knows
+    assert changed.content.reuse_interval == changed.motion.reuse_interval == 3
+    assert changed.changed({"reuse_interval": 1}).content.wraps == ()
+    with pytest.raises(ValueError, match="motion_num_inference_steps: 3, but the model was distilled for 2 steps"):
+        how.changed({"motion_num_inference_steps": 3})
+
+
+def test_without_new_noise_ones_own_ddim_is_the_schedulers(pipeline, condition, generate):
+    plain = generate(pipeline, **condition, num_inference_steps=4, output_type="latent")
+    own = pipeline.sampling.laid_over({"content": {"eta": 0.0}, "motion": {"eta": 0.0}})
+    found = generate(pipeline, **condition, num_inference_steps=4, sampling=own, output_type="latent")
+    torch.testing.assert_close(found.content_frames, plain.content_frames, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.frames, plain.frames, atol=1e-3, rtol=1e-3)
+
+
+def test_new_noise_comes_from_each_clips_generator(text_pipeline, generate):
+    text_pipeline.sampling = text_pipeline.sampling.laid_over({"content": {"eta": 1.0}, "motion": {"eta": 0.5}})
+    plain = generate(text_pipeline, "red", num_inference_steps=3, sampling=Sampling()).frames
+    batch = generate(text_pipeline, ["red", "a ball"], seed=[3, 4], num_inference_steps=3).frames
+    assert not torch.equal(batch[:1], plain)
+    for number, prompt in enumerate(("red", "a ball")):
+        single = generate(text_pipeline, prompt, seed=3 + number, num_inference_steps=3).frames
+        torch.testing.assert_close(batch[number], single[0], rtol=0, atol=1e-4)
+
+
+NOTHING_COUNTS = [  # guidance of the content model, of the motion model, how often texts are encoded
+    ({"scale": 1.0}, {"scale": 1.0}, 1),
+    ({"scale": 1.5}, {"scale": 1.0}, 2),
+    ({"scale": 1.0}, {"kind": "guidance_interval", "scale": 2.0, "low": 0.99}, 1),  # no step lies there
+    ({"scale": 1.0}, {"kind": "joint_guidance", "scale": 2.0}, 2),
+    ({"scale": 1.0}, {"kind": "joint_guidance", "scale": 1.0, "frame": 2.0}, 2),
+    ({"kind": "cfg_plus_plus", "scale": 0.5}, {"scale": 1.0}, 2),
+]
+
+
+@pytest.mark.parametrize(("content", "motion", "expected"), NOTHING_COUNTS)
+def test_what_guidance_leads_away_from_is_encoded_only_where_a_step_asks(
+    text_pipeline, generate, content, motion, expected
+):
+    calls, how = [], {"content": {"guidance": content}, "motion": {"guidance": motion}}
+    text_pipeline.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    generate(text_pipeline, "red", sampling=how)
+    assert len(calls) == expected
+
+
+def test_guidance_without_any_share_of_the_condition_is_none(text_pipeline, generate):
+    how = {"content": {"guidance": {"kind": "cfg_plus_plus", "scale": 0.0}}}
+    told, empty = (generate(text_pipeline, prompt, sampling=how).content_frames for prompt in ("a red ball", ""))
+    torch.testing.assert_close(told, empty, atol=1e-5, rtol=0)
 
 
 def test_a_stochastic_batch_equals_its_clips(text_pipeline, generate):

@@ -7,20 +7,22 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.sampling import Sampling
 
+PLAIN = {
+    "num_inference_steps": 50, "starts": None, "spacing": None, "wraps": [], "solver": None, "eta": None,
+    "process": None, "search": None,
+}  # fmt: skip
 OURS = {
     "autoencoder": ["cmd_video.models.autoencoder_cmd", "CMDAutoencoder"],
     "motion_transformer": ["cmd_video.models.motion_transformer", "CMDMotionTransformer"],
     "content_scheduler": ["diffusers", "DDIMScheduler"],
     "motion_scheduler": ["diffusers", "DDIMScheduler"],
-    "guidance_scale": 3.0,
-    "motion_guidance_scale": 2.0,
-    "num_inference_steps": 50,
-    "motion_num_inference_steps": 50,
-    "guidance_from": 0.0,
-    "guidance_until": 1.0,
-    "reuse_interval": 1,
-    "decode_content_frame": True,
+    "sampling": {
+        "content": {**PLAIN, "guidance": {"kind": "classifier_free", "scale": 3.0}},
+        "motion": {**PLAIN, "guidance": {"kind": "classifier_free", "scale": 2.0}},
+        "decode_content_frame": True,
+    },
     "_class_name": "CMDPipeline",
 }
 TEXT = {
@@ -76,8 +78,10 @@ def test_saved_and_loaded_it_generates_the_same_bytes(
 def test_a_component_can_be_given_when_loading(make_text_pipeline, tmp_path):
     pipeline = make_text_pipeline()
     pipeline.save_pretrained(tmp_path)
-    loaded = CMDPipeline.from_pretrained(tmp_path, unet=pipeline.unet, guidance_scale=4.5)
-    assert loaded.unet is pipeline.unet and loaded.config.guidance_scale == 4.5
+    how = {"content": {"guidance": {"scale": 4.5}}}
+    loaded = CMDPipeline.from_pretrained(tmp_path, unet=pipeline.unet, sampling=how)
+    assert loaded.unet is pipeline.unet and loaded.sampling == Sampling.model_validate(how)
+    assert loaded.sampling.content.guidance_scale == 4.5 and loaded.sampling.motion.guidance_scale == 1.0
 
 
 class CountingHook(ModelHook):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from cmd_video.sprites.scenes import all_combinations, render, sample_scene
 from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence, wilson_interval
+from cmd_video.sprites.scenes import all_combinations, render, sample_scene
 
 
 def perfect(prompts: list[str], seeds: list[int]) -> torch.Tensor:

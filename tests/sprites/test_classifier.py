@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from cmd_video.sprites.scenes import COLORS, SHAPES, SpritesDataset
 from cmd_video.sprites.classifier import SpriteClassifier
+from cmd_video.sprites.scenes import COLORS, SHAPES, SpritesDataset
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig
+from cmd_video.training.data import collate
 
 KINDS = {"action": 16, "appearance": 18}
 
@@ -37,10 +38,11 @@ def test_the_appearance_names_shapes_and_colors():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_a_few_clips(kind, build_tiny, batch_of):
-    config = {"kind": kind, "num_classes": KINDS[kind], "widths": [16, 16, 16]}
-    stage, dataset = build_tiny("classifier", components__classifier__config=config)
-    batch = batch_of(dataset, range(6))
+def test_it_learns_a_few_clips(kind, tiny_config, tmp_path):
+    config = tiny_config("classifier", tmp_path / "unused")
+    stage = build(config, kind=kind, num_classes=KINDS[kind], widths=[16, 16, 16])
+    dataset = TrainConfig.model_validate(config).data.open()
+    batch = collate([{**dataset[number], "number": number} for number in range(6)])
     before = stage.validate(batch)
     optimizer = torch.optim.Adam(stage.parameters(), 1e-2)
     for _ in range(120):

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmd_video.sprites.scenes import COLORS, SHAPES, Split, SpriteScene, render, sample_scene
 from cmd_video.sprites.reader import UNCLEAR, read_scene, score_adherence
+from cmd_video.sprites.scenes import COLORS, SHAPES, Split, SpriteScene, render, sample_scene
 
 SEED = 1234  # a world of scenes that the reader's constants were not chosen on
 

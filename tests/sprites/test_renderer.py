@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from cmd_video.sprites.renderer import BACKGROUNDS, FIELDS, SceneDataset, pack_scene, render_scenes
-from cmd_video.sprites.words import MOTIONS, SHAPES
 from cmd_video.sprites.scenes import SpriteScene, SpritesDataset, render, sample_scene
+from cmd_video.sprites.words import MOTIONS, SHAPES
 
 TOLERANCE = 2e-4  # of float rounding; a byte's step in [-1, 1] is 8e-3
 

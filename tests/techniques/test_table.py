@@ -35,7 +35,7 @@ def test_a_technique_is_a_page_and_a_section(kind):
     module = importlib.import_module(row.module)
     page = ast.get_docstring(ast.parse(Path(module.__file__).read_text()))
     assert row.paper.removeprefix("arXiv ") in page
-    assert "Differs from" in page
+    assert "differs from" in page.lower()
     assert row.settings.__doc__
     assert issubclass(row.settings, Section)
     fields = {name: field for name, field in row.settings.model_fields.items() if name != "kind"}
@@ -87,7 +87,8 @@ def test_techniques_that_train_fit_a_stage():
 
 def test_the_core_names_no_technique():
     """But for the arguments that a call of the pipeline has had for long."""
-    allowed = {"pipelines/sampling.py": {"guidance_interval", "feature_reuse"}}
+    both = {"guidance_interval", "feature_reuse"}
+    allowed = {"pipelines/sampling.py": both, "pipelines/pipeline_cmd.py": both, "pipelines/older.py": both}
     found = []
     for folder in ("diffusion", "denoisers", "pipelines", "training", "benchmark"):
         for path in (SOURCE / folder).glob("*.py"):

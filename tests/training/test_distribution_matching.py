@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from cmd_video.training.draws import draw_noise, generators
 
 from cmd_video.pipelines.sampling import distilled_steps
 from cmd_video.training.config import TrainConfig
-from cmd_video.training.draws import draw_noise, generators
-from cmd_video.training.samples import draw_samples
 
 SETTINGS = {
     "method": "distribution_matching",

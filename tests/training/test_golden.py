@@ -2,7 +2,6 @@
 
 import pytest
 
-
 WARP = {
     "components__autoencoder__config__fold": 2,
     "components__autoencoder__config__head_channels": 8,

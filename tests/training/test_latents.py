@@ -89,7 +89,7 @@ def test_a_run_encodes_its_clips_or_others(tiny_config, run_train, tmp_path):
     for change in ({"count": 6}, {"overrides": ["data.pairs=1.0"]}, {"split": "validation"}):
         with pytest.raises(ValueError, match="holds latents of another recipe"):
             encode("own", **change)
-    with pytest.raises(ValueError, match="--set 'loop.steps=3': encoding uses the fields of `data`"):
+    with pytest.raises(ValueError, match="overrides: 'loop.steps=3': encoding uses the fields of `data`"):
         encode("new", overrides=["loop.steps=3"])
     assert not (tmp_path / "new").exists()
 
@@ -111,5 +111,5 @@ def test_a_small_set_is_encoded_several_times_at_other_places(tiny_config, run_t
     items = [latents[number] for number in range(6)]
     assert sorted(item["prompt"] for item in items) == ["a", "a", "a", "b", "b", "b"]
     assert len({item["content_frame"].sum().item() for item in items if item["prompt"] == "a"}) > 1
-    with pytest.raises(ValueError, match="--passes: 3, but these clips are the same in each pass"):
+    with pytest.raises(ValueError, match="passes: 3, but these clips are the same in each pass"):
         encode_run(tmp_path / "run", tmp_path / "none", 100, "validation", passes=3)

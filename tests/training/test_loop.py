@@ -146,6 +146,7 @@ def test_the_motion_latents_are_measured(tiny_config, run_train, batch_of, tmp_p
     config = loop.TrainConfig.model_validate(tiny_config("autoencoder", tmp_path))
     dataset = build_dataset(config.data)
     from cmd_video.pipelines.image_space import encode_video
+
     from cmd_video.training.components import build_components
 
     vae = build_components({"vae": config.components["vae"]})["vae"]

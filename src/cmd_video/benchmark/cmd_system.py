@@ -50,7 +50,7 @@ def cmd_system(pipe: CMDPipeline, size: Size, sampling: Sampling | None = None, 
     how.motion.check(pipe.motion, pipe.motion_transformer, "motion_")
     inputs = _Inputs.of(pipe, size)
     pipe.set_progress_bar_config(disable=True)  # it would be timed
-    guided = how.content.guidance_scale > 1 or how.motion.guidance_scale > 1
+    guided = _guided(pipe, how)
     parts = [
         *_text_parts(pipe, guided),
         *_steps("content", pipe.content, pipe.unet, pipe, inputs, how.content),
@@ -64,6 +64,11 @@ def cmd_system(pipe: CMDPipeline, size: Size, sampling: Sampling | None = None, 
         whole=partial(_generate, pipe, inputs, how),
         compile=partial(compile_denoisers, pipe, mode="reduce-overhead"),
     )  # fmt: skip
+
+
+def _guided(pipe: CMDPipeline, how: Sampling) -> bool:
+    """Whether a step of either model asks without the text, too."""
+    return how.content.asks_without("text", pipe.content) or how.motion.asks_without("text", pipe.motion)
 
 
 def _words(how: Sampling) -> str:
@@ -132,7 +137,7 @@ def _rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
 def _generate(pipe: CMDPipeline, inputs: _Inputs, how: Sampling, batch: int) -> torch.Tensor:
     """What a call of the pipeline does between tokenizer and picture files, from noise."""
     draw = torch.Generator(pipe.unet.device).manual_seed(0)
-    guided = how.content.guidance_scale > 1 or how.motion.guidance_scale > 1
+    guided = _guided(pipe, how)
     told, nothing = ([_told(pipe, batch) for _ in range(1 + guided)] * 2)[:2]
     z = {name: torch.randn((batch, *like.shape[1:]), generator=draw, device=like.device, dtype=like.dtype)
          for name, like in (("content", inputs.frame), ("motion", inputs.motion))}  # fmt: skip
@@ -183,6 +188,7 @@ def _steps(
         for number, (names, step) in enumerate(zip(passes, steps, strict=True))
     )
 
+    @torch.inference_mode()  # as it is timed: what is compiled for one mode is compiled again for another
     def caller(how: ModelSampling, batch: int, opened_by: Step | None) -> Callable[[Step], Any]:
         """What takes a step, after the step that opens its passes if it is not that itself."""
         told = _fake(denoiser.told(model), pipe, inputs, batch)
@@ -203,7 +209,7 @@ def _steps(
     parts = [
         Part(
             name, "denoiser", [model], run(*kind, 1), calls,
-            batched=_once(lambda batch, kind=kind: run(*kind, batch)),
+            batched=_once(partial(run, *kind)),
         )
         for kind, calls in kinds.items()
     ]  # fmt: skip

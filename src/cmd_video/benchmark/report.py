@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cmd_video.data.files import whole_file
+
 from .memory import peak_bytes
 from .system import System, SystemCost
 
@@ -99,7 +101,7 @@ def plot_costs(rows: Sequence[Row], path: Path) -> None:
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise ValueError("--plot: needs matplotlib: pip install 'cmd-video[plot]'") from error
+        raise ValueError("plot: needs matplotlib: pip install 'cmd-video[plot]'") from error
     figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for name in dict.fromkeys(row["name"] for row in rows):
@@ -119,7 +121,8 @@ def plot_costs(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
     right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def _pixels(row: Row) -> int:

@@ -107,7 +107,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def reset_peak_memory(device: str) -> None:

@@ -9,7 +9,7 @@ For many GPUs: `accelerate launch -m cmd_video.cli train CONFIG.yaml`.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -44,13 +44,17 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "generate": Verb("cmd_video.cli.generate", "command", "Make videos from prompts, a class or an image."),
     "reconstruct": Verb("cmd_video.cli.reconstruct", "command", "Pass a clip through the autoencoder and measure it."),
-    "data": Verb("cmd_video.cli.data", "app", "Look over, make and encode training data: check, make, encode."),
+    "restore": Verb("cmd_video.cli.restore", "command", "Damaged clips made whole: enlarged, filled in, sharpened."),
+    "data": Verb("cmd_video.cli.data", "app", "Look over and encode training data: check, encode."),
     "train": Verb("cmd_video.cli.train", "command", "Train one stage from a YAML config; again to resume."),
     "export": Verb("cmd_video.cli.export", "command", "Turn a training run into a folder for from_pretrained."),
     "prune": Verb("cmd_video.cli.prune", "command", "Leave blocks out of a model."),
+    "merge": Verb("cmd_video.cli.merge", "command", "Weights between a model and its fine-tuning, or beyond."),
+    "techniques": Verb("cmd_video.cli.techniques", "command", "List the methods of papers, or show the page of one."),
     "benchmark": Verb("cmd_video.cli.benchmark", "command", "Count and time a model, a recipe or its peers."),
-    "evaluate": Verb("cmd_video.cli.evaluate", "app", "Measure: FVD and its relatives, adherence, reconstruction."),
+    "evaluate": Verb("cmd_video.cli.evaluate", "app", "Measure: FVD and its relatives, pairs, reconstruction."),
     "weights": Verb("cmd_video.cli.weights", "app", "Files that metrics need: list, get, verify."),
+    "sprites": Verb("cmd_video.sprites.command", "app", "The demonstration: make its clips, measure adherence."),
 }
 
 
@@ -68,7 +72,7 @@ def load(name: str, verb: Verb) -> Any:
     return command
 
 
-def build_app(verbs: dict[str, Verb]) -> Callable[..., Any]:
+def build_app(verbs: dict[str, Verb]) -> Any:
     """Build the command line for a table of verbs: every verb is a placeholder until it is the one called."""
 
     class LazyGroup(typer.core.TyperGroup):
@@ -97,6 +101,15 @@ def build_app(verbs: dict[str, Verb]) -> Callable[..., Any]:
     return typer.main.get_command(app)
 
 
+def options_of(app: Any, arguments: Sequence[str]) -> dict[str, str]:
+    """The options of the command that was called, by the name of their argument: {"num_clips": "--num-clips"}."""
+    command = app
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    long = ((param.name, [name for name in param.opts if name.startswith("--")]) for param in command.params)
+    return {name: names[0] for name, names in long if names}
+
+
 def print_version(wanted: bool) -> None:
     """Answer `--version`."""
     if wanted:
@@ -118,8 +131,9 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
         verbs: the command table.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    app = build_app(verbs)
     try:
-        result = build_app(verbs)(arguments or ["--help"], prog_name="cmd-video", standalone_mode=False)
+        result = app(arguments or ["--help"], prog_name="cmd-video", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED
     except (UsageProblem, ValueError, OSError) as error:
@@ -127,7 +141,7 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
             raise
         from cmd_video.cli.errors import describe
 
-        print(f"error: {describe(error)}", file=sys.stderr)
+        print(f"error: {describe(error, options_of(app, arguments))}", file=sys.stderr)
         return EXIT_USER_ERROR
     if result == EXIT_INTERRUPTED:
         print("error: interrupted", file=sys.stderr)

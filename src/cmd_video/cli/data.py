@@ -1,4 +1,4 @@
-"""`cmd-video data check|make|encode`: look over training data, make sprites, precompute latents."""
+"""`cmd-video data check|encode`: look over training data, precompute latents."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from .options import Device
 
-app = typer.Typer(help="Look over, make and encode training data: check, make, encode.")
+app = typer.Typer(help="Look over and encode training data: check, encode.")
 
 
 @app.command("check")
@@ -55,45 +55,6 @@ def check_command(
     if json_file is not None:
         report.save(json_file)
         console.print(Text(str(json_file)))
-
-
-@app.command("make")
-def make_command(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.")],
-    num_clips: Annotated[int, typer.Option(min=1, help="Clips.")] = 100,
-    height: Annotated[int, typer.Option(min=8, help="Height in pixels.")] = 64,
-    width: Annotated[int, typer.Option(min=8, help="Width in pixels.")] = 64,
-    num_frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Which world of scenes.")] = 0,
-    split: Annotated[str, typer.Option(help="train, or held_out: combinations that training never sees.")] = "train",
-    fps: Annotated[int, typer.Option(min=1, help="Frames per second of the files.")] = 8,
-) -> None:
-    """Write clips of the procedural set `sprites`, with a manifest that holds prompts and ground truth.
-
-    Example: cmd-video data make -o sprites/ --num-clips 100
-    """
-    if split not in ("train", "held_out"):
-        raise ValueError(f"--split: {split!r} is neither train nor held_out")
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"--output: {output} is not empty")
-    from rich.progress import Progress
-
-    from cmd_video.sprites.make import write_sprites
-
-    with Progress() as progress:
-        task = progress.add_task("clips", total=num_clips)
-        manifest = write_sprites(
-            output,
-            num_clips,
-            height,
-            width,
-            num_frames,
-            seed,
-            "train" if split == "train" else "held_out",
-            fps,
-            progress=lambda done: progress.update(task, completed=done),
-        )
-    print(manifest)
 
 
 @app.command("encode")

@@ -117,37 +117,25 @@ def calc(
 
     Example: cmd-video evaluate calc made/ --reference ucf101-i3d -o fvd.json
     """
-    from cmd_video.evaluation.distances import check, measure
+    from cmd_video.evaluation.evaluate import evaluate, is_table
     from cmd_video.evaluation.extractors import build_extractor
-    from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import discard, processes
-    from cmd_video.evaluation.tables import FeatureTable
+    from cmd_video.evaluation.shared_work import processes
 
-    state, device = processes(device)
+    _, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
-    is_table = real.endswith((".json", ".safetensors")) or (Path(f"{real}.json").is_file() and not Path(real).exists())
+    has_table = is_table(real)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
-    check_reading([made] if is_table else [made, real], reading, split)
+    check_reading([made] if has_table else [made, real], reading, split)
     clips = reconstructed(open_source(made, reading, device, steps, seed, prompts, split), reconstruct, device)
-    works = [output.with_name(f"{output.name}.{kind}.parts") for kind in ("real", "made")]
-    if is_table:
-        known = FeatureTable.load(Path(real))
-        check(known, built, clips, neighbours)
-    else:
-        known = _extract(open_source(real, reading, device, split=split), built, works[0], batch_size)
-    found = _extract(clips, built, works[1], batch_size)
-    if not state.is_main_process:
-        return
-    values = measure(known, found, neighbours, built.classify, correction)
-    asked = {"neighbours": neighbours, "covariance_correction": correction}
-    protocol = {"real": known.protocol, "made": found.protocol, **asked}
-    if known.made_by:
-        protocol["real"] = known.protocol | {"made_by": known.made_by}
-    write_result(output, "distribution", values, protocol, device)
-    for work in works:
-        discard(work)
-    _print(values, known, found)
-    print(output)
+    known = real if has_table else open_source(real, reading, device, split=split)
+    with progress_bar("clips", len(clips)) as progress:
+        found = evaluate(
+            clips, known, built, output, neighbours=neighbours, correction=correction, batch_size=batch_size,
+            device=device, progress=progress,
+        )  # fmt: skip
+    if found.values:
+        _print(found.values, found.real, found.made)
+        print(output)
 
 
 def compare(

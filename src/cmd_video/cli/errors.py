@@ -1,6 +1,7 @@
 """A user's mistake in one line: what is wrong, the value that was given, what is allowed."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -8,8 +9,17 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 
-def describe(error: Exception) -> str:
-    """Return the message of an exception as one line."""
+ARGUMENTS = re.compile(r"\w+((, | and | or )\w+)*(?=:)")  # what a message is about
+
+
+def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
+    """Return the message of an exception as one line.
+
+    Args:
+        error: what was raised.
+        options: of the command that was called, by the name of the argument: what the library says of `num_clips` is
+            said of `--num-clips`.
+    """
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
@@ -22,8 +32,16 @@ def describe(error: Exception) -> str:
         if isinstance(error.__cause__, ValidationError):  # typer drops the value that it gave to pydantic
             text += f", got {short(error.__cause__.errors()[0]['input'])}"
     else:
-        text = str(error)
+        text = as_typed(str(error), options or {})
     return one_line(text) or type(error).__name__
+
+
+def as_typed(text: str, options: Mapping[str, str]) -> str:
+    """A message that begins with names of arguments, with the options that they were given as."""
+    found = ARGUMENTS.match(text)
+    if found is None:
+        return text
+    return re.sub(r"\w+", lambda name: options.get(name[0], name[0]), found[0]) + text[found.end() :]
 
 
 def one_line(text: str) -> str:

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = (".mp4", ".gif", ".webm")
+Interval = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Guide only between these diffusion times, 0 (clean) to 1 (noise).", metavar="FROM UNTIL"),
+]
+Reuse = Annotated[int | None, typer.Option(min=1, help="Compute deep features at every n-th step only.", metavar="N")]
+SamplingText = Annotated[
+    str | None,
+    typer.Option(help="YAML, or a file of it, laid over the model's own settings: 'content: {eta: 1.0}'."),
+]
+Reward = Annotated[
+    str | None, typer.Option(help="Search content frames for it: sprites, or clip:PATH.", metavar="NAME")
+]
+Budget = Annotated[int | None, typer.Option(min=2, help="Of the search: evaluations of the content model for a clip.")]
 
 
 def command(
@@ -35,13 +48,11 @@ def command(
     motion_steps: Annotated[int | None, typer.Option(help="Steps of the motion model; default: as many.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Of the content model, 1 = none; default: its own.")] = None,
     motion_guidance: Annotated[float | None, typer.Option(help="Guidance of the motion model.")] = None,
-    guidance_interval: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Guide only between these diffusion times, 0 (clean) to 1 (noise).", metavar="FROM UNTIL"),
-    ] = None,
-    reuse_interval: Annotated[
-        int | None, typer.Option(min=1, help="Compute deep features at every n-th step only.", metavar="N")
-    ] = None,
+    guidance_interval: Interval = None,
+    reuse_interval: Reuse = None,
+    sampling: SamplingText = None,
+    reward: Reward = None,
+    budget: Budget = None,
     num_frames: Annotated[int | None, typer.Option(help="Frames; default: what the model was trained for.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
@@ -65,14 +76,16 @@ def command(
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device, preset, find_dtype(dtype))
+    pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
+    judge = _search_for(reward, budget, pipe, device)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
-    source |= {"class_label": class_label, "sampler": type(pipe.content_scheduler).__name__}
+    source |= {"reward": reward, "class_label": class_label, "sampler": type(pipe.content_scheduler).__name__}
     shown = []
     for number in range(count):
         prompt, own_seed = texts[number // num_videos], seed + number
-        frames, truncated = _generate(pipe, prompt, class_label, picture, own_seed, settings)
+        frames, truncated = _generate(pipe, prompt, class_label, picture, own_seed, {**settings, "reward": judge})
         label = prompt or ("image" if class_label is None else f"class {class_label}")
         record = {"prompt": prompt, "truncated": truncated, "seed": own_seed, **source, **settings}
         _write(frames, [output] if single else _files(output, number, label), record, fps, scale)
@@ -92,6 +105,37 @@ def _sampling(
         "reuse_interval": reuse_interval,
     }  # fmt: skip
     return {"sampling": pipe.sampling.changed(given).model_dump(mode="json")}
+
+
+def _read_yaml(text: str | None) -> dict[str, Any]:
+    """A mapping, written out or in a file; None is an empty one."""
+    if text is None:
+        return {}
+    import yaml
+
+    path = Path(text)
+    try:
+        found = yaml.safe_load(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"sampling: {text!r} is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"sampling: {text!r} is no mapping, such as 'content: {{eta: 1.0}}'")
+    return found
+
+
+def _search_for(name: str | None, budget: int | None, pipe: Any, device: str) -> Any:
+    """The reward of that name, and a search for it in how the pipeline samples; half the budget for start noises."""
+    if name is None:
+        if budget is not None:
+            raise ValueError(f"budget: {budget}, but there is no reward to search for")
+        return None
+    from cmd_video.techniques.reward_particles import reward_named
+
+    steps = pipe.sampling.content.num_inference_steps
+    budget = 4 * steps if budget is None else budget
+    search = {"kind": "reward_particles", "budget": budget, "starts": max(1, min(budget // 2, budget - steps + 1))}
+    pipe.sampling = pipe.sampling.laid_over({"content": {"eta": 1.0, "search": search}})
+    return reward_named(name, device)
 
 
 def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
@@ -135,9 +179,11 @@ def _open_image(path: Path | None) -> "Image | None":
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:
+    from cmd_video.data.files import whole_file
     from cmd_video.data.pictures import contact_sheet
 
-    contact_sheet([frames for _, frames in shown], [label for label, _ in shown], scale=scale).save(path)
+    with whole_file(path) as temporary:
+        contact_sheet([frames for _, frames in shown], [label for label, _ in shown], scale=scale).save(temporary)
     print(path)
 
 

@@ -1,12 +1,13 @@
 """What several commands check alike."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cmd_video.data.files import writable_file
 
 if TYPE_CHECKING:
     import torch
@@ -40,20 +41,6 @@ def read_lines(path: Path) -> list[str]:
     if not lines:
         raise ValueError(f"{path}: holds no prompt")
     return lines
-
-
-def writable_file(path: Path) -> Path:
-    """A file that can be written, before the work that it is for.
-
-    Raises:
-        ValueError: it is a folder, or lies where nothing can be written.
-    """
-    if path.is_dir():
-        raise ValueError(f"--output: {path} is a folder, a file is needed")
-    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-        raise ValueError(f"--output: {path}: nothing can be written below {ancestor}")
-    return path
 
 
 def usable_device(name: str) -> str:

@@ -26,7 +26,7 @@ def command(
 
     Example: cmd-video evaluate report a.json b.json --samples made/ -o report
     """
-    from cmd_video.data.files import write_whole
+    from cmd_video.data.files import whole_file, write_whole
     from cmd_video.evaluation.compare import read_result
     from cmd_video.evaluation.report import write_up
 
@@ -41,7 +41,8 @@ def command(
     if pictures:
         text += "\n## Samples\n"
     for number, (title, picture) in enumerate(pictures.items()):
-        picture.save(output / f"samples-{number}.png")
+        with whole_file(output / f"samples-{number}.png") as temporary:
+            picture.save(temporary)
         text += f"\n{title}\n\n![{title}](samples-{number}.png)\n"
     write_whole(output / "report.md", text)
     print(output / "report.md")

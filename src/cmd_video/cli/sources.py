@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from cmd_video.denoisers.latent_space import ImageAutoencoder
     from cmd_video.evaluation.clips import ClipSource, Reading
     from cmd_video.models import CMDAutoencoder
-    from cmd_video.training.config import SpritesData, VideoData
 
+DEMONSTRATION = {  # what is shown where nothing is given, imported when it is
+    "clips": "cmd_video.sprites.demo:held_out",
+    "prompts": "cmd_video.sprites.demo:captions",
+}
 Frames = Annotated[int, typer.Option(min=1, help="Frames of a clip.")]
 Size = Annotated[str | None, typer.Option(help="HxW before the extractor's own resizing; default: as they are.")]
 Stride = Annotated[int, typer.Option(min=1, help="Take every stride-th frame.")]
@@ -164,7 +167,7 @@ def _lists_files(source: str, split: str) -> bool:
     return path.suffix in (".yaml", ".yml") and isinstance(clip_data(path, split), VideoData)
 
 
-def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Reading") -> "ClipSource":
+def dataset_clips(data: Any, source: str, reading: "Reading") -> "ClipSource":
     """The clips that a section of a training configuration names; size, stride and rate are its own.
 
     Raises:
@@ -200,7 +203,7 @@ def dataset_clips(data: "SpritesData | VideoData", source: str, reading: "Readin
     )
 
 
-def clip_data(path: Path, split: str = "validation") -> "SpritesData | VideoData":
+def clip_data(path: Path, split: str = "validation") -> Any:
     """What a training configuration validates on, or trains on.
 
     Raises:
@@ -220,8 +223,8 @@ def clip_data(path: Path, split: str = "validation") -> "SpritesData | VideoData
 def _generated(
     model: str, num_clips: int | None, steps: int | None, seed: int, prompts: Path | None, device: str
 ) -> "ClipSource":
-    """Clips of a pipeline. Conditions: the lines of a file; without one a class after the other, or captions of
-    held-out sprites, as the default model is trained on.
+    """Clips of a pipeline. Conditions: the lines of a file; without one a class after the other, or captions of the
+    demonstration, as the default model is trained on.
     """
     import torch
 
@@ -270,7 +273,7 @@ def _conditions(
     """What a pipeline is asked for, for the protocol; the arguments for clips of some numbers; how many clips."""
     import hashlib
 
-    from cmd_video.sprites.scenes import sample_scene
+    from cmd_video.section import named
 
     if prompts is not None:
         if pipe.num_classes:
@@ -283,8 +286,5 @@ def _conditions(
     if pipe.num_classes:
         classes = pipe.num_classes
         return "classes in turn", lambda numbers: {"class_labels": [number % classes for number in numbers]}, 256
-
-    def captions(numbers: Sequence[int]) -> dict[str, Any]:
-        return {"prompt": [sample_scene(number, seed, "held_out").prompt for number in numbers]}
-
-    return "held-out sprites", captions, 256
+    captions, name = named(DEMONSTRATION["prompts"])(seed)
+    return name, lambda numbers: {"prompt": captions(numbers)}, 256

@@ -1,1 +1,1 @@
-"""Clips on disk, the procedural set `sprites`, and precomputed latents."""
+"""Clips on disk, precomputed latents, and files that appear whole."""

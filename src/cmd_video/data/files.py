@@ -54,10 +54,9 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.tmp-"
     temporary = path.with_name(f"{prefix}{os.getpid()}")
-    for leftover in (
-        [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)] if replace else [temporary]
-    ):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for entry in list(path.parent.iterdir()) if replace else [temporary]:
+        if entry.name.startswith(prefix):
+            shutil.rmtree(entry, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -67,6 +66,20 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def writable_file(path: Path) -> Path:
+    """The path of a file that can be written, to know it before the work that it is for.
+
+    Raises:
+        ValueError: it is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"output: {path} is a folder, a file is needed")
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+        raise ValueError(f"output: {path}: nothing can be written below {ancestor}")
+    return path
 
 
 def sha256(*paths: Path) -> str:

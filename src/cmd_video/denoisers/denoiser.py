@@ -27,6 +27,7 @@ class Denoiser(ABC):
 
     Args:
         components: by name, as in a pipeline; which of them are needed each denoiser says.
+        learns_text: whether gradients reach the text encoder.
 
     Attributes:
         component: name of the network in `components`.
@@ -35,7 +36,6 @@ class Denoiser(ABC):
         guidance_built_in: whether the network needs no guidance.
         text_encoder: name of the encoder whose text it is told.
         remembers: whether `ask` computes something at its first call that the others take.
-        learns_text: whether gradients reach the text encoder.
     """
 
     component: str

@@ -5,6 +5,7 @@ condition = text_condition(components, ["a dog runs"]);  condition = frame_condi
 Each text encoder is used as the pipeline of diffusers does that ships with it. B batch, S tokens, D features, H, W.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -51,7 +52,7 @@ class VideoCondition:
         return replace(self, image=image, first_frame=first_frame)
 
 
-def text_condition(components: dict[str, Any], prompts: list[str]) -> VideoCondition:
+def text_condition(components: Mapping[str, Any], prompts: list[str]) -> VideoCondition:
     """Features of B prompts by the components `text_encoder` and `tokenizer`.
 
     CLIP's text model gives tokens and their mean. T5 (LTX-Video) and UMT5 (Wan) give tokens; Llama gives tokens and
@@ -84,7 +85,7 @@ def _t5_condition(
     return VideoCondition(text, tokens.attention_mask)
 
 
-def frame_condition(components: dict[str, Any], frames: torch.Tensor, noise: torch.Tensor) -> VideoCondition:
+def frame_condition(components: Mapping[str, Any], frames: torch.Tensor, noise: torch.Tensor) -> VideoCondition:
     """What Stable Video Diffusion is told of a first frame: CLIP's embedding, and latents of the slightly noisy frame.
 
     Differs from its pipeline: CLIP's picture is resized by torch's antialiased bicubic kernel.

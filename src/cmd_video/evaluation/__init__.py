@@ -1,1 +1,1 @@
-"""Measuring models: distances between sets of clips, pairs, captions, adherence and reconstruction, by protocol."""
+"""Measuring models: distances between sets of clips, pairs, captions and reconstruction, by protocol."""

@@ -7,6 +7,7 @@ B batch, F frames, H, W, d numbers of an embedding.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPModel
 
 from cmd_video.data.clip import ClipError
+from cmd_video.data.transforms import to_uint8
 
 from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
 from .pairs import mean_and_error
@@ -145,3 +147,24 @@ def _row(clips: ClipSource, number: int, captions: list[str], judge: ClipSim) ->
 def _embedding(output: object) -> torch.Tensor:
     """The projected features, which newer releases of transformers wrap."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output  # type: ignore[attr-defined]
+
+
+def build_reward(path: str | None = None, device: str = "cpu") -> Callable[[torch.Tensor, list[str]], torch.Tensor]:
+    """A reward for searches: pictures (K, 3, H, W) in [-1, 1] and their prompts to cosines (K,).
+
+    Args:
+        path: folder or hub id of a CLIP model.
+        device: where it runs.
+
+    Raises:
+        ValueError: no path, or no CLIP model there.
+    """
+    if not path:
+        raise ValueError("reward: clip needs a folder or hub id, such as clip:openai/clip-vit-base-patch32")
+    judge = ClipSim(path, device)
+
+    def reward(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        frames = torch.stack([to_uint8(picture[:, None]) for picture in pictures])  # (K, 1, H, W, 3)
+        return judge(frames, prompts).to(pictures.device)
+
+    return reward

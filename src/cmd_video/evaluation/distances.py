@@ -47,7 +47,7 @@ def check(real: FeatureTable, extractor: Extractor, clips: ClipSource, neighbour
             )
     fewest = min(int(real.protocol["clips"]), len(clips))
     if fewest <= neighbours:
-        raise ValueError(f"--neighbours: {neighbours}, must be less than the {fewest} clips of the smaller set")
+        raise ValueError(f"neighbours: {neighbours}, must be less than the {fewest} clips of the smaller set")
 
 
 def measure(

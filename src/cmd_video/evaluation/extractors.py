@@ -86,8 +86,8 @@ EXTRACTORS: dict[str, Row] = {
     "sprites-action": Row("cmd_video.sprites.features:build"),
     "sprites-appearance": Row("cmd_video.sprites.features:build"),
     "flow": Row(f"{_HERE}.flow:build"),
-    "pixels": Row(f"{_HERE}.pixel_features:build"),
-    "pixel-motion": Row(f"{_HERE}.pixel_features:build"),
+    "pixels": Row(f"{_HERE}.pixel_features:build_content"),
+    "pixel-motion": Row(f"{_HERE}.pixel_features:build_motion"),
 }
 
 

@@ -85,7 +85,7 @@ def _check(made: ClipSource, true: ClipSource) -> None:
         raise ValueError(f"clips: {len(made)} to judge, {len(true)} true ones; they must be pairs")
     drawn = [clips.recipe.get("chosen", "all") for clips in (made, true)]
     if drawn[0] != drawn[1]:
-        raise ValueError(f"--num-clips: those to judge are {drawn[0]}, the true ones {drawn[1]}; they must be pairs")
+        raise ValueError(f"num_clips: those to judge are {drawn[0]}, the true ones {drawn[1]}; they must be pairs")
     judged, known = made.underneath, true.underneath
     if isinstance(judged, FolderClips) and isinstance(known, FolderClips):
         for mine, other in zip(judged.paths, known.paths, strict=True):

@@ -16,6 +16,7 @@ from .extractors import Extractor, as_video
 from .frechet import FeatureStatistics, frechet_distance
 
 GRID, FRAMES = 8, 4
+RESIZE = f"mean over an {GRID}x{GRID} grid"
 
 
 def content_features(video: torch.Tensor) -> torch.Tensor:
@@ -61,9 +62,11 @@ def pixel_distances(made: Iterable[torch.Tensor], known: Iterable[torch.Tensor])
     return {name: frechet_distance(first[name], second[name]) for name in features if first[name].count}
 
 
-def build(name: str, weights: None, device: str) -> Extractor:
-    """Of "pixels" those of frames, of "pixel-motion" those of clips; see `extractors.EXTRACTORS`."""
-    resize = f"mean over an {GRID}x{GRID} grid"
-    if name == "pixels":
-        return Extractor(name, "frame", 1, resize, None, lambda frames: content_features(as_video(frames)))
-    return Extractor(name, "clip", 2, resize, None, lambda frames: motion_features(as_video(frames)))
+def build_content(name: str, weights: None, device: str) -> Extractor:
+    """`content_features` of frames; see `extractors.EXTRACTORS`."""
+    return Extractor(name, "frame", 1, RESIZE, None, lambda frames: content_features(as_video(frames)))
+
+
+def build_motion(name: str, weights: None, device: str) -> Extractor:
+    """`motion_features` of clips; see `extractors.EXTRACTORS`."""
+    return Extractor(name, "clip", 2, RESIZE, None, lambda frames: motion_features(as_video(frames)))

@@ -115,7 +115,7 @@ class ReconstructedClips(ClipSource):
     def _pass(self, clip: torch.Tensor) -> torch.Tensor:
         unit = spatial_ratio(self._vae) * self._autoencoder.config.patch_size
         if any(side % unit for side in clip.shape[1:3]):
-            raise ValueError(f"--size: {clip.shape[1]}x{clip.shape[2]}, the autoencoder takes multiples of {unit}")
+            raise ValueError(f"size: {clip.shape[1]}x{clip.shape[2]}, the autoencoder takes multiples of {unit}")
         video = to_float(clip)[None].to(self._autoencoder.device)  # (1, 3, F, H, W)
         content_frame, motion_latents = self._autoencoder.encode(encode_video(self._vae, video), return_dict=False)
         made = decode_video(self._vae, self._autoencoder.decode(content_frame, motion_latents).sample)

@@ -138,7 +138,7 @@ class SharedRows:
             text = path.read_text()
             if text and not text.endswith("\n"):
                 text = text[: text.rfind("\n") + 1]
-                path.write_text(text)
+                write_whole(path, text)
             for line in text.splitlines():
                 entry = json.loads(line)
                 rows[int(entry["number"])] = entry["row"]

@@ -1,4 +1,4 @@
-"""Features of the video transformers that transformers knows: VideoMAE (arXiv 2203.12602), V-JEPA 2 (arXiv 2506.09985).
+"""Features of video transformers that transformers knows: VideoMAE (arXiv 2203.12602), V-JEPA 2 (arXiv 2506.09985).
 
 extractor = build("vjepa2", "facebook/vjepa2-vitl-fpc64-256", "cpu")      # or `build_extractor("vjepa2:PATH")`
 """

@@ -30,22 +30,22 @@ def load_pipeline(
     if folder.exists() or folder.is_absolute() or len(folder.parts) != 2:
         index = folder / "model_index.json"
         if not folder.is_dir():
-            raise ValueError(f"--model: no folder {folder}")
+            raise ValueError(f"model: no folder {folder}")
         if not index.is_file():
-            raise ValueError(f"--model: {folder} is not a pipeline folder (no model_index.json)")
+            raise ValueError(f"model: {folder} is not a pipeline folder (no model_index.json)")
         try:
             kind = json.loads(index.read_text()).get("_class_name")
         except ValueError as error:
-            raise ValueError(f"--model: {index} is not JSON: {error}") from error
+            raise ValueError(f"model: {index} is not JSON: {error}") from error
         if kind != CMDPipeline.__name__:
-            raise ValueError(f"--model: {folder} holds a {kind}, allowed: {CMDPipeline.__name__}")
+            raise ValueError(f"model: {folder} holds a {kind}, allowed: {CMDPipeline.__name__}")
     try:
         target = torch.device(device)
         pipe = CMDPipeline.from_pretrained(model, torch_dtype=dtype)
     except SafetensorError as error:
-        raise ValueError(f"--model: the weights in {folder} are damaged: {error}") from error
+        raise ValueError(f"model: the weights in {folder} are damaged: {error}") from error
     except RuntimeError as error:
-        raise ValueError(f"--device or --model: {error}") from error
+        raise ValueError(f"device or model: {error}") from error
     if preset is not None:
         pipe.use_preset(preset)
     return pipe.to(target)

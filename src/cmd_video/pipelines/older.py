@@ -44,18 +44,19 @@ def starts_of(scheduler: Any) -> tuple[int, ...] | None:
 
 
 def upgrade_schedulers(pipe: Any) -> None:
-    """Take what schedulers' configurations said of few steps and spacings into a pipeline's `sampling`."""
+    """Move what schedulers' configurations said of few steps and spacings into a pipeline's `sampling`."""
     sampling = pipe.sampling
     for part in ("content", "motion"):
         scheduler = getattr(pipe, f"{part}_scheduler")
         starts, spacing = starts_of(scheduler), scheduler.config.get(SPACING)
+        config = {name: value for name, value in scheduler.config.items() if name not in (STARTS, SPACING)}
+        changed: dict[str, Any] = {}
         if starts is not None:
-            changed = getattr(sampling, part).model_copy(update={"starts": starts, "num_inference_steps": len(starts)})
-            sampling = sampling.model_copy(update={part: changed})
+            changed |= {"starts": starts, "num_inference_steps": len(starts)}
         if spacing is not None:
-            own = scheduler.config.timestep_spacing
-            changed = getattr(sampling, part).model_copy(update={"spacing": own})
-            sampling = sampling.model_copy(update={part: changed})
-            setattr(pipe, f"{part}_scheduler", type(scheduler).from_config(scheduler.config, timestep_spacing=spacing))
+            changed["spacing"], config["timestep_spacing"] = config["timestep_spacing"], spacing
+        if changed:
+            sampling = sampling.model_copy(update={part: getattr(sampling, part).model_copy(update=changed)})
+            setattr(pipe, f"{part}_scheduler", type(scheduler).from_config(config))
     if sampling != pipe.sampling:
         pipe.sampling = sampling

@@ -4,7 +4,7 @@
     out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
 
 B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
-planes.
+planes. Over 400 lines: the arguments of one call, each documented.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +35,7 @@ from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
-from cmd_video.techniques import technique
+from cmd_video.techniques import of_seam, technique
 
 from .image_model import load_image_model
 from .inputs import as_list, check_condition, check_generator, check_images, check_multiple, default_size, size_unit
@@ -270,9 +270,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self._num_timesteps += 0 if image is not None else how.content.num_inference_steps
 
         # 2. Conditions
-        guided = any(
-            len(part.guidance.leaves_out) > 1 and part.guidance_scale > 1 for part in (how.content, how.motion)
-        )
+        guided = how.content.asks_without("text", self.content) or how.motion.asks_without("text", self.motion)
         told, nothing, truncated = self.encode(
             prompt, negative_prompt, class_labels, image, num_videos_per_prompt, guided
         )
@@ -425,7 +423,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @torch.no_grad()
     def restore(
         self, observed: torch.Tensor, operator: Any, prompt: str | list[str] = "", num_frames: int | None = None,
-        settings: Mapping[str, Any] | None = None, method: str = "variational", output_type: str = "pil",
+        settings: Mapping[str, Any] | None = None, method: str | None = None, output_type: str = "pil",
     ) -> CMDPipelineOutput:  # fmt: skip
         """Clips of which only a part is seen, made whole.
 
@@ -435,14 +433,15 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             prompt: what the clips show, one text or one each.
             num_frames: F; default what the model was trained for.
             settings: of the method's section.
-            method: kind of a restoration in the table of techniques.
+            method: kind of a restoration in the table of techniques; default: the first.
             output_type: as in a call.
 
         Raises:
             ValueError: a few-step model, whose estimates are no means; a model of classes; or what is observed does
                 not have the operator's shape.
         """
-        how = technique(method, "restoration").settings.model_validate(dict(settings or {}))
+        method = of_seam("restoration")[0] if method is None else method
+        how = technique(method, "restoration").settings.model_validate({**(settings or {}), "kind": method})
         if self.num_classes:
             raise ValueError("restore: this model knows classes, and the method tells prompts")
         for part in PARTS:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers import LCMScheduler
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
@@ -124,6 +124,11 @@ class ModelSampling(Section):
             steps = wrap.steps(steps, self.guidance)
         return solver, steps
 
+    def asks_without(self, word: str, denoiser: Denoiser) -> bool:
+        """Whether some step asks under a condition that lacks this; the words are those of a guidance."""
+        names = {name for step in self.ready(denoiser)[1] for name in self.guidance.passes(step)}
+        return any(word in self.guidance.leaves_out[name] for name in names)
+
     def denoise(self, denoiser: Denoiser, model: Any, conditions: Mapping[str, Condition]) -> Denoise:
         """What the loop calls at each step: network, wraps, guidance."""
         ask_under = partial(denoiser.ask, model)
@@ -174,6 +179,17 @@ class Sampling(Section):
     """The motion model; the paper: no guidance."""
     decode_content_frame: bool = True
     """Whether the output holds the content frame as a picture, which costs as much as a frame of the clip."""
+
+    def laid_over(self, given: Mapping[str, Any]) -> "Sampling":
+        """The same with these fields of the two parts in place of its own: {"content": {"eta": 1.0}}.
+
+        Raises:
+            ValueError: an unknown field, or a value that does not fit; the message names it.
+        """
+        own = self.model_dump()
+        parts = {name: {**own[name], **value} if name in PARTS and isinstance(value, Mapping) else value
+                 for name, value in given.items()}  # fmt: skip
+        return Sampling.model_validate({**own, **parts})
 
     def changed(self, arguments: Mapping[str, Any]) -> "Sampling":
         """The same with what a caller gave, by the names of ARGUMENTS; None is not given.
@@ -305,7 +321,7 @@ def preset_of(
         own, scheduler = getattr(sampling, part), schedulers[part]
         distilled = is_distilled(own, scheduler)
         if distilled != (preset.sampler == "distilled"):
-            fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as --model turbo"
+            fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as the model 'turbo'"
             raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
         if distilled:
             samplers[part] = scheduler
@@ -329,10 +345,3 @@ def preset_of(
 def lcm(scheduler: Any, original_inference_steps: int) -> LCMScheduler:
     """The sampler of a Latent Consistency Model (arXiv 2310.04378): any number of steps, with new noise between."""
     return with_schedule(LCMScheduler, scheduler, original_inference_steps=original_inference_steps)
-
-
-def validation_sampler(scheduler: Any) -> Any:
-    """A fresh sampler for the noise schedule that a network is trained with."""
-    if "alphas_cumprod" in vars(scheduler) and not hasattr(scheduler, "sigma_min"):
-        return DDIMScheduler.from_config(scheduler.config)
-    return type(scheduler).from_config(scheduler.config)

@@ -23,6 +23,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmd_video.data.files import whole_file
+
 from .blocks import fits, is_unet, list_blocks, without_blocks
 
 TIMED_CALLS = 3
@@ -198,7 +200,7 @@ def plot_importance(rows: Sequence[BlockImportance], path: Path) -> None:
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise ValueError("--plot: needs matplotlib: pip install 'cmd-video[plot]'") from error
+        raise ValueError("plot: needs matplotlib: pip install 'cmd-video[plot]'") from error
     figure = matplotlib.figure.Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))
@@ -211,7 +213,8 @@ def plot_importance(rows: Sequence[BlockImportance], path: Path) -> None:
     left.legend(fontsize="small")
     right.set(xlabel="share of operations")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def _loss(predictions: Sequence[torch.Tensor], batches: Sequence[NoisyBatch]) -> float:

@@ -143,7 +143,7 @@ def _vdmini_decoder(model: Any) -> tuple[list[str], dict[str, float]]:
         kept_channels(without_blocks(model, removed), widths)
     except ValueError as error:
         reason = str(error).removeprefix("selection: widths: ")
-        raise ValueError(f"rule: 'vdmini' does not fit this decoder: {reason}; give a --selection") from error
+        raise ValueError(f"rule: 'vdmini' does not fit this decoder: {reason}; give a `selection`") from error
     return removed, widths
 
 

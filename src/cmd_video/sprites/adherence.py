@@ -1,27 +1,110 @@
 """How well generated sprite clips follow their prompts, attribute by attribute, on combinations training never saw.
 
-    results = evaluate_adherence(generate, num_scenes=200)    # generate(prompts, seeds) -> (B, 3, F, H, W) in [-1, 1]
+    results = measure_adherence("my-model", num_scenes=200, output=Path("adherence.json"))
     results["accuracy"]["motion"]                             # {"correct": 171, "total": 200, "rate": 0.855, ...}
+    results = evaluate_adherence(generate, num_scenes=200)    # generate(prompts, seeds) -> (B, 3, F, H, W) in [-1, 1]
 
-The reader (`sprite_reader`) is no model and has no taste, but it can err: `reader_on_ground_truth` is its accuracy on
+The reader (`reader`) is no model and has no taste, but it can err: `reader_on_ground_truth` is its accuracy on
 the same scenes drawn perfectly, in the same run. Only colors, shapes and motion are read, neither size nor background.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.shared_work import Progress, Rows, every_row
+from cmd_video.evaluation.results import digest_model, write_result
+from cmd_video.evaluation.shared_work import Progress, Rows, SharedRows, discard, every_row, processes
 from cmd_video.evaluation.tables import digest_all, digest_of
-from cmd_video.sprites.reader import ObjectReading, SceneReading, read_scene, score_adherence
-from cmd_video.sprites.scenes import Split, SpriteScene, all_combinations, render, sample_scene
+from cmd_video.pipelines.loading import load_pipeline
+
+from .reader import ObjectReading, SceneReading, read_scene, score_adherence
+from .scenes import Split, SpriteScene, all_combinations, render, sample_scene
 
 ATTRIBUTES = ("color", "shape", "motion")
+SAMPLERS = ("content_sampler", "motion_sampler")
 MISSING = "missing"  # in a confusion table: an object that was not read, or one that was read and not asked for
+
+
+def measure_adherence(
+    model: str | None = None,
+    num_scenes: int = 200,
+    seed: int = 0,
+    batch_size: int = 10,
+    preset: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    motion_guidance_scale: float | None = None,
+    device: str = "cpu",
+    output: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`evaluate_adherence` of a pipeline, and a result file with the whole protocol.
+
+    Args:
+        model: folder or hub id; None = the model that ships.
+        num_scenes: how many clips to generate.
+        seed: which world of scenes, and the noise.
+        batch_size: clips at a time.
+        preset: see `CMDPipeline.use_preset`; None = as the model was saved.
+        num_inference_steps: of both models; None = the pipeline's own, as of the next two.
+        guidance_scale: of the content model.
+        motion_guidance_scale: of the motion model.
+        device: where to generate.
+        output: file to write; beside it, until it is written, lies what an interrupted call goes on from, and
+            processes share the work. None = none of that.
+        progress: called with (clips read, num_scenes) after every batch.
+
+    Returns:
+        as `evaluate_adherence`.
+
+    Raises:
+        ValueError: there is no such model or preset, or a setting does not fit.
+    """
+    state, device = processes(device)
+    pipe = load_pipeline(model, device, preset)
+    pipe.set_progress_bar_config(disable=True)
+    asked = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "motion_guidance_scale": motion_guidance_scale,
+    }
+    how = pipe.sampling.changed(asked)
+    rows, columns = pipe.autoencoder.config.sample_size
+    size = [pipe.autoencoder.config.num_frames, rows * pipe.ratio, columns * pipe.ratio]  # F, H, W
+
+    def generate(prompts: list[str], seeds: list[int]) -> Tensor:
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        out: Any = pipe(prompts, sampling=how, generator=sources, output_type="pt")
+        return out.frames.transpose(1, 2).cpu() * 2 - 1  # (B, F, 3, H, W) in [0, 1] -> (B, 3, F, H, W) in [-1, 1]
+
+    protocol: dict[str, Any] = {
+        "clips": num_scenes,
+        "size": size,
+        "preset": preset,
+        "sampling": {"content": how.content.model_dump(mode="json"), "motion": how.motion.model_dump(mode="json")},
+        "seed": seed,
+        "scenes": "sprites, held_out combinations",
+        **{name: type(getattr(pipe, name.replace("sampler", "scheduler"))).__name__ for name in SAMPLERS},
+        "model": model or "default",
+        "model_sha256": digest_model(model),
+    }
+    work = None if output is None else output.with_name(f"{output.name}.parts")
+    rows_of = every_row if work is None else SharedRows(work, protocol)
+    frames, height, width = size
+    values = evaluate_adherence(
+        generate, num_scenes, seed, batch_size, height, width, frames, progress=progress, rows_of=rows_of
+    )
+    protocol["real"] = {"pixels_sha256": values["settings"].pop("truth_sha256")}
+    if output is not None and work is not None and state.is_main_process:
+        write_result(output, "adherence", values, protocol, device)
+        discard(work)
+    return values
 
 
 def evaluate_adherence(

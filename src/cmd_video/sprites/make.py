@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast, get_args
 
 from cmd_video.data.files import write_whole
 from cmd_video.data.transforms import to_uint8
@@ -16,20 +17,20 @@ from .scenes import Split, SpritesDataset, render
 
 
 def write_sprites(
-    folder: Path,
+    output: Path,
     num_clips: int,
     height: int = 64,
     width: int = 64,
     num_frames: int = 16,
     seed: int = 0,
-    split: Split = "train",
+    split: str = "train",
     fps: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Write clips, a manifest with prompt and motion of each, and the whole ground truth, `scenes.jsonl`.
 
     Args:
-        folder: where to write; made if it is not there.
+        output: folder to write; new or empty.
         num_clips: scenes 0 to num_clips - 1.
         height: H in pixels.
         width: W in pixels.
@@ -40,20 +41,27 @@ def write_sprites(
         progress: called with the number of clips written.
 
     Returns:
-        The manifest, `folder/manifest.jsonl`, which appears when all clips are written.
+        The manifest, `output/manifest.jsonl`, which appears when all clips are written.
+
+    Raises:
+        ValueError: there is no such split, or the folder holds something.
     """
-    dataset = SpritesDataset(num_clips, height, width, num_frames, seed, split)
-    folder.mkdir(parents=True, exist_ok=True)
+    if split not in get_args(Split):
+        raise ValueError(f"split: {split!r} is none of {', '.join(get_args(Split))}")
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"output: {output} is not empty")
+    dataset = SpritesDataset(num_clips, height, width, num_frames, seed, cast("Split", split))
+    output.mkdir(parents=True, exist_ok=True)
     rows, truths = [], []
     for number in range(num_clips):
         scene = dataset.scene(number)
         frames = to_uint8(render(scene, num_frames, height, width))
         name = f"{number:06d}.mp4"
-        write_video(frames, folder / name, fps)
+        write_video(frames, output / name, fps)
         rows.append({"path": name, "prompt": scene.prompt, "label": scene.motion})
         truths.append({"path": name, **asdict(scene)})
         if progress is not None:
             progress(number + 1)
     for file, lines in (("scenes.jsonl", truths), ("manifest.jsonl", rows)):
-        write_whole(folder / file, "".join(json.dumps(line) + "\n" for line in lines))
-    return folder / "manifest.jsonl"
+        write_whole(output / file, "".join(json.dumps(line) + "\n" for line in lines))
+    return output / "manifest.jsonl"

@@ -33,6 +33,7 @@ from cmd_video.sprites.scenes import (
 UNCLEAR = "unclear"
 
 SIDE = 64  # clips are reduced to this many pixels on the shorter side
+MIN_FRAMES = 4  # of a clip
 MIN_AREA = 10  # pixels of its color that make an object visible in a frame
 MAX_SHARE = 0.35  # of the frame; what covers more is no object
 MIN_SEEN = 0.4  # share of the frames in which a color must be visible to be read as an object at all
@@ -124,8 +125,8 @@ def read_scene(video: Tensor) -> SceneReading:
     Returns:
         the objects and their common motion.
     """
-    if video.ndim != 4 or video.shape[0] != 3 or video.shape[1] < 4 or min(video.shape[2:]) < 32:
-        raise ValueError(f"video: expected (3, F >= 4, H >= 32, W >= 32), got {tuple(video.shape)}")
+    if video.ndim != 4 or video.shape[0] != 3 or video.shape[1] < MIN_FRAMES or min(video.shape[2:]) < 32:
+        raise ValueError(f"video: expected (3, F >= {MIN_FRAMES}, H >= 32, W >= 32), got {tuple(video.shape)}")
     frames = _at_reading_size((video.detach().float().cpu().clamp(-1, 1) + 1) / 2).movedim(0, -1)  # (F, H, W, 3)
     names, coverage = _find_objects(frames)
     tracks = [_track(mask) for mask in coverage]

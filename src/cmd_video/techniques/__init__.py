@@ -4,15 +4,18 @@
 
 What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
-x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told, t,
-rng, process)`; a search `search(...)`; a restoration `restore(...)`; an edit `edit(model)`. The neutral setting of a
-section changes nothing, to the bit.
+x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
+times, rng)`, times as shares of diffusion time; a search `search(...)`; a restoration `restore(...)`; an edit
+`edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section
+changes nothing, to the bit.
 """
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
-Seam = Literal["process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "restoration", "edit"]
+Seam = Literal[
+    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "restoration", "edit", "merge"
+]  # fmt: skip
 
 
 class Technique(NamedTuple):
@@ -77,9 +80,14 @@ TECHNIQUES: dict[str, Technique] = {
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),
     "weight_extrapolation": _row(
-        "weight_extrapolation", "weights beyond a fine-tuning", "edit", "content motion video", "arXiv 2503.00948"
+        "weight_extrapolation", "weights beyond a fine-tuning", "merge", "content motion video", "arXiv 2503.00948"
     ),
 }
+
+
+def of_seam(seam: Seam | None = None) -> list[str]:
+    """Kinds of the techniques of a seam; None = all."""
+    return [name for name, row in TECHNIQUES.items() if seam in (None, row.seam)]
 
 
 def technique(kind: str, seam: Seam | None = None) -> Technique:
@@ -88,7 +96,7 @@ def technique(kind: str, seam: Seam | None = None) -> Technique:
     Raises:
         ValueError: there is none, or it is for another seam.
     """
-    allowed = [name for name, row in TECHNIQUES.items() if seam in (None, row.seam)]
+    allowed = of_seam(seam)
     if kind not in allowed:
         raise ValueError(f"kind: {kind!r} is none of {', '.join(allowed)}")
     return TECHNIQUES[kind]

@@ -27,9 +27,25 @@ from torch import Tensor
 from cmd_video.diffusion.plan import Step
 from cmd_video.diffusion.sample import sample
 from cmd_video.diffusion.solvers import EtaSolver, draw_like
-from cmd_video.section import Section
+from cmd_video.section import Section, named
 
 Reward = Callable[[Tensor], Tensor]  # clean samples (K, ...) to how good they are (K,)
+REWARDS: dict[str, str] = {  # name -> function of a path and a device: pictures and prompts to rewards
+    "sprites": "cmd_video.sprites.reward:build",
+    "clip": "cmd_video.evaluation.clipsim:build_reward",
+}
+
+
+def reward_named(name: str, device: str = "cpu") -> Callable[[Tensor, list[str]], Tensor]:
+    """A reward by name, `clip:PATH` for one whose network lies at a path.
+
+    Raises:
+        ValueError: there is none of that name, or its path is not due or missing.
+    """
+    kind, _, path = name.partition(":")
+    if kind not in REWARDS:
+        raise ValueError(f"reward: {name!r} is none of {', '.join(REWARDS)}")
+    return named(REWARDS[kind])(path or None, device)
 
 
 class Settings(Section):
@@ -94,7 +110,7 @@ class Settings(Section):
             allowed = self.budget - spent if last else rolled
             proposals, used = _Found(), 0
             while used < allowed:
-                x = solver.move(*current.sample, step, rng)  # (1, ...)
+                x = solver.move(current.sample[0], current.sample[1], step, rng)  # (1, ...)
                 x_0, noise = solver.estimate(denoise, x, after)
                 used += 1
                 proposals.take(x_0, noise, float(reward(x_0)))

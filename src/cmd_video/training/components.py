@@ -27,9 +27,9 @@ from cmd_video.section import named
 from .config import COMPONENT_CLASSES, TEXT_ENCODERS, ComponentConfig
 from .tokenizer import train_tokenizer
 
-ELSEWHERE = {
-    "SpriteClassifier": "cmd_video.sprites.classifier:SpriteClassifier"
-}  # classes by name, imported when one is asked for
+ELSEWHERE = {  # classes by name, imported when one is asked for
+    "SpriteClassifier": "cmd_video.sprites.classifier:SpriteClassifier",
+}
 _BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: "tokenizer" not in name)  # a text encoder needs it
 
 VIDEO_MODEL_FOLDERS = ("transformer", "unet")  # of a video model, in a pipeline of diffusers

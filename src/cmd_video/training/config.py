@@ -395,15 +395,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
     for override in overrides or []:
         dotted, separator, text = override.partition("=")
         if not separator:
-            raise ValueError(f"--set {override!r}: expected section.field=value")
+            raise ValueError(f"overrides: {override!r}: expected section.field=value")
         *parents, leaf = dotted.split(".")
         target = values
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise ValueError(f"--set {override!r}: {parent} is not a section")
+                raise ValueError(f"overrides: {override!r}: {parent} is not a section")
         try:
             target[leaf] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+            raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {error}") from error
     return TrainConfig.model_validate(values)

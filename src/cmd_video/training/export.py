@@ -90,10 +90,13 @@ def export_pipeline(
 
 
 def _own_sampling(found: dict[str, ComponentConfig]) -> dict[str, Any]:
-    """How the networks are sampled where their runs say so."""
+    """How the networks are sampled where their runs, or the pipelines they are from, say that they need it."""
     how: dict[str, Any] = {}
     for part, name in (("content", "unet"), ("motion", "motion_transformer")):
-        notes = Path(str(found[name].path)).parent / SAMPLING
-        if notes.is_file():
-            how |= {key: value for key, value in json.loads(notes.read_text()).items() if key == part}
+        folder = Path(str(found[name].path)).parent
+        if (folder / SAMPLING).is_file():
+            how |= {key: value for key, value in json.loads((folder / SAMPLING).read_text()).items() if key == part}
+        elif (folder / "model_index.json").is_file():
+            own = json.loads((folder / "model_index.json").read_text()).get("sampling", {}).get(part, {})
+            how |= {part: own} if own.get("starts") or own.get("process") else {}
     return how

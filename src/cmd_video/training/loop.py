@@ -23,6 +23,7 @@ from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
 from cmd_video.data.files import whole_folder, write_whole
+from cmd_video.diffusion.objective import DiffusionSettings
 
 from .build import build_stage
 from .checkpoint import (
@@ -33,7 +34,7 @@ from .checkpoint import (
     unpack_optimizer,
 )
 from .components import build_components
-from .config import STAGES, LoopConfig, OptimizerConfig, TrainConfig
+from .config import PLAIN_OBJECTIVES, STAGES, LoopConfig, OptimizerConfig, TrainConfig
 from .data import ClipDataset, StepSampler, finish_batch, fixed_batches, training_batches
 from .logs import RunLog
 from .stage import Stage, to_device
@@ -275,15 +276,27 @@ def _claim(run: Path, config: TrainConfig) -> None:
         fields = type(config.data).model_fields.items()  # those that are newer than the run have their defaults
         defaults = {name: field.default for name, field in fields if not field.is_required()}
         previous["data"] = defaults | previous.get("data", {})
-        changed = [key for key in fixed if previous.get(key) != resolved[key]]
-        kind = previous.get("objective", {}).get("kind", STAGES[config.stage].objective)
-        if kind != config.objective.kind or previous.get("edit") != resolved["edit"]:
-            changed.append("objective.kind or edit")  # these decide what is trained at all
+        changed = [key for key in (*fixed, "edit") if previous.get(key) != resolved[key]]
+        before = {"kind": STAGES[config.stage].objective} | previous.get("objective", {})
+        changed += [f"objective.{name}" for name in _other_objective(config.objective, before)]
         if changed:
             raise ValueError(
                 f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder"
             )
     write_whole(path, json.dumps(resolved, indent=1))
+
+
+def _other_objective(objective: Any, before: dict[str, Any]) -> list[str]:
+    """Fields in which an objective differs from another one, of those that decide what is trained at all."""
+    if before["kind"] != objective.kind:
+        return ["kind"]
+    fields = type(objective).model_fields
+    deciding = (
+        {"process"} if objective.kind in PLAIN_OBJECTIVES else fields.keys() - DiffusionSettings.model_fields.keys()
+    )
+    now = objective.model_dump(mode="json")
+    newer = {name: fields[name].default for name in deciding & fields.keys()}  # than the run: have their defaults
+    return sorted(name for name in newer if before.get(name, newer[name]) != now[name])
 
 
 def _needs_captions(config: TrainConfig) -> bool:
