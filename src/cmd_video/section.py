@@ -43,6 +43,9 @@ class by_kind:
 
     def _section(self, value: Any) -> Section:
         if isinstance(value, Section):
+            expected = self.find(str(getattr(value, "kind", self.default)))
+            if not isinstance(value, expected):
+                raise ValueError(f"kind: a {type(value).__name__} is no {expected.__name__}")
             return value
         if not isinstance(value, dict):
             raise ValueError(f"expected fields and a kind, got {value!r}")

@@ -5,15 +5,31 @@ import inspect
 import json
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 import torch
 import yaml
 from pydantic import ValidationError
 
+from cmd_video.diffusion.guidance import ClassifierFree
+from cmd_video.pipelines.sampling import ModelSampling, Sampling
+from cmd_video.section import Section, by_kind
+from cmd_video.sprites.section import SpritesData
+from cmd_video.techniques import TECHNIQUES, technique
 from cmd_video.training import config as config_module
 from cmd_video.training.components import build_components
-from cmd_video.training.config import ComponentConfig, Section, SpritesData, TrainConfig, VideoData, load_config
+from cmd_video.training.config import (
+    DATA,
+    PLAIN_OBJECTIVES,
+    STAGES,
+    ComponentConfig,
+    TrainConfig,
+    VideoData,
+    find_data,
+    find_objective,
+    load_config,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(config_module.__file__).parents[1]
@@ -49,9 +65,12 @@ MISTAKES = [  # stage, field, value, what the message says
     ("autoencoder", "loop.step", 3, "loop.step"),
     ("autoencoder", "optimizer.learning_rate", 1e-3, "optimizer.learning_rate"),
     ("autoencoder", "objective.loss", "l2", "objective.loss"),
+    ("autoencoder", "objective.snr_power", 1, "objective.snr_power"),  # of another kind of objective
+    ("image", "objective.reconstruction", "l2", "objective.reconstruction"),
+    ("classifier", "objective.condition_dropout", 0.1, "objective.condition_dropout"),
     ("autoencoder", "validation.clips", 3, "validation.clips"),
-    ("autoencoder", "data.frames", 3, "data.sprites.frames"),
-    ("autoencoder", "validation.data.frames", 3, "validation.data.sprites.frames"),
+    ("autoencoder", "data.frames", 3, "data.frames"),
+    ("autoencoder", "validation.data.frames", 3, "validation.data.frames"),
     ("autoencoder", "components.vae.folder", "x", "components.vae.folder"),
     ("autoencoder", "components.decoder", {"class": "CMDAutoencoder"}, "'decoder' is none of vae, autoencoder"),
     # wrong types
@@ -60,14 +79,16 @@ MISTAKES = [  # stage, field, value, what the message says
     ("autoencoder", "loop", 3, "loop"),
     ("autoencoder", "optimizer.lr", None, "optimizer.lr"),
     ("autoencoder", "optimizer.betas", [0.9], "optimizer.betas"),
-    ("autoencoder", "objective.train_text_encoder", "maybe", "objective.train_text_encoder"),
+    ("image", "objective.train_text_encoder", "maybe", "objective.train_text_encoder"),
+    ("image", "objective", 3, "objective"),
+    ("image", "data", "sprites", "data"),
     ("autoencoder", "components", [], "components"),
     ("autoencoder", "components.vae", "AutoencoderKL", "components.vae"),
     ("autoencoder", "components.vae.config", [1], "components.vae.config"),
     ("autoencoder", "output_dir", None, "output_dir"),
     ("autoencoder", "data.motion_weights", {"jump": 2.0}, "unknown motion 'jump'; known: left, right"),
     # out of range
-    ("autoencoder", "data.motion_weights", {"orbit": 0}, "data.sprites.motion_weights.orbit"),
+    ("autoencoder", "data.motion_weights", {"orbit": 0}, "data.motion_weights.orbit"),
     ("autoencoder", "loop.steps", 0, "loop.steps"),
     ("autoencoder", "loop.batch_size", -4, "loop.batch_size"),
     ("autoencoder", "loop.num_workers", -1, "loop.num_workers"),
@@ -80,12 +101,17 @@ MISTAKES = [  # stage, field, value, what the message says
     ("autoencoder", "objective.reconstruction", "lpips", "objective.reconstruction"),
     ("autoencoder", "objective.motion_latents_noise", -0.1, "objective.motion_latents_noise"),
     ("image", "objective.condition_dropout", 1.0, "objective.condition_dropout"),
-    ("image", "objective.min_snr_gamma", 0, "objective.min_snr_gamma"),
+    ("image", "objective.snr_power", -0.5, "objective.snr_power"),
+    ("image", "objective.logit_normal", [0.0, 0.0], "objective.logit_normal"),
     ("image", "validation.guidance_scale", 0.5, "validation.guidance_scale"),
     ("image", "seed", -1, "seed"),
-    ("image", "data.num_frames", 0, "data.sprites.num_frames"),
-    ("image", "data.split", "test", "data.sprites.split"),
-    ("image", "data.kind", "sprite", "data"),
+    ("image", "data.num_frames", 0, "data.num_frames"),
+    ("image", "data.split", "test", "data.split"),
+    ("image", "data.kind", "sprite", "'sprite' is none of manifest, captioned_folder"),
+    ("image", "objective.kind", "denoise", "'denoise' is none of"),
+    ("image", "objective.disturb", {"kind": "lora"}, "objective.disturb"),
+    ("motion", "objective.process", {"kind": "consistency"}, "objective.process"),
+    ("motion", "objective.process", {"kind": "bridge", "kappa": 0}, "objective.process.kappa"),
     ("image", "stage", "distil", "stage"),
     # missing
     ("image", "stage", ABSENT, "stage"),
@@ -108,6 +134,17 @@ MISTAKES = [  # stage, field, value, what the message says
     ("image", "loop.gradient_accumulation_steps", 3, "loop.batch_size: 4 is not divisible"),
     ("autoencoder", "data", {"kind": "latents", "path": "x"}, "data.kind"),
     ("autoencoder", "validation.data", {"kind": "latents", "path": "x"}, "data.kind"),
+    ("content", "objective.kind", "reconstruction", "'reconstruction' is not for the stage 'content'"),
+    ("autoencoder", "objective.kind", "denoising", "'denoising' is not for the stage 'autoencoder'"),
+    ("image", "objective.content_frame_noise", 0.1, "objective.content_frame_noise: only the motion model"),
+    ("content", "objective.content_frame_noise", 0.1, "objective.content_frame_noise: only the motion model"),
+    (
+        "motion",
+        "objective",
+        {"logit_normal": [0, 1], "log_sigma_normal": [0, 1]},
+        "log_sigma_normal: not together with logit_normal",
+    ),
+    ("content", "components.teacher", {"path": "x"}, "components.teacher: it belongs to"),
 ]
 
 
@@ -195,14 +232,14 @@ def test_overrides(tiny_config, tmp_path):
             "loop.steps=20",
             "optimizer.lr=1e-3",
             "optimizer.max_grad_norm=null",
-            "objective.min_snr_gamma=5",
+            "objective.snr_power=0.5",
             "validation.data.length=7",
             "components.unet.config.block_out_channels=[8, 16]",
             "output_dir=a=b",
         ],
     )
     assert (config.loop.steps, config.optimizer.lr, config.optimizer.max_grad_norm) == (20, 1e-3, None)
-    assert (config.objective.min_snr_gamma, config.validation.data.length) == (5.0, 7)
+    assert (config.objective.snr_power, config.validation.data.length) == (0.5, 7)
     assert config.components["unet"].config["block_out_channels"] == [8, 16]
     assert config.output_dir == "a=b" and config.loop.batch_size == 4
 
@@ -241,15 +278,21 @@ def names_read() -> frozenset[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 found.add(node.attr)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+                found |= {argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant)}
     return frozenset(found)
 
 
-def sections() -> list[type[Section]]:
+def sections() -> dict[str, type[Section]]:
+    """Of a run, of its data, of every objective and technique, of sampling."""
     classes = [value for value in vars(config_module).values() if inspect.isclass(value)]
-    return [value for value in classes if issubclass(value, Section) and value is not Section]
+    found = {value.__name__: value for value in classes if issubclass(value, Section) and value is not Section}
+    found |= {kind: PLAIN_OBJECTIVES[kind] for kind in PLAIN_OBJECTIVES} | {kind: find_data(kind) for kind in DATA}
+    found |= {kind: technique(kind).settings for kind in TECHNIQUES}
+    return found | {value.__name__: value for value in (Sampling, ModelSampling, ClassifierFree)}
 
 
-@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", sections().values(), ids=sections())
 def test_every_field_is_read(section):
     fields = set(section.model_fields)
     if section is SpritesData:
@@ -267,3 +310,67 @@ def test_every_field_is_read(section):
 
 def test_the_check_of_the_fields_can_fail():
     assert "learning_rate_of_nothing" not in names_read() and "gradient_accumulation_steps" in names_read()
+
+
+# --- sections by kind ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_objective_without_a_kind_is_the_stages_own(stage):
+    assert find_objective(STAGES[stage].objective).model_fields["kind"].default == STAGES[stage].objective
+
+
+def test_the_kind_of_an_objective_is_written_down(tiny_config, tmp_path):
+    config = TrainConfig.model_validate(tiny_config("image", tmp_path))
+    assert type(config.objective) is PLAIN_OBJECTIVES["denoising"] and config.objective.kind == "denoising"
+    assert config.model_dump(mode="json")["objective"]["kind"] == "denoising"
+    assert config.model_dump()["data"]["kind"] == "sprites"
+    del (values := tiny_config("autoencoder", tmp_path))["objective"]
+    assert TrainConfig.model_validate(values).objective == PLAIN_OBJECTIVES["reconstruction"]()
+
+
+def test_every_kind_of_data_knows_its_own_kind_and_opens():
+    for kind in DATA:
+        section = find_data(kind)
+        assert kind in str(section.model_fields["kind"].annotation) and callable(section.open)
+    with pytest.raises(ValueError, match="kind: 'film' is none of manifest, captioned_folder"):
+        find_data("film")
+
+
+class Round(Section):
+    kind: str = "round"
+    radius: float = 1.0
+
+
+class Flat(Section):
+    kind: str = "flat"
+
+
+class Holder(Section):
+    shape: Annotated[Any, by_kind({"round": Round, "flat": Flat}.__getitem__, default="flat")]
+    only_round: Annotated[Any, by_kind(lambda kind: {"round": Round}[kind])] | None = None
+
+
+def test_a_section_is_looked_up_by_its_kind():
+    assert Holder(shape={"kind": "round", "radius": 2}).shape == Round(radius=2.0)
+    assert Holder(shape={}).shape == Flat()
+    given = Round(radius=3.0)
+    assert Holder(shape=given).shape is given
+    held = Holder(shape=given)
+    assert held.model_dump() == {"shape": {"kind": "round", "radius": 3.0}, "only_round": None}
+    assert Holder.model_validate_json(held.model_dump_json()) == held
+    with pytest.raises(ValidationError, match=r"shape\.radius"):
+        Holder(shape={"kind": "round", "radius": "wide"})
+    with pytest.raises(ValidationError, match=r"shape\.radius\s+Extra"):
+        Holder(shape={"kind": "flat", "radius": 2})
+    with pytest.raises(ValidationError, match="kind: not given"):
+        Holder(shape=given, only_round={"radius": 2})
+
+
+def test_a_section_of_another_kind_is_refused_as_an_object_too():
+    with pytest.raises(ValidationError, match="kind: 'feature_reuse' is none of"):
+        ModelSampling(guidance=technique("feature_reuse").settings(interval=2))
+    with pytest.raises(ValidationError, match="kind: 'guidance_interval' is none of"):
+        ModelSampling(wraps=(technique("guidance_interval").settings(),))
+    with pytest.raises(ValidationError, match="Flat is no"):
+        Holder(shape=Flat(kind="round"))

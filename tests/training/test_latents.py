@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cmd_video.data.latents import LatentsDataset, write_latents
+from cmd_video.denoisers.latent_space import encode_video
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
@@ -16,7 +17,9 @@ def test_precomputed_latents_give_the_same_loss(name, build_tiny, batch_of, tmp_
     for first in range(0, 24, 8):
         batch = batch_of(dataset, range(first, first + 8))
         with torch.no_grad():
-            content_frame, motion_latents = autoencoder.encode(stage._clip_latents(batch), return_dict=False)
+            content_frame, motion_latents = autoencoder.encode(
+                encode_video(stage.components["vae"], batch["video"]), return_dict=False
+            )
         motion_latents = autoencoder.normalize_latents(motion_latents)
         batches.append({**batch, "content_frame": content_frame, "motion_latents": motion_latents})
     assert write_latents(tmp_path, iter(batches), {"what": "test"}) == 24

@@ -8,11 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
+from cmd_video.denoisers import prompts
+from cmd_video.denoisers.latent_space import encode_video
+from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.draws import Draws
 from cmd_video.models import CMDAutoencoder
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.training import loop, stages
+from cmd_video.sprites.section import SpritesData
+from cmd_video.training import loop
+from cmd_video.training.autoencoder_stage import AutoencoderStage
 from cmd_video.training.checkpoint import load_latest
-from cmd_video.training.data import build_dataset
+from cmd_video.training.components import build_components
 from cmd_video.training.export import export_pipeline
 
 STAGES = ("autoencoder", "image", "content", "motion")
@@ -23,8 +29,8 @@ STAGES = ("autoencoder", "image", "content", "motion")
 
 @pytest.mark.parametrize("name", STAGES)
 def test_one_batch_is_learnt_by_heart(name, tiny_config, run_train, read_log, monkeypatch, tmp_path):
-    generators = stages.generators
-    monkeypatch.setattr(stages, "generators", lambda seed, numbers: generators(seed, numbers % 4))  # the same noise
+    draws = Draws.of
+    monkeypatch.setattr(Draws, "of", lambda seed, numbers: draws(seed, numbers % 4))  # the same noise
     optimizer = {"lr": 5e-3, "betas": [0.9, 0.95]}
     config = tiny_config(name, tmp_path, optimizer=optimizer, loop__steps=60, data__length=4, data__split="held_out")
     config["loop"].update(validate_every=60, checkpoint_every=60)
@@ -65,7 +71,8 @@ class NanAt:
 
 @pytest.mark.parametrize("name", ["autoencoder", "image"])
 def test_a_loss_that_is_no_number_stops_before_the_update(name, tiny_config, run_train, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "build_dataset", lambda config: NanAt(build_dataset(config), 4 * 4 + 2))
+    opened = SpritesData.open
+    monkeypatch.setattr(SpritesData, "open", lambda self, **how: NanAt(opened(self, **how), 4 * 4 + 2))
     with pytest.raises(ValueError, match="step 5: the loss is nan"):
         run_train(tiny_config(name, tmp_path / "broken", loop__log_every=50))
     monkeypatch.undo()
@@ -77,13 +84,13 @@ def test_a_loss_that_is_no_number_stops_before_the_update(name, tiny_config, run
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_update(tiny_config, run_train, monkeypatch, tmp_path):
-    forward = stages.AutoencoderStage.forward
+    forward = AutoencoderStage.forward
 
     def steep(self, batch):
         loss = forward(self, batch)  # a finite loss; the derivative of the root at 0 is not
         return loss + (0 * self.autoencoder.patch_embed.weight.sum()).sqrt() if 8 in batch["number"] else loss
 
-    monkeypatch.setattr(stages.AutoencoderStage, "forward", steep)
+    monkeypatch.setattr(AutoencoderStage, "forward", steep)
     with pytest.raises(ValueError, match="step 3: the gradient norm is"):
         run_train(tiny_config("autoencoder", tmp_path))
     assert load_latest(tmp_path / "checkpoints")[0] == 2
@@ -144,11 +151,7 @@ def test_the_motion_latents_are_measured(tiny_config, run_train, batch_of, tmp_p
     run_train(tiny_config("autoencoder", tmp_path))
     autoencoder = CMDAutoencoder.from_pretrained(tmp_path / "pipeline" / "autoencoder")
     config = loop.TrainConfig.model_validate(tiny_config("autoencoder", tmp_path))
-    dataset = build_dataset(config.data)
-    from cmd_video.pipelines.image_space import encode_video
-
-    from cmd_video.training.components import build_components
-
+    dataset = config.data.open()
     vae = build_components({"vae": config.components["vae"]})["vae"]
     with torch.no_grad():
         clips = encode_video(vae, batch_of(dataset, range(24))["video"])
@@ -165,21 +168,23 @@ def test_the_motion_latents_are_measured(tiny_config, run_train, batch_of, tmp_p
 def test_conditions_are_dropped_at_their_rate(name, rate, build_tiny, monkeypatch):
     stage, _ = build_tiny(name, objective__condition_dropout=rate)
     seen = []
-    monkeypatch.setattr(stage, "_null_label", lambda: 99)
 
-    def loss(batch, draws, timestep, condition):
+    def encode(condition):
         seen.append(condition)
-        return timestep.float()
+        return Condition({"frame": condition["frame"]})
 
-    monkeypatch.setattr(stage, "_loss", loss)
-    batch = {"prompt": ["p"] * 1000, "class_label": torch.ones(1000, dtype=torch.long), "number": torch.arange(1000)}
+    monkeypatch.setattr(stage.denoiser, "encode", encode)
+    monkeypatch.setattr(stage.denoiser, "predict", lambda model, x_t, t, told, x_1=None: x_t)
+    rows = {"prompt": ["p"] * 1000, "class": torch.ones(1000, dtype=torch.long), "frame": torch.zeros(1000, 1)}
+    monkeypatch.setattr(stage.denoiser, "example", lambda batch: (torch.zeros(1000, 1, 1), Condition(rows)))
+    batch = {"number": torch.arange(1000)}
     stage(batch)
-    dropped = [prompt == "" for prompt in seen[0]["prompt"]]
-    assert abs(sum(dropped) - 1000 * rate) <= 4 * math.sqrt(1000 * rate * (1 - rate))
-    assert (seen[0]["class_label"] == 99).tolist() == dropped
-    assert batch["prompt"] == ["p"] * 1000 and (batch["class_label"] == 1).all()
+    dropped = seen[0].is_absent("prompt")
+    assert abs(int(dropped.sum()) - 1000 * rate) <= 4 * math.sqrt(1000 * rate * (1 - rate))
+    assert torch.equal(seen[0].is_absent("class"), dropped) and not seen[0].is_absent("frame").any()
+    assert rows["prompt"] == ["p"] * 1000 and (rows["class"] == 1).all()
     stage.validate(batch)
-    assert seen[1]["prompt"] == batch["prompt"]
+    assert not seen[1].is_absent("prompt").any() and not seen[1].is_absent("class").any()
 
 
 DIT = {
@@ -202,14 +207,22 @@ def class_conditional(name, num_classes):
 @pytest.mark.parametrize("name", ["content", "motion"])
 def test_classes_reach_the_model(name, build_tiny, batch_of):
     stage, dataset = build_tiny(name, weights=0.2, **class_conditional(name, 16))
-    batch = batch_of(dataset, range(3))
-    noisy, timestep = stage.sample(batch), torch.tensor([500] * 3)
+    x, condition = stage.denoiser.example(batch_of(dataset, range(3)))
+    labels, denoiser = condition["class"], stage.denoiser
+    null = {"class": torch.full_like(labels, 16)}
+    asked = {
+        "told": condition, "other": condition.having(**{"class": (labels + 1) % 16}),
+        "none": condition.without("class"), "prompt": condition.without("prompt"), "null": condition.having(**null),
+    }  # fmt: skip
     stage.eval()
     with torch.no_grad():
-        told = stage.predict(noisy, timestep, batch)
-        other = stage.predict(noisy, timestep, {**batch, "class_label": (batch["class_label"] + 1) % 16})
-        none = stage.predict(noisy, timestep, {**batch, **stage._drop(batch, [True] * 3)})
-    assert min((told - other).abs().max(), (told - none).abs().max()) > 1e-3
+        found = {
+            name: denoiser.predict(stage.model, x, torch.tensor([500] * 3), denoiser.encode(given))
+            for name, given in asked.items()
+        }
+    assert min((found["told"] - found[name]).abs().max() for name in ("other", "none")) > 1e-3
+    assert torch.equal(found["none"], found["null"])
+    assert torch.equal(found["prompt"], found["told"]) == (name == "content")  # the DiT knows classes alone
 
 
 @pytest.mark.parametrize("name", ["content", "motion"])
@@ -221,13 +234,13 @@ def test_a_class_that_the_model_does_not_know(name, tiny_config, run_train, tmp_
 def test_a_dropped_prompt_reaches_the_text_encoder(build_tiny, batch_of, monkeypatch):
     stage, dataset = build_tiny("image", objective__condition_dropout=0.5)
     seen = []
-    encode_prompts = stages.encode_prompts
+    encode_prompts = prompts.encode_prompts
 
-    def watched(tokenizer, text_encoder, prompts):
-        seen.append(prompts)
-        return encode_prompts(tokenizer, text_encoder, prompts)
+    def watched(tokenizer, text_encoder, texts):
+        seen.append(texts)
+        return encode_prompts(tokenizer, text_encoder, texts)
 
-    monkeypatch.setattr(stages, "encode_prompts", watched)
+    monkeypatch.setattr(prompts, "encode_prompts", watched)
     batch = batch_of(dataset, range(16))
     stage(batch)
     kept = [prompt for prompt in seen[0] if prompt]
@@ -252,9 +265,11 @@ def losses_with(build_tiny, batch_of, name, **changes):
         ("autoencoder", {"objective__motion_latents_noise": 0.5}, False),
         ("autoencoder", {"objective__reconstruction": "l1"}, False),
         ("autoencoder", {"objective__anchor_weight": 1.0}, False),
-        ("image", {"objective__min_snr_gamma": 1.0}, True),
-        ("content", {"objective__min_snr_gamma": 1.0}, True),
-        ("motion", {"objective__min_snr_gamma": 1.0}, True),
+        ("image", {"objective__snr_power": 0.5}, True),
+        ("content", {"objective__snr_power": 0.5}, True),
+        ("motion", {"objective__snr_power": 0.5}, True),
+        ("content", {"objective__logit_normal": [1.0, 1.0]}, False),
+        ("motion", {"objective__log_sigma_normal": [0.7, 1.6]}, False),
         ("image", {"objective__condition_dropout": 0.9}, False),
         ("motion", {"objective__condition_dropout": 0.9}, False),
         ("motion", {"objective__content_frame_noise": 1.0}, False),
@@ -349,7 +364,7 @@ def test_runs_become_a_pipeline(tiny_config, run_train, tmp_path):
         run_train(tiny_config(run.name, run))
     folder = export_pipeline(runs, tmp_path / "model", guidance_scale=2.0, motion_guidance_scale=1.5)
     pipe = CMDPipeline.from_pretrained(folder)
-    assert (pipe.config.guidance_scale, pipe.config.motion_guidance_scale) == (2.0, 1.5)
+    assert (pipe.sampling.content.guidance_scale, pipe.sampling.motion.guidance_scale) == (2.0, 1.5)
     trained = CMDAutoencoder.from_pretrained(runs[2] / "pipeline" / "autoencoder")  # the last of three counts
     assert pipe.autoencoder.config.latents_std == trained.config.latents_std is not None
     assert all(torch.equal(a, b) for a, b in zip(pipe.autoencoder.parameters(), trained.parameters(), strict=True))

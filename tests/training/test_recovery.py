@@ -1,4 +1,4 @@
-"""The stage "distill": what each step trains, what comes out, and that a stopped run goes on as if it had not been."""
+"""Recovery of pruned denoisers: what each step trains, what comes out, and that a stopped run goes on as if it had not been."""
 
 import json
 
@@ -164,11 +164,9 @@ def tiny_stage(distill_config, tmp_path, batch_of):
     """`tiny_stage("unet", first=4)`: the stage, and the batch that begins with sample 4."""
 
     def make(name, student="student", first=0, **recovery):
-        from cmd_video.training.data import build_dataset
-
         config = TrainConfig.model_validate(distill_config(name, tmp_path, student, **recovery))
         stage = build_stage(config, build_components(config.components, ["a red ball"] * 3))
-        return stage, batch_of(build_dataset(config.data), range(first, first + 4))
+        return stage, batch_of(config.data.open(), range(first, first + 4))
 
     return make
 
@@ -204,6 +202,7 @@ def test_steps_alternate_between_student_and_discriminator(name, tiny_stage):
             if value.grad is not None and value.grad.any()
         }
         assert touched == {learns}
+        assert stage.frozen["teacher"] is stage.objective.teacher
         assert not any(value.requires_grad for value in stage.frozen["teacher"].parameters())
         groups = stage.parameter_groups()
         assert [group["lr_scale"] for group in groups] == [1.0, 10.0]
@@ -214,7 +213,7 @@ def test_steps_alternate_between_student_and_discriminator(name, tiny_stage):
 def test_a_whole_student_has_nothing_to_recover(name, tiny_stage):
     stage, batch = tiny_stage(name, "whole", adversarial_weight=0.0)
     task, _ = tiny_stage(name, "whole", adversarial_weight=0.0, content_weight=0.0)
-    assert stage.discriminator is None
+    assert stage.objective.discriminator is None and not stage.objective.modules
     with torch.no_grad():
         assert stage.eval().validate(batch)["distance_to_teacher"] == 0
         torch.testing.assert_close(stage(batch), task.eval()(batch))  # ICD is zero
@@ -230,13 +229,17 @@ def test_blocks_are_measured_and_clips_are_drawn(name, tiny_stage):
     stage.config = stage.config.model_copy(
         update={"validation": stage.config.validation.model_copy(update={"num_inference_steps": 2})}
     )
-    model = stage.eval().components[stage.denoiser]
+    model = stage.eval().model
     (row,) = measure_importance(model, [stage.noisy_batch(batch)], removable_units(model)[:1])
     assert row.loss != 0 and row.content > 0 and (row.motion > 0) == (name != "unet") and 0 < row.flops < 1
     with torch.no_grad():
         first, again = (stage.draw_samples(batch) for _ in range(2))
-        few = draw_samples(stage, {key: value[:2] for key, value in batch.items()})
-    assert first.shape == stage.sample(batch).shape and first.isfinite().all() and torch.equal(first, again)
+        few = stage.draw_samples({key: value[:2] for key, value in batch.items()})
+        taught = stage.draw_samples(batch, stage.objective.teacher)  # the same weights
+    assert torch.equal(first, taught)
+    assert (
+        first.shape == stage.denoiser.example(batch)[0].shape and first.isfinite().all() and torch.equal(first, again)
+    )
     torch.testing.assert_close(first[:2], few, atol=1e-3, rtol=1e-3)
 
 
@@ -299,26 +302,42 @@ def test_what_would_do_nothing_is_refused(distill_config, tiny_config, tmp_path)
     for stage, field, value in (
         ("autoencoder", "snr_power", 0.3),
         ("content", "anchor_weight", 1.0),
-        ("content", "recovery", {"content_weight": 0.2}),
-        ("image", "content_frame_noise", 0.1),
+        ("content", "content_weight", 0.2),
     ):
-        with pytest.raises(ValueError, match=f"objective.{field}: it belongs to"):
+        with pytest.raises(ValueError, match=rf"objective\.{field}\s+Extra inputs are not permitted"):
             TrainConfig.model_validate(tiny_config(stage, tmp_path, **{f"objective__{field}": value}))
+    with pytest.raises(ValueError, match=r"objective\.content_frame_noise: only the motion model"):
+        TrainConfig.model_validate(tiny_config("image", tmp_path, objective__content_frame_noise=0.1))
+    with pytest.raises(ValueError, match=r"objective\.train_text_encoder\s+Extra inputs are not permitted"):
+        TrainConfig.model_validate(distill_config("unet", tmp_path, train_text_encoder=True))
     config = distill_config("unet", tmp_path)
-    with pytest.raises(ValueError, match="objective.train_text_encoder: it belongs to image, content, motion, video"):
-        TrainConfig.model_validate({**config, "objective": {"train_text_encoder": True}})
-    with pytest.raises(ValueError, match="components.teacher: it belongs to"):
-        TrainConfig.model_validate({**config, "stage": "content"})
+    with pytest.raises(ValueError, match=r"components\.teacher: it belongs to"):
+        TrainConfig.model_validate({**config, "objective": {}})
     latents = {"kind": "latents", "path": "-"}
-    with pytest.raises(ValueError, match="data.kind: the stage 'distill' trains on clips here"):
+    with pytest.raises(ValueError, match=r"data\.kind: the stage 'video' trains on clips here"):
         TrainConfig.model_validate({**distill_config("video_model", tmp_path), "data": latents})
 
 
-def test_what_is_distilled_must_be_clear(parts, distill_config, tmp_path):
-    config = distill_config("unet", tmp_path)
-    config["components"]["motion_transformer"] = parts["motion_transformer"]
-    with pytest.raises(ValueError, match="the stage 'distill' needs one of unet, motion_transformer, video_model"):
+@pytest.mark.parametrize("stage", ["image", "autoencoder", "classifier", "decoder"])
+def test_what_is_recovered_is_a_denoiser_of_clips(stage, distill_config, tmp_path):
+    with pytest.raises(ValueError, match=rf"objective\.kind: 'vdmini_recovery' is not for the stage '{stage}'"):
+        TrainConfig.model_validate({**distill_config("unet", tmp_path), "stage": stage})
+
+
+@pytest.mark.parametrize("kind", ["consistency", "distribution_matching"])
+def test_few_steps_are_not_learned_by_video_models(kind, distill_config, tmp_path):
+    config = {**distill_config("video_model", tmp_path), "objective": {"kind": kind, "num_segments": 2}}
+    with pytest.raises(ValueError, match=rf"objective\.kind: '{kind}' is not for the stage 'video'"):
         TrainConfig.model_validate(config)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("unet", "content"), ("video_model", "video")])
+def test_what_is_recovered_and_from_what_must_be_there(name, stage, distill_config, tmp_path):
+    for missing in (name, "teacher"):
+        config = distill_config(name, tmp_path)
+        del config["components"][missing]
+        with pytest.raises(ValueError, match=f"components: the stage '{stage}' needs '{missing}'"):
+            TrainConfig.model_validate(config)
 
 
 def test_the_log_has_each_loss_by_itself(distill_config, tmp_path, run_train, read_log):

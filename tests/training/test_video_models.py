@@ -5,16 +5,6 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
-from cmd_video.pipelines.video_space import encode_clip
-from cmd_video.training.video_conditions import frame_condition, text_condition
-from cmd_video.training.video_models import (
-    SVD_NOISE,
-    call_video_model,
-    check_clips,
-    check_video_model,
-    kind_of,
-    patch_of,
-)
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -32,8 +22,19 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from cmd_video.denoisers.video_conditions import frame_condition, text_condition
+from cmd_video.denoisers.video_models import (
+    SVD_NOISE,
+    call_video_model,
+    check_clips,
+    check_video_model,
+    kind_of,
+    patch_of,
+)
+from cmd_video.denoisers.video_space import encode_clip
+from cmd_video.sprites.section import SpritesData
 from cmd_video.training.components import build_components
-from cmd_video.training.config import ComponentConfig, SpritesData
+from cmd_video.training.config import ComponentConfig
 
 PROMPT = "a dog runs to the left"
 WORDS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}

@@ -312,9 +312,11 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _plain_objective(cls, values: Any) -> Any:
-        """An objective without a kind is the stage's own."""
-        if not isinstance(values, dict) or values.get("stage") not in STAGES:
+        """An objective without a kind is the stage's own; of an unknown stage nothing can be said but that."""
+        if not isinstance(values, dict):
             return values
+        if str(values.get("stage")) not in STAGES:
+            return {**values, "objective": {"kind": "classification"}}
         objective = values.get("objective", {})
         if isinstance(objective, dict) and "kind" not in objective:
             objective = {"kind": STAGES[values["stage"]].objective, **objective}
