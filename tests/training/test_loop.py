@@ -65,7 +65,9 @@ class NanAt:
 
 @pytest.mark.parametrize("name", ["autoencoder", "image"])
 def test_a_loss_that_is_no_number_stops_before_the_update(name, tiny_config, run_train, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "build_dataset", lambda config: NanAt(build_dataset(config), 4 * 4 + 2))
+    monkeypatch.setattr(
+        loop, "build_dataset", lambda *given, **named: NanAt(build_dataset(*given, **named), 4 * 4 + 2)
+    )
     with pytest.raises(ValueError, match="step 5: the loss is nan"):
         run_train(tiny_config(name, tmp_path / "broken", loop__log_every=50))
     monkeypatch.undo()

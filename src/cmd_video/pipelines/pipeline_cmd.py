@@ -4,7 +4,7 @@
     out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
 
 B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
-planes.
+planes. Over 400 lines: the arguments of one call, each documented.
 """
 
 import inspect
