@@ -2,6 +2,9 @@
 
 import pytest
 
+from cmd_video.techniques import TECHNIQUES
+from cmd_video.training.config import PLAIN_OBJECTIVES, STAGES, find_objective
+
 WARP = {
     "components__autoencoder__config__fold": 2,
     "components__autoencoder__config__head_channels": 8,
@@ -85,3 +88,32 @@ def test_golden_losses_of_every_prediction_type(stage, kind, golden, tiny_config
     config["validation"]["num_samples"] = 0
     run_train(config)
     golden(f"losses/{stage}, {kind}", losses_of(tmp_path, read_log))
+
+
+# --- no setting without a golden run ---------------------------------------------------------------------------------
+
+COMMON = (  # set for one kind at least, whose code the others share
+    "content_frame_noise", "logit_normal", "log_sigma_normal", "num_timesteps", "num_segments", "starts",
+)  # fmt: skip
+ELSEWHERE = {  # what no run above sets -> why
+    "condition_dropout": "its default drops some conditions and keeps others in every run",
+    "disturb": "a technique, tested in tests/techniques",
+    "process": "a technique, tested in tests/techniques",
+    "decoding": "test_decoder has golden runs of both kinds of autoencoder",
+    "vdmini_recovery": "test_recovery has golden runs of every kind of denoiser",
+}
+
+
+def test_every_setting_of_every_objective_has_a_golden_run_or_a_reason():
+    kinds = {*PLAIN_OBJECTIVES, *(kind for kind, row in TECHNIQUES.items() if row.seam == "objective")}
+    given: dict[str, set[str]] = {kind: set() for kind in kinds}
+    for stage, changes in (*RUNS.values(), ("motion", {"objective__train_text_encoder": True})):  # as tiny_config does
+        whole = changes.get("objective", {})
+        kind = whole.get("kind", STAGES[stage].objective)
+        given[kind] |= whole.keys() | {key.split("__")[1] for key in changes if key.startswith("objective__")}
+    somewhere = set().union(*given.values())
+    assert set(COMMON) <= somewhere and not somewhere & ELSEWHERE.keys()
+    fields = {kind: find_objective(kind).model_fields.keys() - {"kind"} for kind in kinds}
+    assert ELSEWHERE.keys() <= kinds | set().union(*fields.values())
+    for kind in kinds - ELSEWHERE.keys():
+        assert fields[kind] - given[kind] - ELSEWHERE.keys() - set(COMMON) == set(), kind

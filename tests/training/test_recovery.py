@@ -1,4 +1,4 @@
-"""Recovery of pruned denoisers: what each step trains, what comes out, and that a stopped run goes on as if not stopped.
+"""Recovery of pruned denoisers: what each step trains, what comes out, and that a stopped run goes on unchanged."""
 
 import json
 
