@@ -21,8 +21,8 @@ from cmd_video.pipelines.image_space import decode_video, encode_video
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
-from cmd_video.evaluation.reconstruction import reconstruction_metrics
-from cmd_video.evaluation.results import digest, write_result
+from cmd_video.evaluation.metrics.reconstruction import reconstruction_metrics
+from cmd_video.evaluation.protocol.results import digest, write_result
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, TrainConfig, load_config

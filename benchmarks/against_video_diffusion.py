@@ -36,7 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cmd_video.benchmark.cost import count
 from cmd_video.benchmark.memory import peak_bytes
 from cmd_video.benchmark.training_step import BYTES_PER_PARAMETER
-from cmd_video.evaluation.results import digest, write_result
+from cmd_video.evaluation.protocol.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.sprites.adherence import choose_scenes
 from cmd_video.sprites.scenes import SpriteScene, render

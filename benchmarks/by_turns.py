@@ -15,9 +15,9 @@ from PIL import Image
 
 from cmd_video.data.transforms import to_uint8
 from cmd_video.denoisers.latent_space import encode_video
-from cmd_video.evaluation.distribution import frechet_estimate
-from cmd_video.evaluation.extractors import build_extractor
-from cmd_video.evaluation.tables import digest_all, digest_of
+from cmd_video.evaluation.metrics.distribution import frechet_estimate
+from cmd_video.evaluation.networks.extractors import build_extractor
+from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence
 from cmd_video.sprites.scenes import SpriteScene, render

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cmd_video.evaluation.results import digest_model, write_result
+from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.sampling import jumps_from

@@ -16,7 +16,7 @@ import torch
 from cmd_video.pipelines.image_space import decode_images
 from cmd_video.pipelines.prompt import encode_prompts
 
-from cmd_video.evaluation.results import write_result
+from cmd_video.evaluation.protocol.results import write_result
 from cmd_video.pipelines import CMDPipeline
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from by_turns import clips_of, compare, distances, draw, protocol_of, true_clips
 
-from cmd_video.evaluation.results import digest_model, write_result
+from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.sprites.adherence import choose_scenes
 from cmd_video.sprites.scenes import SpriteScene

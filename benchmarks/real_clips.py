@@ -19,10 +19,10 @@ from cmd_video.pipelines.image_space import decode_video, encode_video
 from torch.nn import functional as F
 
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.distribution import frechet_estimate, nearest_distance
-from cmd_video.evaluation.extractors import build_extractor
-from cmd_video.evaluation.results import digest, digest_model, write_result
-from cmd_video.evaluation.tables import digest_all, digest_of
+from cmd_video.evaluation.metrics.distribution import frechet_estimate, nearest_distance
+from cmd_video.evaluation.networks.extractors import build_extractor
+from cmd_video.evaluation.protocol.results import digest, digest_model, write_result
+from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.sprites.adherence import wilson_interval
 from cmd_video.sprites.classifier import SpriteClassifier

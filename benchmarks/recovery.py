@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_video.benchmark.cmd_system import cmd_system, default_sampling
 from cmd_video.benchmark.system import Size, measure_cost
-from cmd_video.evaluation.results import digest, write_result
+from cmd_video.evaluation.protocol.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
 from cmd_video.pipelines.shipped import model_folder

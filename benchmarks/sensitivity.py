@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.distribution import frechet_estimate
-from cmd_video.evaluation.extractors import Extractor, build_extractor
-from cmd_video.evaluation.results import write_result
+from cmd_video.evaluation.metrics.distribution import frechet_estimate
+from cmd_video.evaluation.networks.extractors import Extractor, build_extractor
+from cmd_video.evaluation.protocol.results import write_result
 from cmd_video.sprites.scenes import SpritesDataset
 
 FRAMES, SIDE, BATCH = 16, 64, 16

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from by_turns import median_seconds
 
-from cmd_video.evaluation.results import write_result
+from cmd_video.evaluation.protocol.results import write_result
 from cmd_video.sprites.renderer import SceneDataset, pack_scene, render_scenes
 from cmd_video.sprites.scenes import render, sample_scene
 

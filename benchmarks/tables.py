@@ -15,7 +15,7 @@ import torch
 from by_turns import Maker, clips_of, compare, distances, encode_scenes, protocol_of, true_clips
 from cmd_video.pipelines.image_space import decode_video
 
-from cmd_video.evaluation.results import digest_model, write_result
+from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.sprites.adherence import choose_scenes
 

@@ -19,7 +19,7 @@ import torch
 from by_turns import clips_of, compare, protocol_of, true_clips
 
 from cmd_video.denoisers.latent_space import decode_video, encode_video
-from cmd_video.evaluation.results import digest_model, write_result
+from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.shipped import sprites_folder
 from cmd_video.sprites.adherence import choose_scenes

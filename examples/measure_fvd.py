@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from cmd_video import evaluate
-from cmd_video.evaluation.clips import Reading
+from cmd_video.evaluation.protocol.clips import Reading
 
 
 def main(arguments: list[str] | None = None) -> float:

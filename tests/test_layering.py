@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: METHODS | {"pipelines"} for name in UPPER},
     "sprites": LIBRARY,
     "cli": LIBRARY | {"__init__"},
-    "__init__": {"models", "pipelines", "evaluation"},  # the public names
+    "__init__": {"models", "pipelines", "evaluation", "benchmark"},  # the public names
 }
 ONLY_IN = {  # a package -> folders and modules that may import it
     "typer": ("cli", "sprites.command"),

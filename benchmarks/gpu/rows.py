@@ -22,7 +22,7 @@ import torch
 
 from cmd_video.benchmark.system import Place, Size
 from cmd_video.benchmark.timing import describe_device
-from cmd_video.evaluation.results import write_result
+from cmd_video.evaluation.protocol.results import write_result
 
 DTYPE = torch.bfloat16
 CLIP = Size(512, 1024, 16)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cmd_video.evaluation.results import write_result
+from cmd_video.evaluation.protocol.results import write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.training.config import TrainConfig, load_config

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .benchmark.measure import cost
     from .evaluation.evaluate import evaluate
     from .models import (
         MOTION_TRANSFORMER_SIZES,
@@ -29,12 +30,14 @@ __all__ = [
     "CMDMotionTransformer",
     "CMDPipeline",
     "CMDPipelineOutput",
+    "cost",
     "evaluate",
 ]
+_PLACES = {"evaluate": ".evaluation.evaluate", "cost": ".benchmark.measure"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'cmd_video' has no attribute {name!r}")
-    place = ".evaluation.evaluate" if name == "evaluate" else ".pipelines" if "Pipeline" in name else ".models"
+    place = _PLACES.get(name, ".pipelines" if "Pipeline" in name else ".models")
     return getattr(import_module(place, __name__), name)

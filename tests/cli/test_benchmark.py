@@ -39,16 +39,16 @@ def test_a_folder_is_counted_and_timed(tiny_pipeline, tmp_path, capsys):
 
 
 def test_a_system_that_does_not_fit_loses_only_its_own_timing(tiny_pipeline, tmp_path, monkeypatch):
-    from cmd_video.benchmark import timing
+    from cmd_video.benchmark import measure
 
-    time_system = timing.time_system
+    time_system = measure.time_system
 
     def too_large(system, device, runs):
         if system.size.width == 32:
             raise torch.OutOfMemoryError("out of memory.\nand much more")
         return time_system(system, device, runs)
 
-    monkeypatch.setattr(timing, "time_system", too_large)
+    monkeypatch.setattr(measure, "time_system", too_large)
     target = tmp_path / "b.json"
     arguments = ["--device", "cpu", "--runs", "1", "--json", str(target)]
     sizes = ["--resolution", "16x32", "--resolution", "16x16"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cmd_video.cli.sources import _conditions
-from cmd_video.evaluation import reconstruction
+from cmd_video.evaluation.metrics import reconstruction
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from cmd_video.cli import main
-from cmd_video.evaluation.clips import ClipSource
-from cmd_video.evaluation.clipsim import ClipSim, measure_captions
+from cmd_video.evaluation.metrics.clipsim import ClipSim, measure_captions
+from cmd_video.evaluation.protocol.clips import ClipSource
 from cmd_video.sprites.make import write_sprites
 from cmd_video.training.tokenizer import train_tokenizer
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from cmd_video.evaluation.distances import measure
-from cmd_video.evaluation.distribution import (
+from cmd_video.evaluation.metrics.distances import measure
+from cmd_video.evaluation.metrics.distribution import (
     coverage,
     frechet_estimate,
     inception_score,
@@ -15,8 +15,8 @@ from cmd_video.evaluation.distribution import (
     nearest_distance,
     nearest_pairs,
 )
-from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
-from cmd_video.evaluation.tables import FeatureTable
+from cmd_video.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
+from cmd_video.evaluation.protocol.tables import FeatureTable
 
 
 def table(count, numbers, seed=0, shift=0.0):

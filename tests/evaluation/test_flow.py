@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.flow import dynamic_degree, flow_features, optical_flow, visible_flow, warping_error
+from cmd_video.evaluation.networks.flow import dynamic_degree, flow_features, optical_flow, visible_flow, warping_error
 from cmd_video.sprites.scenes import SpritesDataset
 
 

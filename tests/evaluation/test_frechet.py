@@ -5,9 +5,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from cmd_video.evaluation.distribution import frechet_estimate
-from cmd_video.evaluation.frechet import FeatureStatistics, frechet_distance
-from cmd_video.evaluation.pixel_features import content_features, motion_features, pixel_distances
+from cmd_video.evaluation.metrics.distribution import frechet_estimate
+from cmd_video.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
+from cmd_video.evaluation.networks.pixel_features import content_features, motion_features, pixel_distances
 from cmd_video.sprites.scenes import SpritesDataset
 
 

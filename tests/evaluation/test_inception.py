@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmd_video.evaluation.extractors import build_extractor
-from cmd_video.evaluation.inception import InceptionV3
-from cmd_video.evaluation.weights import WEIGHT_FILES
+from cmd_video.evaluation.networks.extractors import build_extractor
+from cmd_video.evaluation.networks.inception import InceptionV3
+from cmd_video.evaluation.networks.weights import WEIGHT_FILES
 
 
 def test_inception_has_the_published_size_and_names():

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmd_video.evaluation.extractors import build_extractor
-from cmd_video.evaluation.networks import C3D, I3D, INCEPTIONS, SqueezeNet, _pad_same
-from cmd_video.evaluation.videomae2 import VideoMAE2, load_videomae2, renamed
-from cmd_video.evaluation.weights import WEIGHT_FILES
+from cmd_video.evaluation.networks.classic import C3D, I3D, INCEPTIONS, SqueezeNet, _pad_same
+from cmd_video.evaluation.networks.extractors import build_extractor
+from cmd_video.evaluation.networks.videomae2 import VideoMAE2, load_videomae2, renamed
+from cmd_video.evaluation.networks.weights import WEIGHT_FILES
 from cmd_video.models.published import load_exactly
 from cmd_video.pipelines.shipped import sprites_folder
 from cmd_video.sprites.classifier import SpriteClassifier

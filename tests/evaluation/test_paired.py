@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cmd_video.evaluation.lpips import LPIPS, build_lpips, published_names
-from cmd_video.evaluation.metrics import flicker, paired_metrics, ssim
+from cmd_video.evaluation.metrics.paired import flicker, paired_metrics, ssim
+from cmd_video.evaluation.networks.lpips import LPIPS, build_lpips, published_names
 
 
 def clips(*shape, seed=0):

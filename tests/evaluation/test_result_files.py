@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cmd_video.evaluation.results import write_result
+from cmd_video.evaluation.protocol.results import write_result
 
 
 @pytest.mark.parametrize(

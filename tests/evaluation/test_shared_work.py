@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from cmd_video.evaluation.shared_work import SharedRows, discard, every_row
+from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, every_row
 from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.sprites.scenes import render, sample_scene
 
@@ -86,7 +86,7 @@ def test_adherence_goes_on_with_the_same_numbers(tmp_path):
 SHARED = """
 import json, sys
 from pathlib import Path
-from cmd_video.evaluation.shared_work import PartialState, SharedRows
+from cmd_video.evaluation.protocol.shared_work import PartialState, SharedRows
 rank = PartialState(cpu=True).process_index
 made = []
 def make(numbers):

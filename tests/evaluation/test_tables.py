@@ -11,15 +11,15 @@ from PIL import Image
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.video_file import write_video
-from cmd_video.evaluation import tables
-from cmd_video.evaluation.clips import ArrayClips, FolderClips, MadeClips, Reading, open_clips
-from cmd_video.evaluation.compare import compare
-from cmd_video.evaluation.distances import measure
-from cmd_video.evaluation.distribution import frechet_estimate
-from cmd_video.evaluation.extractors import Extractor, build_extractor
-from cmd_video.evaluation.shared_work import discard
-from cmd_video.evaluation.tables import FeatureTable
-from cmd_video.evaluation.tables import extract as extract_and_keep
+from cmd_video.evaluation.metrics.distances import measure
+from cmd_video.evaluation.metrics.distribution import frechet_estimate
+from cmd_video.evaluation.networks.extractors import Extractor, build_extractor
+from cmd_video.evaluation.protocol import tables
+from cmd_video.evaluation.protocol.clips import ArrayClips, FolderClips, MadeClips, Reading, open_clips
+from cmd_video.evaluation.protocol.compare import compare
+from cmd_video.evaluation.protocol.shared_work import discard
+from cmd_video.evaluation.protocol.tables import FeatureTable
+from cmd_video.evaluation.protocol.tables import extract as extract_and_keep
 
 
 def pictures(count=10, frames=4, seed=0):
@@ -304,9 +304,9 @@ def test_frames_of_another_kind(frames, message):
 SHARED = """
 import sys
 from pathlib import Path
-from cmd_video.evaluation import tables
-from cmd_video.evaluation.clips import ArrayClips
-from cmd_video.evaluation.extractors import build_extractor
+from cmd_video.evaluation.protocol import tables
+from cmd_video.evaluation.protocol.clips import ArrayClips
+from cmd_video.evaluation.networks.extractors import build_extractor
 tables.CHUNK = 3
 folder = Path(sys.argv[1])
 table = tables.extract(ArrayClips(folder / "clips.npz"), build_extractor("pixels"), folder / "work")

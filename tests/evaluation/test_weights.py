@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from cmd_video.evaluation import weights
-from cmd_video.evaluation.extractors import build_extractor
-from cmd_video.evaluation.weights import WEIGHT_FILES, find_weights, get_weights, weights_folder
+from cmd_video.evaluation.networks import weights
+from cmd_video.evaluation.networks.extractors import build_extractor
+from cmd_video.evaluation.networks.weights import WEIGHT_FILES, find_weights, get_weights, weights_folder
 
 
 @pytest.fixture

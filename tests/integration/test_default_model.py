@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cmd_video import CMDPipeline
-from cmd_video.evaluation.reconstruction import reconstruction_metrics
-from cmd_video.evaluation.results import digest_model
+from cmd_video.evaluation.metrics.reconstruction import reconstruction_metrics
+from cmd_video.evaluation.protocol.results import digest_model
 from cmd_video.pipelines import shipped
 from cmd_video.sprites.scenes import SpritesDataset
 from cmd_video.training.components import build_components

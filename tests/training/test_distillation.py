@@ -1,4 +1,7 @@
-"""Distillation: closed forms of its losses, a student that follows its teacher, and the pipeline that comes out."""
+"""Distillation: closed forms of its losses, a student that follows its teacher, and the pipeline that comes out.
+
+Over 400 lines: every kind, with and without jumps, for both models.
+"""
 
 import json
 from types import SimpleNamespace

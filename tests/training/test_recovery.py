@@ -1,4 +1,7 @@
-"""Recovery of pruned denoisers: what each step trains, what comes out, and that a stopped run goes on unchanged."""
+"""Recovery of pruned denoisers: what each step trains, what comes out, and that a stopped run goes on unchanged.
+
+Over 400 lines: seven classes of models, each with its own condition.
+"""
 
 import json
 

@@ -1,8 +1,6 @@
 """`cmd-video benchmark`: what a clip costs: operations, parameters, memory, seconds, beside the peers."""
 
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +9,9 @@ import typer
 from .options import DTYPES, find_dtype
 
 if TYPE_CHECKING:
-    from cmd_video.benchmark.system import Size, System
+    from cmd_video.benchmark.system import Size
     from cmd_video.benchmark.training_step import TrainingStep
 
-CMD_NAMES = ("cmd-sd15", "cmd-sd21")
 PRESET_NAMES = "quality, fast, turbo"
 
 
@@ -56,6 +53,7 @@ def command(
 
     Example: cmd-video benchmark cmd-sd21 modelscope --resolution 512x1024
     """
+    from cmd_video.benchmark.measure import cost
     from cmd_video.benchmark.peers import PEERS
     from cmd_video.benchmark.timing import check_device
 
@@ -75,8 +73,8 @@ def command(
     report = _Report(json, plot, device, dtype)
     for name in names:
         for size in (*sizes,) or (None,):
-            build = partial(_build, name, size, preset, motion_size or "XL", dtype, batch)
-            report.add(_measure(build, device, runs, compiled))
+            kind = find_dtype(dtype)
+            report.add(cost(name, size, preset, motion_size or "XL", kind, batch, device, runs, compiled))
     report.training = _measure_training(recipes, training, sizes[0] if resolution else None, device, dtype, runs)
     report.finish()
 
@@ -86,6 +84,7 @@ def _refuse_idle(
     preset: str | None, motion_size: str | None, batch: int, compiled: bool, runs: int | None, device: str,
 ) -> None:  # fmt: skip
     """Raise a ValueError for options that would do nothing."""
+    from cmd_video.benchmark.measure import CMD_NAMES
     from cmd_video.benchmark.peers import PEERS
 
     own = [name for name in names if ":" not in name and name not in PEERS]
@@ -115,57 +114,6 @@ def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
             raise ValueError(f"--resolution: {text!r} is not of the form HxW, such as 512x1024")
         sizes += [Size(int(height), int(width), count) for count in frames]
     return sizes
-
-
-def _measure(build: "Callable[[str], System]", device: str, runs: int | None, compiled: bool) -> dict[str, Any]:
-    """Count a system on the meta device, and time it where another device is asked for and has room for it."""
-    import torch
-
-    from cmd_video.benchmark.report import describe
-    from cmd_video.benchmark.system import measure_cost
-    from cmd_video.benchmark.timing import compile_denoisers, time_system
-
-    counted = build("meta")
-    timing, failure = None, None
-    if device != "meta":
-        try:
-            system = build(device)
-            if compiled:
-                compile_denoisers(system)
-            timing = time_system(system, device, runs or (5 if device == "cpu" else 20))
-        except torch.OutOfMemoryError as error:  # of a GPU; the next system may fit
-            failure = str(error).splitlines()[0]
-    return {**describe(counted, measure_cost(counted), timing, memory=True), "failure": failure}
-
-
-def _build(
-    name: str, size: "Size | None", preset: str | None, motion_size: str, dtype: str, batch: int, device: str
-) -> "System":
-    return _find(name, size, preset, motion_size, dtype, device).with_batch(batch)
-
-
-def _find(name: str, size: "Size | None", preset: str | None, motion_size: str, dtype: str, device: str) -> "System":
-
-    from cmd_video.benchmark.cmd_system import cmd_system, paper_system
-    from cmd_video.benchmark.peers import PEERS, build_peer
-    from cmd_video.benchmark.system import Size
-    from cmd_video.pipelines.loading import load_pipeline
-    from cmd_video.pipelines.shipped import model_folder
-
-    kind = find_dtype(dtype)
-    base, _, own_preset = name.partition(":")
-    if base in CMD_NAMES:
-        chosen = own_preset or preset or "quality"
-        return paper_system(base[4:], size or Size(512, 512), chosen, motion_size, device=device, dtype=kind)
-    if name in PEERS:
-        return build_peer(name, size or Size(512, 512), device, kind)
-    if not model_folder(name).exists():
-        allowed = ", ".join(("default", *CMD_NAMES, *PEERS))
-        raise ValueError(f"system: {name!r} is no folder, no .yaml file and none of {allowed}")
-    pipe = load_pipeline(name, device, preset, kind)
-    rows, columns = pipe.autoencoder.config.sample_size
-    own = Size(rows * pipe.ratio, columns * pipe.ratio, pipe.autoencoder.config.num_frames)
-    return cmd_system(pipe, size or own, name=f"{name} {preset or ''}".strip())
 
 
 def _measure_training(
@@ -253,7 +201,7 @@ class _Report:
                 print(self.plot)
 
     def _write(self) -> None:
-        from cmd_video.evaluation.results import write_result
+        from cmd_video.evaluation.protocol.results import write_result
 
         if self.json is not None:
             write_result(self.json, "benchmark", {"systems": self.rows, "training": self.training}, self.protocol)

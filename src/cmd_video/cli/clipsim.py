@@ -29,10 +29,10 @@ def command(
     Example: cmd-video evaluate clipsim samples/prompts.jsonl -o clipsim.json
     """
     from cmd_video.data.manifest import load_manifest
-    from cmd_video.evaluation.clips import FolderClips
-    from cmd_video.evaluation.clipsim import ClipSim, measure_captions
-    from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
+    from cmd_video.evaluation.metrics.clipsim import ClipSim, measure_captions
+    from cmd_video.evaluation.protocol.clips import FolderClips
+    from cmd_video.evaluation.protocol.results import write_result
+    from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
 
     state, device = processes(device)
     kind = "captioned_folder" if clips.is_dir() else "manifest"

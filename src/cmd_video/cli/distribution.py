@@ -27,9 +27,9 @@ from .sources import (
 )
 
 if TYPE_CHECKING:
-    from cmd_video.evaluation.clips import ClipSource
-    from cmd_video.evaluation.extractors import Extractor as BuiltExtractor
-    from cmd_video.evaluation.tables import FeatureTable
+    from cmd_video.evaluation.networks.extractors import Extractor as BuiltExtractor
+    from cmd_video.evaluation.protocol.clips import ClipSource
+    from cmd_video.evaluation.protocol.tables import FeatureTable
 
 Extractor = Annotated[
     str,
@@ -63,8 +63,8 @@ def reference(
     """
     if output.suffix in (".json", ".safetensors"):
         output = output.with_suffix("")
-    from cmd_video.evaluation.extractors import build_extractor
-    from cmd_video.evaluation.shared_work import discard, processes
+    from cmd_video.evaluation.networks.extractors import build_extractor
+    from cmd_video.evaluation.protocol.shared_work import discard, processes
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
@@ -118,8 +118,8 @@ def calc(
     Example: cmd-video evaluate calc made/ --reference ucf101-i3d -o fvd.json
     """
     from cmd_video.evaluation.evaluate import evaluate, is_table
-    from cmd_video.evaluation.extractors import build_extractor
-    from cmd_video.evaluation.shared_work import processes
+    from cmd_video.evaluation.networks.extractors import build_extractor
+    from cmd_video.evaluation.protocol.shared_work import processes
 
     _, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
@@ -146,8 +146,8 @@ def compare(
 
     Example: cmd-video evaluate compare mine.json theirs.json
     """
-    from cmd_video.evaluation.compare import compare as compare_results
-    from cmd_video.evaluation.compare import read_result
+    from cmd_video.evaluation.protocol.compare import compare as compare_results
+    from cmd_video.evaluation.protocol.compare import read_result
 
     found = compare_results(read_result(first), read_result(second))
     for name, (mine, other) in found.versions.items():
@@ -162,7 +162,7 @@ def compare(
 
 
 def _extract(clips: "ClipSource", extractor: "BuiltExtractor", work: Path, batch_size: int) -> "FeatureTable":
-    from cmd_video.evaluation.tables import extract
+    from cmd_video.evaluation.protocol.tables import extract
 
     with progress_bar("clips", len(clips)) as progress:
         return extract(clips, extractor, work, batch_size, progress)

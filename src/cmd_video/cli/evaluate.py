@@ -40,10 +40,10 @@ def reconstruction(
 
     Example: cmd-video evaluate reconstruction -o reconstruction.json
     """
-    from cmd_video.evaluation.clips import Reading
-    from cmd_video.evaluation.reconstruction import measure_reconstruction
-    from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
+    from cmd_video.evaluation.metrics.reconstruction import measure_reconstruction
+    from cmd_video.evaluation.protocol.clips import Reading
+    from cmd_video.evaluation.protocol.results import write_result
+    from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
     from cmd_video.section import named
 
     if run is not None and model is not None:

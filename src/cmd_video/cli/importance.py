@@ -8,7 +8,7 @@ import typer
 from .options import Device, Output, progress_bar
 
 if TYPE_CHECKING:
-    from cmd_video.evaluation.shared_work import Make
+    from cmd_video.evaluation.protocol.shared_work import Make
     from cmd_video.pruning.importance import NoisyBatch
     from cmd_video.training.autoencoder_stage import AutoencoderStage
     from cmd_video.training.config import TrainConfig
@@ -49,8 +49,8 @@ def command(
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
-    from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes
+    from cmd_video.evaluation.protocol.results import write_result
+    from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes
     from cmd_video.pruning.importance import BlockImportance, plot_importance, removable_units
     from cmd_video.training.config import load_config
 
@@ -138,8 +138,8 @@ def _by_weights(
 
 def _protocol(stage: "Measured", settings: "TrainConfig", batches: list[dict[str, Any]]) -> dict[str, Any]:
     from cmd_video.diffusion.objective import VALIDATION_TIMESTEPS
-    from cmd_video.evaluation.results import digest_tensors
-    from cmd_video.evaluation.tables import digest_all
+    from cmd_video.evaluation.protocol.results import digest_tensors
+    from cmd_video.evaluation.protocol.tables import digest_all
     from cmd_video.training.stages import DiffusionStage
 
     name = stage.trained[0]
@@ -171,7 +171,7 @@ def _digest_part(part: Any) -> str:
     import hashlib
     import json
 
-    from cmd_video.evaluation.results import ORIGIN, digest_tensors
+    from cmd_video.evaluation.protocol.results import ORIGIN, digest_tensors
 
     config = getattr(part, "config", {})
     fields = {
@@ -216,7 +216,7 @@ def _distances(stage: "Measured", model: Any, batches: list[dict[str, Any]]) -> 
     """Fréchet distances of the clips that a model makes from the true ones, of the same conditions or themselves."""
     import torch
 
-    from cmd_video.evaluation.pixel_features import pixel_distances
+    from cmd_video.evaluation.networks.pixel_features import pixel_distances
     from cmd_video.training.stages import DiffusionStage
 
     if not isinstance(stage, DiffusionStage):

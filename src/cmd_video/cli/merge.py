@@ -26,7 +26,7 @@ def command(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output: {output} is not a new or empty folder")
     from cmd_video.data.files import whole_folder, write_whole
-    from cmd_video.evaluation.results import digest_model
+    from cmd_video.evaluation.protocol.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.techniques import technique
 

@@ -45,10 +45,10 @@ def command(
     Example: cmd-video evaluate paired made/ clips/ --size 64x64 -o paired.json
     Of an autoencoder: cmd-video evaluate paired clips/ clips/ --reconstruct my-model --size 64x64
     """
-    from cmd_video.evaluation.lpips import build_lpips
-    from cmd_video.evaluation.pairs import measure_pairs
-    from cmd_video.evaluation.results import write_result
-    from cmd_video.evaluation.shared_work import SharedRows, discard, processes, work_on
+    from cmd_video.evaluation.metrics.pairs import measure_pairs
+    from cmd_video.evaluation.networks.lpips import build_lpips
+    from cmd_video.evaluation.protocol.results import write_result
+    from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
 
     state, device = processes(device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)

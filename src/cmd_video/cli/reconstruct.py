@@ -43,7 +43,7 @@ def command(
     from cmd_video.data.files import write_whole
     from cmd_video.data.pictures import enlarge, side_by_side
     from cmd_video.data.video_file import write_video
-    from cmd_video.evaluation.reconstruction import open_clip, reconstruction_metrics, show_reconstruction
+    from cmd_video.evaluation.metrics.reconstruction import open_clip, reconstruction_metrics, show_reconstruction
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device)

@@ -27,8 +27,8 @@ def command(
     Example: cmd-video evaluate report a.json b.json --samples made/ -o report
     """
     from cmd_video.data.files import whole_file, write_whole
-    from cmd_video.evaluation.compare import read_result
-    from cmd_video.evaluation.report import write_up
+    from cmd_video.evaluation.protocol.compare import read_result
+    from cmd_video.evaluation.protocol.report import write_up
 
     if difference and len(samples or []) != 2:
         raise ValueError("--difference: needs --samples twice")

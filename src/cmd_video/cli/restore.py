@@ -51,7 +51,7 @@ def command(
     from cmd_video.data.pictures import enlarge, side_by_side
     from cmd_video.data.transforms import to_uint8
     from cmd_video.data.video_file import write_video
-    from cmd_video.evaluation.reconstruction import open_clip
+    from cmd_video.evaluation.metrics.reconstruction import open_clip
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.techniques.variational_restoration import Operator
 

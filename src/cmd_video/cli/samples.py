@@ -54,8 +54,8 @@ def command(
     import torch
     from rich.progress import Progress
 
-    from cmd_video.evaluation.results import digest_model
-    from cmd_video.evaluation.shared_work import deal_out, processes
+    from cmd_video.evaluation.protocol.results import digest_model
+    from cmd_video.evaluation.protocol.shared_work import deal_out, processes
     from cmd_video.pipelines.loading import load_pipeline
 
     _check(layout, file_format)

@@ -10,7 +10,7 @@ from .options import read_lines
 
 if TYPE_CHECKING:
     from cmd_video.denoisers.latent_space import ImageAutoencoder
-    from cmd_video.evaluation.clips import ClipSource, Reading
+    from cmd_video.evaluation.protocol.clips import ClipSource, Reading
     from cmd_video.models import CMDAutoencoder
 
 DEMONSTRATION = {  # what is shown where nothing is given, imported when it is
@@ -56,8 +56,8 @@ def parse_reading(
     """
     from typing import get_args
 
-    from cmd_video.evaluation.clips import Reading
-    from cmd_video.evaluation.clips import Span as Spans
+    from cmd_video.evaluation.protocol.clips import Reading
+    from cmd_video.evaluation.protocol.clips import Span as Spans
 
     if span not in get_args(Spans):
         raise ValueError(f"--span: {span!r} is none of {', '.join(get_args(Spans))}")
@@ -82,7 +82,7 @@ def open_source(
         ValueError: `steps` or `prompts` for what is no model, a `split` that is none, or a source that gives other
             clips than asked for.
     """
-    from cmd_video.evaluation.clips import open_clips
+    from cmd_video.evaluation.protocol.clips import open_clips
     from cmd_video.pipelines.shipped import model_folder
 
     path, num_clips = Path(source), reading.num_clips
@@ -112,7 +112,7 @@ def open_autoencoder(
     Raises:
         ValueError: there is no such model.
     """
-    from cmd_video.evaluation.results import digest, digest_model
+    from cmd_video.evaluation.protocol.results import digest, digest_model
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.training.components import load_autoencoder
 
@@ -128,7 +128,7 @@ def reconstructed(clips: "ClipSource", model: str | None, device: str) -> "ClipS
     """Clips passed through a model's autoencoder, see `open_autoencoder`; None leaves them as they are."""
     if model is None:
         return clips
-    from cmd_video.evaluation.reconstruction import ReconstructedClips
+    from cmd_video.evaluation.metrics.reconstruction import ReconstructedClips
 
     return ReconstructedClips(clips, *open_autoencoder(model, device))
 
@@ -178,7 +178,7 @@ def dataset_clips(data: Any, source: str, reading: "Reading") -> "ClipSource":
     import torch
 
     from cmd_video.data.datasets import VideoDataset
-    from cmd_video.evaluation.clips import FolderClips, MadeClips
+    from cmd_video.evaluation.protocol.clips import FolderClips, MadeClips
 
     dataset = data.open()
     if isinstance(dataset, VideoDataset):  # by itself it would put another clip in a damaged one's place
@@ -228,8 +228,8 @@ def _generated(
     """
     import torch
 
-    from cmd_video.evaluation.clips import MadeClips
-    from cmd_video.evaluation.results import digest_model
+    from cmd_video.evaluation.protocol.clips import MadeClips
+    from cmd_video.evaluation.protocol.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device)

@@ -18,7 +18,7 @@ def list_files(weights_dir: WeightsDir = None) -> None:
 
     Example: cmd-video weights list
     """
-    from cmd_video.evaluation.weights import WEIGHT_FILES, find_weights, weights_folder
+    from cmd_video.evaluation.networks.weights import WEIGHT_FILES, find_weights, weights_folder
 
     print(f"folder: {weights_folder(weights_dir)}")
     for name, known in WEIGHT_FILES.items():
@@ -38,7 +38,7 @@ def get(name: Name, weights_dir: WeightsDir = None) -> None:
 
     Example: cmd-video weights get i3d-torchscript
     """
-    from cmd_video.evaluation.weights import get_weights
+    from cmd_video.evaluation.networks.weights import get_weights
 
     print(get_weights(name, weights_dir))
 
@@ -49,6 +49,6 @@ def verify(name: Name, weights_dir: WeightsDir = None) -> None:
 
     Example: cmd-video weights verify i3d --weights-dir weights/
     """
-    from cmd_video.evaluation.weights import find_weights
+    from cmd_video.evaluation.networks.weights import find_weights
 
     print(f"{find_weights(name, weights_dir)}: as published")

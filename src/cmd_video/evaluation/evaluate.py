@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import torch
 
 from cmd_video.data.transforms import to_uint8
-
-from .clips import ClipSource, MadeClips, Reading, open_clips
-from .distances import check, measure
-from .extractors import Extractor, build_extractor
-from .results import write_result
-from .shared_work import Progress, discard, processes
-from .tables import FeatureTable, digest_all, digest_of, extract
+from cmd_video.evaluation.metrics.distances import check, measure
+from cmd_video.evaluation.networks.extractors import Extractor, build_extractor
+from cmd_video.evaluation.protocol.clips import ClipSource, MadeClips, Reading, open_clips
+from cmd_video.evaluation.protocol.results import write_result
+from cmd_video.evaluation.protocol.shared_work import Progress, discard, processes
+from cmd_video.evaluation.protocol.tables import FeatureTable, digest_all, digest_of, extract
 
 
 class Evaluation(NamedTuple):

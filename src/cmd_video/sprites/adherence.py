@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from cmd_video.data.transforms import to_uint8
-from cmd_video.evaluation.results import digest_model, write_result
-from cmd_video.evaluation.shared_work import Progress, Rows, SharedRows, discard, every_row, processes
-from cmd_video.evaluation.tables import digest_all, digest_of
+from cmd_video.evaluation.protocol.results import digest_model, write_result
+from cmd_video.evaluation.protocol.shared_work import Progress, Rows, SharedRows, discard, every_row, processes
+from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 from cmd_video.pipelines.loading import load_pipeline
 
 from .reader import ObjectReading, SceneReading, read_scene, score_adherence

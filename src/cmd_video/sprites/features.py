@@ -5,8 +5,8 @@ extractor = build("sprites-action", None, "cpu")                 # or `build_ext
 
 import torch
 
-from cmd_video.evaluation.extractors import RESIZE, Extractor, as_video, resized
-from cmd_video.evaluation.weights import digest_weights
+from cmd_video.evaluation.networks.extractors import RESIZE, Extractor, as_video, resized
+from cmd_video.evaluation.networks.weights import digest_weights
 from cmd_video.pipelines.shipped import sprites_folder
 
 from .classifier import SpriteClassifier

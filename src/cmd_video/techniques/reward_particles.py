@@ -32,7 +32,7 @@ from cmd_video.section import Section, named
 Reward = Callable[[Tensor], Tensor]  # clean samples (K, ...) to how good they are (K,)
 REWARDS: dict[str, str] = {  # name -> function of a path and a device: pictures and prompts to rewards
     "sprites": "cmd_video.sprites.reward:build",
-    "clip": "cmd_video.evaluation.clipsim:build_reward",
+    "clip": "cmd_video.evaluation.metrics.clipsim:build_reward",
 }
 
 

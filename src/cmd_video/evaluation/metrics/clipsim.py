@@ -17,12 +17,11 @@ from transformers import AutoTokenizer, CLIPModel
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import to_uint8
-
-from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
-from .pairs import mean_and_error
-from .shared_work import Progress, Rows, every_row
-from .tables import digest_all, digest_of
-from .weights import digest_weights
+from cmd_video.evaluation.metrics.pairs import mean_and_error
+from cmd_video.evaluation.networks.weights import digest_weights
+from cmd_video.evaluation.protocol.clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
+from cmd_video.evaluation.protocol.shared_work import Progress, Rows, every_row
+from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training
 

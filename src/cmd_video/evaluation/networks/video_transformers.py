@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel
 
-from .extractors import RESIZE, Extractor, resized
-from .weights import digest_weights
+from cmd_video.evaluation.networks.extractors import RESIZE, Extractor, resized
+from cmd_video.evaluation.networks.weights import digest_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as both families were trained
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-from .extractors import Extractor, as_video
-from .frechet import FeatureStatistics, frechet_distance
+from cmd_video.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
+from cmd_video.evaluation.networks.extractors import Extractor, as_video
 
 GRID, FRAMES = 8, 4
 RESIZE = f"mean over an {GRID}x{GRID} grid"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .extractors import Extractor
+from cmd_video.evaluation.networks.extractors import Extractor
 
 FASTEST = 0.05  # share of the pixels of a frame that dynamic degree looks at
 GRID, BINS = 4, 8

@@ -14,9 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from cmd_video.evaluation.networks.weights import find_weights
 from cmd_video.section import named
-
-from .weights import find_weights
 
 Classify = Callable[[torch.Tensor], torch.Tensor]  # features (N, d) -> logits (N, classes)
 RESIZE = "bilinear, align_corners=False, no antialias"  # StyleGAN-V's
@@ -73,16 +72,16 @@ class Row(NamedTuple):
     path: str = ""
 
 
-_HERE = "cmd_video.evaluation"
+_HERE = "cmd_video.evaluation.networks"
 EXTRACTORS: dict[str, Row] = {
-    "i3d": Row(f"{_HERE}.networks:build_i3d", published=True),
-    "i3d-torchscript": Row(f"{_HERE}.networks:build_i3d_torchscript", published=True),
-    "c3d": Row(f"{_HERE}.networks:build_c3d", published=True),
+    "i3d": Row(f"{_HERE}.classic:build_i3d", published=True),
+    "i3d-torchscript": Row(f"{_HERE}.classic:build_i3d_torchscript", published=True),
+    "c3d": Row(f"{_HERE}.classic:build_c3d", published=True),
     "videomaev2": Row(f"{_HERE}.videomae2:build", path="the file vit_g_hybrid_pt_1200e_ssv2_ft.pth"),
     "videomae": Row(f"{_HERE}.video_transformers:build", path="a folder or hub id"),
     "vjepa2": Row(f"{_HERE}.video_transformers:build", path="a folder or hub id"),
     "inception": Row(f"{_HERE}.inception:build", published=True),
-    "squeezenet": Row(f"{_HERE}.networks:build_squeezenet", published=True),
+    "squeezenet": Row(f"{_HERE}.classic:build_squeezenet", published=True),
     "sprites-action": Row("cmd_video.sprites.features:build"),
     "sprites-appearance": Row("cmd_video.sprites.features:build"),
     "flow": Row(f"{_HERE}.flow:build"),

@@ -18,8 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from cmd_video.data.files import write_whole
-
-from .clips import NothingReadable
+from cmd_video.evaluation.protocol.clips import NothingReadable
 
 Row = dict[str, Any]  # JSON-able
 Make = Callable[[list[int]], list[Row]]

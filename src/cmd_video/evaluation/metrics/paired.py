@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .lpips import LPIPS
+from cmd_video.evaluation.networks.lpips import LPIPS
 
 STILL = 1e-3  # mean change between frames, of 2, below which a clip stands still
 

@@ -14,10 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cmd_video.evaluation.networks.extractors import (
+    RESIZE,
+    Extractor,
+    as_video,
+    features_of_frames,
+    resized,
+    unchanged,
+)
+from cmd_video.evaluation.networks.weights import WEIGHT_FILES
 from cmd_video.models.published import load_exactly, read_weights
-
-from .extractors import RESIZE, Extractor, as_video, features_of_frames, resized, unchanged
-from .weights import WEIGHT_FILES
 
 # channels of the branches: 1x1x1; 1x1x1 -> 3x3x3; 1x1x1 -> 3x3x3; pool -> 1x1x1 (arXiv 1409.4842, table 1)
 INCEPTIONS: dict[str, tuple[int, ...]] = {

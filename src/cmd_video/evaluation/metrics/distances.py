@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from .clips import ClipSource
-from .distribution import (
+from cmd_video.evaluation.metrics.distribution import (
     Estimate,
     coverage,
     frechet_estimate,
@@ -22,8 +21,9 @@ from .distribution import (
     nearest_pairs,
     shuffled,
 )
-from .extractors import Classify, Extractor
-from .tables import FeatureTable
+from cmd_video.evaluation.networks.extractors import Classify, Extractor
+from cmd_video.evaluation.protocol.clips import ClipSource
+from cmd_video.evaluation.protocol.tables import FeatureTable
 
 SAME = ("extractor", "extractor_sha256", "extractor_resize", "frames")
 

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cmd_video.evaluation.networks.extractors import RESIZE, Extractor, features_of_frames
+from cmd_video.evaluation.networks.weights import WEIGHT_FILES
 from cmd_video.models.published import load_exactly, read_weights
-
-from .extractors import RESIZE, Extractor, features_of_frames
-from .weights import WEIGHT_FILES
 
 Kernel = int | tuple[int, int]
 Spec = tuple[str, int, Kernel]  # name, channels, size of the kernel

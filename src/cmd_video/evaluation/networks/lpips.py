@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cmd_video.evaluation.networks.weights import find_weights
 from cmd_video.models.published import load_exactly, read_weights
-
-from .weights import find_weights
 
 # layers whose rectified output is compared, by their numbers in torchvision's `features`
 TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .frechet import FeatureStatistics, frechet_distance
+from cmd_video.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
 
 GROUPS = 10  # of a jackknife
 CHUNK = 1024  # rows of a distance matrix at a time

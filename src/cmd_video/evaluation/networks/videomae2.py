@@ -18,10 +18,9 @@ import torch
 from torch import nn
 from transformers import VideoMAEConfig, VideoMAEModel
 
+from cmd_video.evaluation.networks.extractors import EXTRACTORS, RESIZE, Extractor, as_video, resized
+from cmd_video.evaluation.networks.weights import digest_weights
 from cmd_video.models.published import load_exactly, read_weights
-
-from .extractors import EXTRACTORS, RESIZE, Extractor, as_video, resized
-from .weights import digest_weights
 
 GIANT: dict[str, Any] = {
     "hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 16, "intermediate_size": 6144,

@@ -10,13 +10,19 @@ import torch
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import to_float
-
-from .clips import ClipSource, FolderClips, as_problem, readable_rows, storage_facts, stored_as
-from .flow import dynamic_degree, optical_flow, visible_flow, warping_error
-from .lpips import LPIPS
-from .metrics import paired_metrics
-from .shared_work import Progress, Rows, every_row
-from .tables import digest_all, digest_of
+from cmd_video.evaluation.metrics.paired import paired_metrics
+from cmd_video.evaluation.networks.flow import dynamic_degree, optical_flow, visible_flow, warping_error
+from cmd_video.evaluation.networks.lpips import LPIPS
+from cmd_video.evaluation.protocol.clips import (
+    ClipSource,
+    FolderClips,
+    as_problem,
+    readable_rows,
+    storage_facts,
+    stored_as,
+)
+from cmd_video.evaluation.protocol.shared_work import Progress, Rows, every_row
+from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 
 
 def measure_pairs(

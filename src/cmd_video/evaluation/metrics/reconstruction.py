@@ -17,13 +17,12 @@ import torch
 from cmd_video.data.clip import ClipError
 from cmd_video.data.transforms import resize_and_crop_frame, to_float, to_uint8
 from cmd_video.denoisers.latent_space import ImageAutoencoder, decode_video, encode_video, spatial_ratio
+from cmd_video.evaluation.metrics.paired import ssim
+from cmd_video.evaluation.metrics.pairs import mean_and_error
+from cmd_video.evaluation.protocol.clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
+from cmd_video.evaluation.protocol.shared_work import Progress, Row, Rows, every_row
+from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 from cmd_video.models import CMDAutoencoder
-
-from .clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
-from .metrics import ssim
-from .pairs import mean_and_error
-from .shared_work import Progress, Row, Rows, every_row
-from .tables import digest_all, digest_of
 
 SHOWN = ("reconstruction", "content_frame", "mean_frame")
 

@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterator
 from typing import Any
 
-from .compare import SUBJECT, compare
+from cmd_video.evaluation.protocol.compare import SUBJECT, compare
 
 Record = dict[str, Any]
 MAX_TOGETHER = 5  # numbers in one cell

@@ -22,12 +22,18 @@ from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.files import sha256, whole_file, write_whole
-
-from .clips import ClipSource, MadeClips, NothingReadable, as_problem, storage_facts, stored_as
-from .extractors import Extractor
-from .flow import dynamic_degree, optical_flow
-from .results import provenance
-from .shared_work import claim, deal_out, discard
+from cmd_video.evaluation.networks.extractors import Extractor
+from cmd_video.evaluation.networks.flow import dynamic_degree, optical_flow
+from cmd_video.evaluation.protocol.clips import (
+    ClipSource,
+    MadeClips,
+    NothingReadable,
+    as_problem,
+    storage_facts,
+    stored_as,
+)
+from cmd_video.evaluation.protocol.results import provenance
+from cmd_video.evaluation.protocol.shared_work import claim, deal_out, discard
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
 FORMAT = 2  # of a chunk

@@ -1,0 +1,1 @@
+"""Numbers: distances between sets of features, pairs, captions, reconstruction."""
