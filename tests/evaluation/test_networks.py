@@ -266,7 +266,7 @@ def published_shapes() -> dict[str, torch.Tensor]:
 def test_the_extractor_of_content_debiased_fvd(tmp_path, monkeypatch):
     torch.save(published_videomae2(), tmp_path / "weights.pth")
     monkeypatch.setattr(
-        "cmd_video.evaluation.videomae2.load_videomae2",
+        "cmd_video.evaluation.networks.videomae2.load_videomae2",
         lambda path: load_videomae2(path, **{**TINY, "image_size": 224, "num_frames": 16}),
     )
     extractor = build_extractor(f"videomaev2:{tmp_path / 'weights.pth'}")
