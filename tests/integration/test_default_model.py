@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cmd_video import CMDPipeline
+from cmd_video.denoisers.latent_space import encode_video
 from cmd_video.evaluation.metrics.reconstruction import reconstruction_metrics
 from cmd_video.evaluation.protocol.results import digest_model
 from cmd_video.pipelines import shipped
@@ -85,10 +86,8 @@ def test_without_the_weights_one_line_says_what_to_install(monkeypatch):
 def test_turbo_needs_four_content_steps_and_one_motion_step_without_guidance(turbo):
     calls = {"unet": [], "motion_transformer": []}
     handles = [
-        getattr(turbo, name).register_forward_pre_hook(
-            lambda model, args, kwargs, name=name: calls[name].append(len(args[0])), with_kwargs=True
-        )
-        for name in calls
+        model.register_forward_pre_hook(lambda model, args, name=name: calls[name].append(len(args[0])))
+        for name, model in (("unet", turbo.unet), ("motion_transformer", turbo.motion_transformer.latent_embed))
     ]
     out = turbo("a red circle moves to the right", generator=torch.Generator().manual_seed(0), output_type="pt")
     for handle in handles:
@@ -125,8 +124,6 @@ def test_reconstruction_of_held_out_sprites(pipe):
 
 
 def test_motion_latents_have_unit_variance(pipe):
-    from cmd_video.pipelines.image_space import encode_video
-
     dataset = SpritesDataset(32, seed=12)
     videos = torch.stack([dataset[number]["video"] for number in range(32)])
     with torch.no_grad():

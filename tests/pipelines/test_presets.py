@@ -210,6 +210,19 @@ def test_a_preset_is_saved_with_the_pipeline(pipeline, name, generate, condition
     assert (second.content_frames is not None) == PRESETS[name].decode_content_frame
 
 
+@pytest.mark.parametrize("name", ["quality", "fast"])
+def test_a_preset_keeps_what_the_weights_learned_to_undo(text_pipeline, generate, name):
+    bridge = {"kind": "bridge", "kappa": 2.0}
+    text_pipeline.sampling = text_pipeline.sampling.laid_over({"motion": {"process": bridge}})
+    text_pipeline.use_preset(name)
+    assert text_pipeline.sampling.motion.process.kappa == 2.0 and text_pipeline.sampling.content.process is None
+    frames = generate(text_pipeline, "a red ball").frames
+    plain = text_pipeline.sampling.laid_over({"motion": {"process": None}})
+    assert frames.isfinite().all() and not torch.equal(
+        generate(text_pipeline, "a red ball", sampling=plain).frames, frames
+    )
+
+
 def test_quality_after_fast_is_quality(text_pipeline, generate):
     before = generate(text_pipeline, "a red ball").frames
     text_pipeline.use_preset("fast")

@@ -94,8 +94,8 @@ def test_two_processes_equal_one(stage, tiny_config, forked_train, assert_close_
 
 def test_two_processes_take_the_same_turns_as_one(tiny_config, forked_train, assert_close_logs, tmp_path):
     """Student and fake score learn by turns: in each step some weights have no gradient."""
-    settings = {"method": "distribution_matching", "num_timesteps": 10, "num_segments": 2, "starts": [999, 699]}
-    changes = {"objective": {"distillation": settings}, "validation__num_inference_steps": 2}
+    settings = {"kind": "distribution_matching", "num_timesteps": 10, "num_segments": 2, "starts": [999, 699]}
+    changes = {"objective": settings, "validation__num_inference_steps": 2}
     assert forked_train(tiny_config("motion", tmp_path / "one", **changes)).codes == [0]
     assert forked_train(tiny_config("motion", tmp_path / "two", **changes), processes=2).codes == [0, 0]
     assert_close_logs(tmp_path / "one", tmp_path / "two")

@@ -118,6 +118,10 @@ class Objective:
         """How the weights are sampled, as far as it differs from the plain way: fields of `ModelSampling`."""
         return {}
 
+    def source(self, condition: Condition, x_0: Tensor) -> Tensor | None:
+        """x_1 (B, ...) of the process, if it has one."""
+        return None if self.process.source is None else self.denoiser.source(condition, x_0)
+
     def draw_times(self, rng: Draws) -> Tensor:
         """Levels (B,) as the settings distribute them."""
         process, settings = self.process, self.settings
@@ -179,10 +183,6 @@ class Denoising(Objective):
         x_t = process.marginal(x_0, z, t, x_1)  # (B, ...)
         prediction = self.denoiser.predict(model, x_t, t, told, x_1)  # (B, ...)
         return denoising_loss(process, prediction, process.target(x_0, z, t, x_1), t, self.settings.snr_power)
-
-    def source(self, condition: Condition, x_0: Tensor) -> Tensor | None:
-        """x_1 (B, ...) of the process, if it has one."""
-        return None if self.process.source is None else self.denoiser.source(condition, x_0)
 
     def sampling(self) -> dict[str, Any]:
         """By the process that was learned."""

@@ -326,13 +326,14 @@ def preset_of(
         if distilled:
             samplers[part] = scheduler
             steps = len(own.starts) if own.starts is not None else preset.num_inference_steps
-            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts)
+            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts, process=own.process)
             continue
         samplers[part] = ddim(scheduler) if preset.sampler == "ddim" else multistep(scheduler)
         fresh = ModelSampling(
             num_inference_steps=preset.num_inference_steps,
             spacing="linspace" if preset.sampler == "multistep" else None,
-            guidance=ClassifierFree(scale=own.guidance_scale),
+            guidance=ClassifierFree(scale=max(1.0, own.guidance_scale)),
+            process=own.process,
         )
         if preset.interval != (0.0, 1.0):
             fresh = _changed(fresh, "guidance_interval", preset.interval, "guidance_interval")

@@ -367,6 +367,10 @@ class TrainConfig(Section):
                 objective.check_run(str(stage.denoiser), self.validation.num_inference_steps)
             except ValueError as error:
                 raise ValueError(f"objective.{error}") from error
+        for name in ("process", "disturb"):
+            section = getattr(objective, name, None)
+            if section is not None and stage.denoiser not in technique(section.kind).denoisers:
+                raise ValueError(f"objective.{name}: {section.kind!r} is not for the stage {self.stage!r}")
         if "teacher" in self.components and plain and "teacher" not in stage.components:
             raise ValueError(
                 "components.teacher: it belongs to the stage 'decoder' or to an objective that has a teacher"

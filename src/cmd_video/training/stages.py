@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, ModelMixin
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -54,7 +54,8 @@ class DiffusionStage(Stage):
         self.objective = config.objective.build(self.denoiser, components[name], teacher, config.seed)
         for module, network in self.objective.modules.items():
             self.add_module(module, network)
-        self.trained = (*self.trained, *self.objective.modules)
+        networks = [name for name, module in self.objective.modules.items() if isinstance(module, ModelMixin)]
+        self.trained = (*self.trained, *networks)  # small heads are neither compiled nor computed twice
         if hasattr(self.objective, "teacher"):
             self.frozen["teacher"] = self.objective.teacher  # not registered: neither trained nor saved
         self.adapters: dict[str, Tensor] = {}
@@ -118,7 +119,8 @@ class DiffusionStage(Stage):
         empty = self.denoiser.encode(condition.without(*self.denoiser.droppable))
         conditions = {ALL: told, NOTHING: empty}
         denoiser = make_denoiser(self.config, {**self.components, self.denoiser.scheduler: self.sampler()}, False)
-        return self.sampling().run(denoiser, self.model if model is None else model, conditions, z, rng.sources)
+        model, x_1 = self.model if model is None else model, self.objective.source(condition, z)
+        return self.sampling().run(denoiser, model, conditions, z, rng.sources, x_1=x_1)
 
     def sampler(self) -> Any:
         """A scheduler that samples what was learned, on the noise schedule of training."""
@@ -145,12 +147,13 @@ class DiffusionStage(Stage):
         """A validation batch as something to put to several networks: fixed timesteps, noise and conditions."""
         x_0, condition = self.denoiser.example(batch)
         process, told = self.denoiser.process, self.denoiser.encode(condition)
-        z = Draws.of(self.config.seed + 1, batch["number"]).normal(x_0)
+        z = process.draw_noise(x_0, Draws.of(self.config.seed + 1, batch["number"]))
+        x_1 = self.objective.source(condition, x_0)
         t = self.objective.validation_times(batch["number"]).to(x_0.device)
-        x_t = process.marginal(x_0, z, t)
+        x_t = process.marginal(x_0, z, t, x_1)
         return NoisyBatch(
-            lambda model: self.denoiser.predict(model, x_t, t, told),
-            process.target(x_0, z, t),
+            lambda model: self.denoiser.predict(model, x_t, t, told, x_1),
+            process.target(x_0, z, t, x_1),
             frames=self.denoiser.frames_dim(x_0),
         )
 
