@@ -58,7 +58,7 @@ step() {  # NAME SHARE: runs NAME.py with SHARE 420ths of the time, and what the
 
 "$python" -c "
 import accelerate, diffusers, psutil, torch, transformers
-import cmd_video.benchmark.peers, cmd_video.evaluation.results, cmd_video.pruning.pruned_models
+import cmd_video.benchmark.peers, cmd_video.evaluation.protocol.results, cmd_video.pruning.pruned_models
 from cmd_video.benchmark.timing import check_device, describe_device
 check_device('$device')
 print(describe_device('$device'), 'torch', torch.__version__, 'diffusers', diffusers.__version__)
