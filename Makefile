@@ -1,7 +1,7 @@
 # make demo    install into .venv, then write four videos and a contact sheet to demo/
 # make test    install, then run the tests (the slow ones are left out; all of them: make test PYTEST_ARGS="-m ''")
 # make lint    ruff, ruff format, mypy
-# make docs    build the documentation into site/
+# make docs    build the documentation into site/, strictly
 # make clean   remove what these targets made
 #
 # VENV=DIR              another virtual environment (made if it is not there)
@@ -50,7 +50,7 @@ $(DOCS_STAMP): $(STAMP)
 	touch $@
 
 docs: $(DOCS_STAMP)
-	$(BIN)/python -m mkdocs build
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv demo site build dist src/*.egg-info packages/*/build packages/*/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
