@@ -127,8 +127,11 @@ class VideoData(Section):
     split: str | None = None
     """UCF-101: "train1" ... "test3", an official split."""
     height: int = Field(64, gt=0)
+    """H of a clip in pixels."""
     width: int = Field(64, gt=0)
+    """W of a clip in pixels."""
     num_frames: int = Field(16, gt=0)
+    """F of a clip."""
     stride: int = Field(1, gt=0)
     """Take every stride-th frame."""
     fps: float | None = Field(None, gt=0)
@@ -136,6 +139,7 @@ class VideoData(Section):
     flip: bool = False
     """Mirror half of the clips."""
     seed: int = 0
+    """Of which span of a clip is read, and of what augmentation does."""
     train: bool = True
     """Random place in the clip; otherwise its middle."""
     max_bad_fraction: float = Field(0.05, ge=0, le=1)
@@ -158,6 +162,7 @@ class LatentsData(Section):
 
     kind: Literal["latents"]
     path: str
+    """Folder that `cmd-video data encode` wrote."""
     seed: int = 0
     """Order in which the clips are drawn."""
 
@@ -192,11 +197,15 @@ class OptimizerConfig(Section):
     """AdamW and its learning rate."""
 
     lr: float = Field(1e-4, gt=0)
+    """Learning rate of AdamW after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's, on all weights."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: stay, or fall along a half cosine to zero at the last step."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises from 0."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Clip the gradient to this norm; null = never."""
 
@@ -205,23 +214,30 @@ class LoopConfig(Section):
     """The loop: how long, how much at a time, what is written when."""
 
     steps: int = Field(gt=0)
+    """Optimizer steps of the run."""
     max_minutes: float | None = Field(None, gt=0)
     """Stop after the first step that ends later than this many minutes after the call: save a checkpoint and, as at
     the end, the components as they are. The same call again goes on. null = run to the last step."""
     batch_size: int = Field(gt=0)
     """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = Field(1, gt=0)
+    """Parts that a batch is computed in, to save memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward pass; weights and optimizer stay float32."""
     compile: bool = False
     """Run what learns through `torch.compile`: the first steps take minutes, the others less than before."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, to save memory."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged weights, which are validated and exported."""
     num_workers: int = Field(0, ge=0)
     """Data loading processes."""
     log_every: int = Field(20, gt=0)
+    """Steps between lines of the log."""
     validate_every: int = Field(500, gt=0)
+    """Steps between validations."""
     checkpoint_every: int = Field(500, gt=0)
+    """Steps between checkpoints."""
     keep_last: int = Field(2, gt=0)
     """Checkpoints to keep besides the one with the lowest validation loss."""
 
@@ -277,12 +293,17 @@ class ValidationConfig(Section):
     """Held-out clips and pictures."""
 
     data: DataConfig
+    """Held-out clips, by `kind`."""
     num_clips: int = Field(64, gt=0)
+    """Clips that the loss is measured on."""
     batch_size: int = Field(16, gt=0)
+    """Clips at a time."""
     num_samples: int = Field(8, ge=0)
     """Clips in the sample grid; 0 = no grid."""
     num_inference_steps: int = Field(25, gt=0)
+    """Steps of the samples that are drawn."""
     guidance_scale: float = Field(3.0, ge=1)
+    """Classifier-free guidance of the samples; 1 = none."""
 
 
 class TrainConfig(Section):
