@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 from by_turns import distances, seconds_of
-from cmd_video.pipelines.image_space import decode_video, encode_video
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmd_video.benchmark.cost import count
+from cmd_video.denoisers.latent_space import decode_video, encode_video
 from cmd_video.evaluation.metrics.reconstruction import reconstruction_metrics
 from cmd_video.evaluation.protocol.results import digest, write_result
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, TrainConfig, load_config
-from cmd_video.training.data import build_dataset, collate, fixed_batches
+from cmd_video.training.data import collate, fixed_batches
 from cmd_video.training.loop import train
 
 RECIPES = Path(__file__).parents[1] / "configs" / "sprites"
@@ -73,7 +73,7 @@ def run_row(table: str, row: str, arguments: argparse.Namespace) -> dict[str, An
 def measure_autoencoder(stage: Any, config: TrainConfig, num_clips: int) -> dict[str, Any]:
     """PSNR, SSIM, Fréchet distances of reconstructions, numbers in a clip's motion latents, operations of a clip."""
     data: Any = config.validation.data
-    dataset = build_dataset(data.model_copy(update={"length": num_clips}))
+    dataset = data.model_copy(update={"length": num_clips}).open()
     videos = [batch["video"] for batch in fixed_batches(dataset, num_clips, 8)]
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention written out: counted
         latents = stage._clip_latents({"video": videos[0][:1]})
@@ -88,10 +88,11 @@ def measure_autoencoder(stage: Any, config: TrainConfig, num_clips: int) -> dict
 
 def measure_motion(stage: Any, config: TrainConfig, num_clips: int) -> dict[str, Any]:
     """Operations of one prediction for one clip; the loss is in the log."""
-    batch = collate([{**build_dataset(config.validation.data)[0], "number": 0}])
-    sample = stage.sample(batch)
+    batch, denoiser = collate([{**config.validation.data.open()[0], "number": 0}]), stage.denoiser
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return {"operations": count(lambda: stage.predict(sample, torch.tensor([500]), batch)).flops}
+        x_0, condition = denoiser.example(batch)
+        t = torch.tensor([500])
+        return {"operations": count(lambda: denoiser.predict(stage.model, x_0, t, denoiser.encode(condition))).flops}
 
 
 MEASURES: dict[str, Callable[[Any, TrainConfig, int], dict[str, Any]]] = {

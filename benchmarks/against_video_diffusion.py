@@ -43,7 +43,7 @@ from cmd_video.sprites.scenes import SpriteScene, render
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig, LatentsData, TrainConfig, load_config
-from cmd_video.training.data import build_dataset, collate
+from cmd_video.training.data import collate
 from cmd_video.training.export import export_pipeline
 
 
@@ -124,7 +124,7 @@ def parts_of(runs: list[Path]) -> list[Part]:
     parts: dict[str, Part] = {}
     for run in runs:
         config, stage = trained(run)
-        dataset, size = build_dataset(config.data), config.loop.batch_size
+        dataset, size = config.data.open(), config.loop.batch_size
         batch = collate([{**dataset[number], "number": number} for number in range(size)])
         learning = [weight for weight in stage.train().parameters() if weight.requires_grad]
         whole = history(run)
@@ -134,14 +134,14 @@ def parts_of(runs: list[Path]) -> list[Part]:
         parts[config.stage] = Part(config.stage, steps, size, learning, partial(stage, batch))
         if isinstance(config.data, LatentsData):
             autoencoder = next(folder for folder in runs if load_config(folder / "config.json").stage == "autoencoder")
-            parts["encoding"] = encoding(autoencoder, sum(len(build_dataset(each.data)) for each in whole))
+            parts["encoding"] = encoding(autoencoder, sum(len(each.data.open()) for each in whole))
     return list(parts.values())
 
 
 def encoding(run: Path, num_clips: int) -> Part:
     """Encoding that many clips with the autoencoder of a run."""
     config, stage = trained(run)
-    dataset = build_dataset(config.data)
+    dataset = config.data.open()
     batch = collate([{**dataset[number], "number": number} for number in range(BATCH)])
 
     def encode() -> Any:
@@ -166,7 +166,7 @@ def cmd_maker(runs: list[Path], steps: int, scale: float, motion_scale: float) -
     """What samples from CMD's three runs."""
     with tempfile.TemporaryDirectory() as folder:
         pipe = CMDPipeline.from_pretrained(export_pipeline(runs, Path(folder) / "model", scale, motion_scale))
-    pipe.register_to_config(num_inference_steps=steps, motion_num_inference_steps=steps)
+    pipe.sampling = pipe.sampling.changed({"num_inference_steps": steps})  # of both
     return clips_of(pipe)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from by_turns import encode_scenes
-from cmd_video.pipelines.image_space import decode_video
 
+from cmd_video.denoisers.latent_space import decode_video
 from cmd_video.evaluation.protocol.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.shipped import model_folder

@@ -166,6 +166,7 @@ def clips_of_stage(stage: Any) -> Maker:
             "number": torch.tensor(seeds),
             "video": torch.zeros(count, 3, data.num_frames, data.height, data.width),
         }
-        return stage.pixels(batch, stage.draw_samples(batch)).clamp(-1, 1)
+        _, condition = stage.denoiser.example(batch)
+        return stage.denoiser.pixels(stage.draw_samples(batch), condition).clamp(-1, 1)
 
     return make

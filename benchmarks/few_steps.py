@@ -2,7 +2,7 @@
 
 python benchmarks/few_steps.py --model pruned -o benchmarks/results/sprites-few-steps.json
 
-Without any distillation; what is good here is a good choice of `objective.distillation.starts`.
+Without any distillation; what is good here is a good choice of `objective.starts`.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import torch
 from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
-from cmd_video.pipelines.sampling import jumps_from
 from cmd_video.sprites.adherence import evaluate_adherence
 
 STARTS: tuple[tuple[int, ...], ...] = (
@@ -44,7 +43,7 @@ def main() -> None:
     protocol = {
         "clips": arguments.num_scenes,
         "shown": "the content frame, still",
-        "guidance_scale": pipe.config.guidance_scale,
+        "guidance_scale": pipe.sampling.content.guidance_scale,
         "model_sha256": digest_model(arguments.model),
     }
     write_result(arguments.output, "few steps", values, protocol)
@@ -53,12 +52,12 @@ def main() -> None:
 def adherence_from(pipe: CMDPipeline, starts: tuple[int, ...], num_scenes: int) -> dict[str, Any]:
     """Adherence of content frames, held still for 16 frames, when the content model's steps start here."""
     pipe.set_progress_bar_config(disable=True)
-    pipe.content_scheduler = jumps_from(starts, pipe.content_scheduler)
+    few = {"starts": starts, "num_inference_steps": len(starts)}
+    how = pipe.sampling.laid_over({"content": few, "motion": {"num_inference_steps": 1}})
 
     def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-        steps = {"num_inference_steps": len(starts), "motion_num_inference_steps": 1}
-        frames: Any = pipe(prompts, generator=sources, output_type="pt", **steps).content_frames
+        frames: Any = pipe(prompts, generator=sources, output_type="pt", sampling=how).content_frames
         return (frames * 2 - 1)[:, :, None].expand(-1, -1, 16, -1, -1)
 
     return evaluate_adherence(make, num_scenes, batch_size=20)["accuracy"]

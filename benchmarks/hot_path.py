@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from cmd_video.pipelines.image_space import decode_images
-from cmd_video.pipelines.prompt import encode_prompts
 
+from cmd_video.denoisers.latent_space import decode_images
+from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.evaluation.protocol.results import write_result
 from cmd_video.pipelines import CMDPipeline
 
@@ -31,7 +31,7 @@ def plain(pipe: CMDPipeline, prompt: str, seed: int, steps: int) -> torch.Tensor
     pipe.content_scheduler.set_timesteps(steps)
     for t in pipe.content_scheduler.timesteps:
         without, with_text = (pipe.unet(x, t.expand(1), text).sample for text in tokens)
-        guided = without + pipe.config.guidance_scale * (with_text - without)
+        guided = without + pipe.sampling.content.guidance_scale * (with_text - without)
         x = pipe.content_scheduler.step(guided, t, x).prev_sample
     content_frame = x  # (1, C, h, w)
     places = sum(pipe.autoencoder.config.sample_size) // pipe.autoencoder.config.patch_size
@@ -40,7 +40,7 @@ def plain(pipe: CMDPipeline, prompt: str, seed: int, steps: int) -> torch.Tensor
     pipe.motion_scheduler.set_timesteps(steps)
     for t in pipe.motion_scheduler.timesteps:
         without, with_text = (pipe.motion_transformer(z, t.expand(1), content_frame, text).sample for text in pooled)
-        guided = without + pipe.config.motion_guidance_scale * (with_text - without)
+        guided = without + pipe.sampling.motion.guidance_scale * (with_text - without)
         z = pipe.motion_scheduler.step(guided, t, z).prev_sample
     latents = pipe.autoencoder.decode(content_frame, pipe.autoencoder.denormalize_latents(z)).sample
     frames = [decode_images(pipe.vae, latents[:, :, number]) for number in range(config.num_frames)]

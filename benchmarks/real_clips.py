@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cmd_video.pipelines.image_space import decode_video, encode_video
 from torch.nn import functional as F
 
 from cmd_video.data.transforms import to_uint8
+from cmd_video.denoisers.latent_space import decode_video, encode_video
 from cmd_video.evaluation.metrics.distribution import frechet_estimate, nearest_distance
 from cmd_video.evaluation.networks.extractors import build_extractor
 from cmd_video.evaluation.protocol.results import digest, digest_model, write_result
@@ -27,7 +27,7 @@ from cmd_video.pipelines import CMDPipeline
 from cmd_video.sprites.adherence import wilson_interval
 from cmd_video.sprites.classifier import SpriteClassifier
 from cmd_video.training.config import VideoData, load_config
-from cmd_video.training.data import build_dataset, collate
+from cmd_video.training.data import collate
 
 EXTRACTORS = ("pixels", "pixel-motion", "flow")
 BATCH = 8
@@ -50,7 +50,7 @@ class Clips:
 
 def draw_clips(data: VideoData, num_clips: int) -> Clips:
     """Clips of a set at random places, the set several times over."""
-    dataset = build_dataset(data.model_copy(update={"train": True, "flip": False}))
+    dataset = data.model_copy(update={"train": True, "flip": False}).open()
     batch = collate([dataset[number] for number in range(num_clips)])
     return Clips(batch["video"], batch["class_label"], batch["prompt"])
 
@@ -130,7 +130,7 @@ def main() -> None:
     protocol = {
         "clips": arguments.num_clips,
         "data": config.validation.data.model_dump(mode="json", include={"num_frames", "height", "width", "stride"}),
-        "pipeline": {key: value for key, value in pipe.config.items() if "steps" in key or "scale" in key},
+        "sampling": pipe.sampling.model_dump(mode="json", exclude_none=True),
         "model_sha256": digest_model(str(arguments.model)),
         "real": {"pixels_sha256": digest_all([digest_of(to_uint8(clip)) for clip in real.videos])},
         "extractors": {name: build_extractor(name).sha256 for name in EXTRACTORS},

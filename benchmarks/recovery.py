@@ -22,7 +22,7 @@ from by_turns import BATCH, Maker, clips_of, clips_of_stage, compare, median_sec
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmd_video.benchmark.cmd_system import cmd_system, default_sampling
+from cmd_video.benchmark.cmd_system import cmd_system
 from cmd_video.benchmark.system import Size, measure_cost
 from cmd_video.evaluation.protocol.results import digest, write_result
 from cmd_video.pipelines import CMDPipeline
@@ -34,7 +34,7 @@ from cmd_video.pruning.selection import BlockSelection, select_by_importance
 from cmd_video.training.build import build_stage
 from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig, load_config
-from cmd_video.training.data import build_dataset, fixed_batches
+from cmd_video.training.data import fixed_batches
 from cmd_video.training.loop import train
 
 CONTENT = ("down_blocks.2", "mid_block", "up_blocks.0")
@@ -96,14 +96,14 @@ class Case:
         }
 
     def recovery(self, model: str, output: Path, icd: float, mca: float, steps: int, lr: float) -> TrainConfig:
-        """The stage `distill`: as many updates of the student whatever the losses are."""
+        """Of the same stage: as many updates of the student whatever the losses are."""
         steps *= 2 if mca else 1
         every = {"validate_every": steps, "checkpoint_every": max(100, steps // 4), "keep_last": 1}
         recipe = self.recipe(model, steps=steps, ema_decay=0.99, **every)
-        recipe |= {"stage": "distill", "output_dir": str(output)}
+        recipe |= {"output_dir": str(output)}
         recipe["components"]["teacher"] = {"path": self.teacher}
         losses = {"content_weight": icd, "adversarial_weight": mca}
-        recipe["objective"] = {**self.objective, "recovery": losses}
+        recipe["objective"] = {"kind": "vdmini_recovery", **self.objective, **losses}
         recipe["optimizer"] = {"lr": lr, "warmup_steps": 20, "schedule": "cosine", "betas": [0.9, 0.99]}
         return TrainConfig.model_validate(recipe)
 
@@ -111,8 +111,8 @@ class Case:
         """Importance of what can leave, by measure, and shares of the operations."""
         config = TrainConfig.model_validate(self.recipe(self.teacher))
         stage: Any = build_stage(config, build_components(config.components)).eval()
-        data = build_dataset(config.validation.data)
-        batches = [stage.noisy_batch(batch) for batch in fixed_batches(data, num_clips, self.batch_size)]
+        held_out = fixed_batches(config.validation.data.open(), num_clips, self.batch_size)
+        batches = [stage.noisy_batch(batch) for batch in held_out]
         model = stage.components[self.denoiser]
         loss, shares = importance_and_cost(measure_importance(model, batches))
         scores = {
@@ -172,7 +172,7 @@ def task_loss(case: Case, model: Any) -> float:
     stage = stage_of(case, case.teacher)
     stage.components[case.denoiser] = model
     settings = stage.config.validation
-    batches = fixed_batches(build_dataset(settings.data), settings.num_clips, settings.batch_size)
+    batches = fixed_batches(settings.data.open(), settings.num_clips, settings.batch_size)
     losses = [stage.validate(batch)["loss"].item() for batch in batches]
     return sum(losses) / len(losses)
 
@@ -197,8 +197,7 @@ def recover_motion(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
         pipes[row] = load_pipeline(folder)
         pipes[row].register_modules(unet=unet, motion_transformer=model)
     for pipe in pipes.values():
-        steps = arguments.inference_steps
-        pipe.register_to_config(num_inference_steps=steps, motion_num_inference_steps=steps)
+        pipe.sampling = pipe.sampling.changed({"num_inference_steps": arguments.inference_steps})  # of both
     rows = compare({row: clips_of(pipe) for row, pipe in pipes.items()}, arguments.num_scenes)
     values = {
         row: {**pipeline_cost(pipe), "task_loss": task_loss(case, pipe.motion_transformer), **rows[row]}
@@ -260,14 +259,17 @@ def prediction(case: Case, model: Any, num_clips: int) -> Callable[[], Any]:
     """A prediction of a video model for a batch of clips, to be counted or timed."""
     stage = stage_of(case, case.teacher)
     stage.components[case.denoiser] = model
-    noisy = stage.sample({"video": torch.zeros(num_clips, 3, 16, 64, 64)})
-    return torch.no_grad()(lambda: stage.predict(noisy, torch.tensor([500]), {"prompt": [""] * num_clips}))
+    denoiser, t = stage.denoiser, torch.tensor([500])
+    with torch.no_grad():
+        clips = {"video": torch.zeros(num_clips, 3, 16, 64, 64), "prompt": [""] * num_clips}
+        x_0, condition = denoiser.example(clips)
+    return torch.no_grad()(lambda: denoiser.predict(model, x_0, t, denoiser.encode(condition)))
 
 
 def pipeline_cost(pipe: CMDPipeline) -> dict[str, int]:
     """Parameters of all parts and of the denoisers; a clip's operations (two per multiply-add), with guidance."""
     with sdpa_kernel(SDPBackend.MATH):  # attention written out: counted
-        found = measure_cost(cmd_system(pipe, Size(64, 64), *default_sampling(pipe)))
+        found = measure_cost(cmd_system(pipe, Size(64, 64)))
     return {
         "parameters": found.parameters,
         "denoiser_parameters": found.denoiser_parameters,

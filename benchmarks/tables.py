@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 from by_turns import Maker, clips_of, compare, distances, encode_scenes, protocol_of, true_clips
-from cmd_video.pipelines.image_space import decode_video
 
+from cmd_video.denoisers.latent_space import decode_video
 from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.sampling import ARGUMENTS, Sampling
 from cmd_video.sprites.adherence import choose_scenes
 
 GUIDANCE = {"content": (1.0, 2.0, 4.0, 7.0), "motion": (1.0, 2.0, 4.0)}
 STEPS = {"content": (5, 10, 25, 50), "motion": (5, 10, 25, 50)}
+NAMES = ("guidance_scale", "motion_guidance_scale", "num_inference_steps", "motion_num_inference_steps")
 
 
 def stages(num_scenes: int) -> dict[str, Maker]:
@@ -52,10 +54,16 @@ def settings(field: str, motion_field: str, sweep: dict[str, tuple[Any, ...]]) -
     for name, values in ((field, sweep["content"]), (motion_field, sweep["motion"])):
         for value in values:
             pipe = CMDPipeline.from_pretrained()
-            if pipe.config[name] != value:
-                pipe.register_to_config(**{name: value})
+            if values_of(pipe.sampling)[name] != value:
+                pipe.sampling = pipe.sampling.changed({**values_of(pipe.sampling), name: value})
                 rows[f"{name} {value:g}"] = clips_of(pipe)
     return rows
+
+
+def values_of(sampling: Sampling) -> dict[str, Any]:
+    """The settings that are varied, by the names of a call's arguments."""
+    places = {name: ARGUMENTS[name] for name in NAMES}
+    return {name: getattr(getattr(sampling, str(part)), field) for name, (part, field) in places.items()}
 
 
 TABLES: dict[str, Callable[[int], dict[str, Maker]]] = {
@@ -74,11 +82,9 @@ def main() -> None:
     truth, others = true_clips(arguments.num_scenes), true_clips(arguments.num_scenes, seed=1)
     values: dict[str, Any] = {"another set of true clips": {"frechet": distances([others], [truth])}}
     values |= compare(TABLES[arguments.table](arguments.num_scenes), arguments.num_scenes)
-    config = CMDPipeline.from_pretrained().config
-    names = ("guidance_scale", "motion_guidance_scale", "num_inference_steps", "motion_num_inference_steps")
     protocol = {
         **protocol_of(arguments.num_scenes),
-        "default": {name: config[name] for name in names},
+        "default": values_of(CMDPipeline.from_pretrained().sampling),
         "model_sha256": digest_model(None),
     }
     write_result(arguments.output, arguments.table, values, protocol)
