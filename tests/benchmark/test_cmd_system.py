@@ -48,8 +48,10 @@ def test_the_parts_cost_what_a_call_costs(pipe, way):
         system = cmd_system(pipe, CLIP, how)
         whole = count(lambda: system.whole(1))
         called = count(lambda: pipe("a red ball", sampling=how, output_type="pt"))
-        assert measure_cost(system).end_to_end == whole
+        assert measure_cost(system).end_to_end == whole == measure_cost(system.with_batch(1)).end_to_end
+        three = measure_cost(system.with_batch(3)).end_to_end
     assert called == whole
+    assert three.layer_macs == 3 * whole.layer_macs
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -209,7 +209,7 @@ def _steps(
     parts = [
         Part(
             name, "denoiser", [model], run(*kind, 1), calls,
-            batched=_once(partial(run, *kind)),
+            batched=partial(run, *kind),
         )
         for kind, calls in kinds.items()
     ]  # fmt: skip
@@ -218,18 +218,6 @@ def _steps(
         parts[0], paper_run=lambda: caller(plain, 1, None)(steps[0]), paper_calls=how.num_inference_steps
     )
     return parts
-
-
-def _once(make: Callable[[int], Callable[[], Any]]) -> Callable[[int], Any]:
-    """Call what is made for a number of clips, made once."""
-    made: dict[int, Callable[[], Any]] = {}
-
-    def call(batch: int) -> Any:
-        if batch not in made:
-            made[batch] = make(batch)
-        return made[batch]()
-
-    return call
 
 
 def _fake(names: tuple[str, ...], pipe: CMDPipeline, inputs: _Inputs, batch: int) -> Condition:

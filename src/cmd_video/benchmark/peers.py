@@ -8,6 +8,7 @@ all frames. Models that compress time only know some frame counts; they take the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -69,7 +70,7 @@ def _denoiser(model: nn.Module, steps: int, rows: int, call: Callable[[int], Any
     """`rows` = 2 with classifier-free guidance, both in one batch."""
     return Part(
         "denoiser", "denoiser", [model], lambda: call(rows), steps, paper_run=lambda: call(1), paper_calls=steps,
-        batched=lambda batch: call(rows * batch),
+        batched=lambda batch: partial(call, rows * batch),
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class Part:
         calls: how many calls a clip takes.
         paper_run: what the papers count of it: one pass without guidance; None = nothing.
         paper_calls: how many of those: one per step.
-        batched: the call for several clips at once; None = one clip after the other.
+        batched: makes the call for several clips at once, and counts for nothing itself; None = one after the other.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Part:
     calls: int = 1
     paper_run: Callable[[], Any] | None = None
     paper_calls: int = 0
-    batched: Callable[[int], Any] | None = None
+    batched: Callable[[int], Callable[[], Any]] | None = None
 
 
 @dataclass
@@ -88,7 +88,7 @@ class System:
             paper_calls = part.paper_calls * batch
             if part.batched is None:
                 return replace(part, calls=part.calls * batch, paper_calls=paper_calls)
-            return replace(part, run=partial(part.batched, batch), paper_calls=paper_calls)
+            return replace(part, run=part.batched(batch), paper_calls=paper_calls)
 
         return replace(self, parts=[scale(part) for part in self.parts], batch=batch)
 
