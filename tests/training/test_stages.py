@@ -6,6 +6,7 @@ import torch
 from cmd_video.denoisers.content import ContentDenoiser
 from cmd_video.denoisers.motion import MotionDenoiser
 from cmd_video.diffusion.draws import Draws
+from cmd_video.diffusion.plan import Step
 from cmd_video.diffusion.process import process_of
 from cmd_video.techniques import TECHNIQUES
 
@@ -50,6 +51,21 @@ def test_the_example_of_a_batch_leaves_the_batch_as_it_is(name, build_tiny, batc
 
 
 @pytest.mark.parametrize("name", ["image", "content", "motion"])
+def test_a_prompt_that_is_left_out_is_the_empty_one(name, build_tiny, batch_of):
+    stage, dataset = build_tiny(name)
+    with torch.no_grad():
+        _, condition = stage.denoiser.example(batch_of(dataset, range(2)))
+        dropped = stage.denoiser.encode(condition.dropped([True, False], ("prompt",)))
+        written = stage.denoiser.encode(condition.having(prompt=["", condition["prompt"][1]]))
+        whole = stage.denoiser.encode(condition)
+    assert dropped.rows.keys() == whole.rows.keys()
+    for row in whole.rows:
+        assert torch.equal(dropped[row], written[row])
+        assert torch.equal(dropped[row][1], whole[row][1])
+        assert torch.equal(dropped[row][0], whole[row][0]) == (row == "content_frame")
+
+
+@pytest.mark.parametrize("name", ["image", "content", "motion"])
 def test_a_batch_is_validated_and_drawn_as_its_samples(name, build_tiny, batch_of):
     stage, dataset = build_tiny(name, weights=0.2)
     stage.eval()
@@ -66,8 +82,6 @@ def test_a_batch_is_validated_and_drawn_as_its_samples(name, build_tiny, batch_o
 @pytest.mark.parametrize("name", ["content", "motion"])
 def test_the_pipelines_loop_asks_a_network_as_training_does(name, build_tiny, batch_of):
     """`ask` computes once what does not change; the numbers are those of `call`."""
-    from cmd_video.diffusion.plan import Step
-
     stage, dataset = build_tiny(name, weights=0.2)
     x_0, condition = stage.denoiser.example(batch_of(dataset, range(2)))
     told = stage.denoiser.encode(condition)
