@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from cmd_video.cli import main
+from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.metrics.clipsim import ClipSim, measure_captions
 from cmd_video.evaluation.protocol.clips import ClipSource
 from cmd_video.sprites.make import write_sprites
+from cmd_video.techniques.reward_particles import reward_named
 from cmd_video.training.tokenizer import train_tokenizer
 
 
@@ -121,3 +123,11 @@ def test_a_model_without_some_weights_is_refused(tiny_clip, tmp_path):
     file.write_bytes(b"damaged")
     with pytest.raises(ValueError, match="clip: "):
         ClipSim(str(tmp_path / "part"))
+
+
+def test_the_reward_of_pictures_is_the_score_of_clips_of_one_frame(tiny_clip):
+    pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prompts = ["a red circle", "a blue star", "a red star"]
+    frames = torch.stack([to_uint8(picture[:, None]) for picture in pictures])  # (3, 1, 32, 32, 3)
+    rewards = reward_named(f"clip:{tiny_clip}")(pictures, prompts)
+    torch.testing.assert_close(rewards, ClipSim(str(tiny_clip))(frames, prompts))
