@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 import cmd_video.techniques
-from cmd_video.pipelines.sampling import ModelSampling
+from cmd_video.pipelines.sampling import ModelSampling, Sampling
 from cmd_video.section import Section
 from cmd_video.techniques import TECHNIQUES, Technique, technique
 from cmd_video.training.config import STAGES, TrainConfig
@@ -141,3 +141,16 @@ def test_a_thirty_first_technique_is_one_file_and_one_row(tmp_path, monkeypatch,
     with pytest.raises(ValidationError, match="'doubled' is not for the stage 'content'"):
         TrainConfig.model_validate(tiny_config("content", tmp_path / "x", objective={"kind": "doubled"}))
     sys.modules.pop("doubled_loss")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"content": {"guidance": {"kind": "joint_guidance"}}}, "content.guidance: 'joint_guidance' is not for"),
+        ({"motion": {"search": {"kind": "reward_particles"}}}, "motion.search: 'reward_particles' is not for"),
+        ({"motion": {"eta": 0.5, "process": {"kind": "bridge"}}}, "motion.eta: 0.5, but its solver or process"),
+    ],
+)
+def test_sampling_refuses_what_would_do_nothing(given, message):
+    with pytest.raises(ValidationError, match=message):
+        Sampling.model_validate(given)

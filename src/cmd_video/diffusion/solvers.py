@@ -106,7 +106,8 @@ class EtaSolver:
         """Clean sample and noise that x stands for: (B, ...) both."""
         t, _ = self.level(step, x)
         pair = getattr(denoise, "pair", None)
-        prediction, other = (denoise(x, step),) * 2 if pair is None else pair(x, step)
+        seen, _ = self.process.see(x, t, self.x_1)  # (B, ...), x itself but for a bridge
+        prediction, other = (denoise(seen, step),) * 2 if pair is None else pair(seen, step)
         x_0 = self.process.clean(prediction, x, t, self.x_1)
         kept = x_0 if other is prediction else self.process.clean(other, x, t, self.x_1)
         return x_0, self.process.noise_of(kept, x, t, self.x_1)

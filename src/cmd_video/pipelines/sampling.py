@@ -24,7 +24,7 @@ from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
 from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver, check_starts, ddim, jumps, multistep, with_schedule
 from cmd_video.section import Section, by_kind, by_technique
-from cmd_video.techniques import technique
+from cmd_video.techniques import TECHNIQUES, technique
 
 PARTS = ("content", "motion")
 ARGUMENTS = {  # of a pipeline's call -> (part, field); None = both parts
@@ -179,6 +179,21 @@ class Sampling(Section):
     """The motion model; the paper: no guidance."""
     decode_content_frame: bool = True
     """Whether the output holds the content frame as a picture, which costs as much as a frame of the clip."""
+
+    @model_validator(mode="after")
+    def _of_their_models(self) -> "Sampling":
+        for part in PARTS:
+            own: ModelSampling = getattr(self, part)
+            for field, section in (
+                ("guidance", own.guidance), ("solver", own.solver), ("process", own.process), ("search", own.search),
+                *(("wraps", wrap) for wrap in own.wraps),
+            ):  # fmt: skip
+                row = TECHNIQUES.get(getattr(section, "kind", ""))
+                if row is not None and part not in row.denoisers:
+                    raise ValueError(f"{part}.{field}: {section.kind!r} is not for the {part} model")
+            if own.eta is not None and (own.solver or own.process) is not None:
+                raise ValueError(f"{part}.eta: {own.eta}, but its solver or process has an eta of its own")
+        return self
 
     def laid_over(self, given: Mapping[str, Any]) -> "Sampling":
         """The same with these fields of the two parts in place of its own: {"content": {"eta": 1.0}}.

@@ -51,7 +51,7 @@ class Settings(Section):
         """The first-order sampler, from x_1, at equal distances of time."""
         assert isinstance(process, BridgeProcess)
         levels = torch.linspace(len(process) - 1, 0, num_inference_steps + 1)[:-1].round().long().tolist()
-        return BridgeSolver(process, levels, self.eta, x_1)
+        return EtaSolver(process, levels, self.eta, x_1)
 
 
 class BridgeProcess(Process):
@@ -100,17 +100,6 @@ class BridgeProcess(Process):
 
     def _norm(self, t: Tensor, like: Tensor) -> Tensor:
         return self.norm.to(t.device)[t.clamp(min=0)].to(like).view(-1, *[1] * (like.ndim - 1))
-
-
-class BridgeSolver(EtaSolver):
-    """Asks the network as it was trained: with what `BridgeProcess.see` shows it."""
-
-    def estimate(self, denoise: Any, x: Tensor, step: Any) -> tuple[Tensor, Tensor]:
-        """Clean sample and noise that x stands for: (B, ...) both."""
-        t, _ = self.level(step, x)
-        seen, _ = self.process.see(x, t, self.x_1)
-        x_0 = self.process.clean(denoise(seen, step), x, t, self.x_1)
-        return x_0, self.process.noise_of(x_0, x, t, self.x_1)
 
 
 def _aligned_timesteps(ratio: Tensor, base: Process) -> Tensor:
