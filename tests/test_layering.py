@@ -1,6 +1,6 @@
 """Imports only point down, nothing in the library knows the demonstration, and what stands once stands in its place.
 
-    cli -> sprites -> training, evaluation, benchmark -> pipelines -> techniques, pruning -> denoisers
+    cli -> sprites, studies -> training, evaluation, benchmark -> pipelines -> techniques, pruning -> denoisers
         -> diffusion, models, data -> section
 
 `sprites` hands itself in by names in tables ("cmd_video.sprites.section:SpritesData"), which are imported when asked
@@ -33,8 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": METHODS,
     **{name: METHODS | {"pipelines"} for name in UPPER},
     "sprites": LIBRARY,
-    "cli": LIBRARY | {"__init__"},
-    "__init__": {"models", "pipelines", "evaluation", "benchmark"},  # the public names
+    "studies": LIBRARY,
+    "cli": LIBRARY | {"studies", "__init__"},
+    "__init__": {"models", "pipelines", "evaluation", "benchmark", "studies"},  # the public names
 }
 ONLY_IN = {  # a package -> folders and modules that may import it
     "typer": ("cli", "sprites.command"),

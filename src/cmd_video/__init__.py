@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         CMDAutoencoder,
         CMDAutoencoderOutput,
         CMDMotionTransformer,
+        CMDWarpAutoencoder,
     )
     from .pipelines import CMDPipeline, CMDPipelineOutput
+    from .studies.importance import importance
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,10 +32,16 @@ __all__ = [
     "CMDMotionTransformer",
     "CMDPipeline",
     "CMDPipelineOutput",
+    "CMDWarpAutoencoder",
     "cost",
     "evaluate",
+    "importance",
 ]
-_PLACES = {"evaluate": ".evaluation.evaluate", "cost": ".benchmark.measure"}
+_PLACES = {
+    "cost": ".benchmark.measure",
+    "evaluate": ".evaluation.evaluate",
+    "importance": ".studies.importance",
+}
 
 
 def __getattr__(name: str) -> Any:

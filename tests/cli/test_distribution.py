@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmd_video.cli.sources import _conditions
 from cmd_video.evaluation.metrics import reconstruction
+from cmd_video.studies.clips import model_conditions
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_mistakes(run, folders, tiny_pipeline, tmp_path):
         ((made, real, "--extractor", "i3d", "--weights-dir", tmp_path), "weights: no i3d_rgb_imagenet.pt in"),
         ((made, real, "--steps", 3), "--steps:"),
         ((made, real, "--prompts", tmp_path / "text.json"), "--prompts:"),
-        ((tiny_pipeline, real, "--prompts", tmp_path / "text.json"), "text.json holds 1 prompts, at least 2"),
+        ((tiny_pipeline, real, "--prompts", tmp_path / "text.json"), "--prompts: 1 given, at least 2"),
         ((made, real, "--size", "big"), "--size: 'big', expected such as 256x256"),
         ((made, real, "--size", "0x8"), "--size: '0x8', expected such as 256x256"),
         ((made, real, "--fps", 0), "fps: 0.0, must be more than 0"),
@@ -242,13 +242,13 @@ def test_a_report_has_a_table_for_what_is_comparable(run, folders, tmp_path):
     assert code == 2 and "--difference: needs --samples twice" in error and not (tmp_path / "other").exists()
 
 
-def test_a_model_of_classes_is_asked_for_one_after_the_other(tmp_path):
+def test_a_model_of_classes_is_asked_for_one_after_the_other():
     pipe = SimpleNamespace(num_classes=3)
-    asked, conditions, count = _conditions(pipe, None, 0)
+    asked, conditions, count = model_conditions(pipe, None, 0)
     assert asked == "classes in turn" and count == 256
     assert conditions([0, 1, 5, 6]) == {"class_labels": [0, 1, 2, 0]}
-    with pytest.raises(ValueError, match="--prompts: the model knows classes"):
-        _conditions(pipe, tmp_path / "prompts.txt", 0)
+    with pytest.raises(ValueError, match="prompts: the model knows classes"):
+        model_conditions(pipe, ["a", "b"], 0)
 
 
 def test_a_report_shows_names_as_they_are(run, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer, CMDWarpAutoencoder
 
 PAPER: dict[str, Any] = {
     "in_channels": 3,
@@ -63,7 +63,9 @@ def make_autoencoder() -> Callable[..., CMDAutoencoder]:
 
     def make(recipe: str = "paper", **changes: Any) -> CMDAutoencoder:
         torch.manual_seed(0)
-        return awaken(CMDAutoencoder(**{**PAPER, **RECIPES[recipe], **changes}))
+        fields = {**PAPER, **RECIPES[recipe], **changes}
+        kind = CMDWarpAutoencoder if fields.keys() & CMDWarpAutoencoder.additions.keys() else CMDAutoencoder
+        return awaken(kind(**fields))
 
     return make
 

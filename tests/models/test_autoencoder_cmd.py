@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cmd_video.models import CMDAutoencoder
+from cmd_video.models import CMDWarpAutoencoder
 
 ALL = ("paper", "sprites", "pixels")
 
@@ -102,7 +102,7 @@ def test_the_planes_have_their_own_layers(make_autoencoder, random_clip):
     """A clip and its transpose: with one layer for both planes and no blocks, the planes would just change places."""
     autoencoder, clip = make_autoencoder(encoder_depth=0), random_clip(3, 4, 8, 8)
     z_x, z_y = autoencoder.encode(clip).motion_latents.split([4, 4], dim=3)
-    shared = autoencoder.motion_out_x(autoencoder._encode_features(clip)[1].mean(dim=3)).tanh()
+    shared = autoencoder.motion_out_x(autoencoder.encode_tokens(clip)[0].mean(dim=3)).tanh()
     assert z_x.shape == z_y.shape and (z_y - shared).abs().max() > 1e-3
 
 
@@ -186,7 +186,7 @@ def test_sigmoid_keeps_the_output_in_range(make_autoencoder, random_clip):
 @pytest.mark.parametrize("base", ["content", "warp"])
 def test_with_a_base_a_fresh_decoder_returns_the_content_frame(random_clip, base):
     torch.manual_seed(0)
-    autoencoder = CMDAutoencoder(
+    autoencoder = CMDWarpAutoencoder(
         in_channels=12, dim=16, num_heads=2, encoder_depth=1, decoder_depth=1, head_channels=8, base=base, fold=2
     )
     content_frame = random_clip(12)[:, :, 0]

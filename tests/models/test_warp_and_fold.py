@@ -1,11 +1,14 @@
 """Moving pixels by a flow, and pixels folded into channels."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 
-from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder
-from cmd_video.models.autoencoder_cmd import lay_over, warp
+from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder, CMDWarpAutoencoder
+from cmd_video.models.autoencoder_warp import lay_over, warp
 
 
 def picture(height: int, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -104,7 +107,7 @@ def test_layers_start_at_the_content_frame_and_every_part_learns():
     config = {"in_channels": 12, "sample_size": (8, 8), "dim": 24, "encoder_depth": 1, "decoder_depth": 1}
     config |= {"num_heads": 2, "latent_channels": 4, "head_channels": 16, "base": "layers", "fold": 2}
     torch.manual_seed(0)
-    model = CMDAutoencoder(**config)
+    model = CMDWarpAutoencoder(**config)
     clip = torch.randn(2, 12, 4, 8, 8)
     content_frame, motion_latents = model.encode(clip, return_dict=False)
     start = model.decode(content_frame, motion_latents).sample
@@ -118,4 +121,35 @@ def test_layers_start_at_the_content_frame_and_every_part_learns():
 
 def test_layers_need_a_head():
     with pytest.raises(ValueError, match="base: 'layers' is none of"):
-        CMDAutoencoder(base="layers")
+        CMDWarpAutoencoder(base="layers")
+
+
+def save_as_before(folder: Path, model: CMDAutoencoder) -> None:
+    """As a version wrote it that had the fields of `CMDWarpAutoencoder` in `CMDAutoencoder`."""
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    fields = {**CMDWarpAutoencoder.additions, **config, "_class_name": "CMDAutoencoder"}
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "sprites"])
+def test_what_was_saved_before_there_was_a_subclass_loads(make_autoencoder, random_clip, tmp_path, caplog, recipe):
+    model = make_autoencoder(recipe)
+    save_as_before(tmp_path / "old", model)
+    loaded = CMDAutoencoder.from_pretrained(tmp_path / "old")
+    assert type(loaded) is type(model) and not caplog.records
+    clip = random_clip(model.config.in_channels)
+    assert torch.equal(loaded.eval()(clip).sample, model(clip).sample)
+    loaded.save_pretrained(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["_class_name"] == type(model).__name__
+    assert torch.equal(type(model).from_pretrained(tmp_path / "new")(clip).sample, model(clip).sample)
+
+
+def test_the_papers_autoencoder_has_no_field_of_the_small_models():
+    with pytest.raises(TypeError, match="head_channels"):
+        CMDAutoencoder(head_channels=8)
+
+
+def test_a_fold_that_the_channels_are_no_grid_of():
+    with pytest.raises(ValueError, match="in_channels: 12 is no grid of 4 x 4 pixels"):
+        CMDWarpAutoencoder(in_channels=12, fold=4)

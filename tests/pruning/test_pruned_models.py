@@ -214,7 +214,7 @@ def test_wrong_models_are_refused(tmp_path):
         select_by_rule(unet, "random")
     with pytest.raises(ValueError, match="Linear has no blocks that are known here"):
         list_blocks(nn.Linear(1, 1))
-    assert len(PRUNED_CLASSES) == 12
+    assert len(PRUNED_CLASSES) == 13
 
 
 def test_a_second_round_is_one_with_all_blocks(example, teacher, selection):

@@ -6,6 +6,7 @@ from cmd_video.techniques import TECHNIQUES
 from cmd_video.training.config import PLAIN_OBJECTIVES, STAGES, find_objective
 
 WARP = {
+    "components__autoencoder__class": "CMDWarpAutoencoder",
     "components__autoencoder__config__fold": 2,
     "components__autoencoder__config__head_channels": 8,
     "components__autoencoder__config__stem_channels": 8,

@@ -1,6 +1,5 @@
 """`cmd-video benchmark`: what a clip costs: operations, parameters, memory, seconds, beside the peers."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,6 @@ from .options import DTYPES, find_dtype
 
 if TYPE_CHECKING:
     from cmd_video.benchmark.system import Size
-    from cmd_video.benchmark.training_step import TrainingStep
 
 PRESET_NAMES = "quality, fast, turbo"
 
@@ -56,6 +54,7 @@ def command(
     from cmd_video.benchmark.measure import cost
     from cmd_video.benchmark.peers import PEERS
     from cmd_video.benchmark.timing import check_device
+    from cmd_video.studies.training_cost import training_cost
 
     names = list(systems or []) + (
         [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")] + [*PEERS] if peers else []
@@ -75,7 +74,8 @@ def command(
         for size in (*sizes,) or (None,):
             kind = find_dtype(dtype)
             report.add(cost(name, size, preset, motion_size or "XL", kind, batch, device, runs, compiled))
-    report.training = _measure_training(recipes, training, sizes[0] if resolution else None, device, dtype, runs)
+    size, kind = sizes[0] if resolution else None, find_dtype(dtype)
+    report.training = training_cost(recipes, size, training, kind, device, runs or 5)
     report.finish()
 
 
@@ -114,51 +114,6 @@ def _sizes(resolutions: list[str], frames: list[int]) -> "list[Size]":
             raise ValueError(f"--resolution: {text!r} is not of the form HxW, such as 512x1024")
         sizes += [Size(int(height), int(width), count) for count in frames]
     return sizes
-
-
-def _measure_training(
-    recipes: list[Path], paper: bool, size: "Size | None", device: str, dtype: str, runs: int | None
-) -> list[dict[str, Any]]:
-    """Count training steps on the meta device, and time them where another device is asked for."""
-    from cmd_video.benchmark.system import Size
-    from cmd_video.benchmark.training_step import measure_training, paper_training, time_training
-
-    def build(place: str) -> "list[TrainingStep]":
-        steps = [_recipe_step(path, size, place) for path in recipes]
-        return steps + (paper_training(size or Size(512, 512), place, find_dtype(dtype)) if paper else [])
-
-    rows = [{**asdict(measure_training(step)), "seconds": None} for step in build("meta")]
-    if device != "meta":
-        for row, step in zip(rows, build(device), strict=True):
-            row["seconds"] = time_training(step, device, runs or 5)
-    return rows
-
-
-def _recipe_step(path: Path, size: "Size | None", device: str) -> "TrainingStep":
-    """A recipe's own stage with one made-up clip, by default of its data's size; its components must be at hand."""
-    import torch
-
-    from cmd_video.benchmark.system import Size
-    from cmd_video.benchmark.training_step import TrainingStep
-    from cmd_video.training.build import build_stage
-    from cmd_video.training.components import build_components
-    from cmd_video.training.config import load_config
-
-    config = load_config(path)
-    if size is None:
-        if config.data.kind == "latents":
-            raise ValueError(f"{path}: its data are latents, so give the clip's --resolution")
-        size = Size(config.data.height, config.data.width, config.data.num_frames)
-    components = build_components(config.components, ["a"])
-    stage = build_stage(config, components).to(device).train()
-    stage.place(torch.device(device))
-
-    def loss() -> torch.Tensor:
-        video = torch.zeros(1, 3, size.frames, size.height, size.width, device=device)
-        number, label = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long, device=device)
-        return stage({"video": video, "prompt": ["a"], "class_label": label, "number": number})
-
-    return TrainingStep(f"{path} {size}", [getattr(stage, name) for name in stage.trained], loss)
 
 
 class _Report:

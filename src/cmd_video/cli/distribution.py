@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Output, progress_bar
+from .options import Device, Output, progress_bar, read_lines
 from .sources import (
     BatchSize,
     DrawSeed,
@@ -21,9 +21,7 @@ from .sources import (
     Stride,
     WeightsDir,
     check_reading,
-    open_source,
     parse_reading,
-    reconstructed,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +63,7 @@ def reference(
         output = output.with_suffix("")
     from cmd_video.evaluation.networks.extractors import build_extractor
     from cmd_video.evaluation.protocol.shared_work import discard, processes
+    from cmd_video.studies.clips import open_source
 
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
@@ -120,13 +119,15 @@ def calc(
     from cmd_video.evaluation.evaluate import evaluate, is_table
     from cmd_video.evaluation.networks.extractors import build_extractor
     from cmd_video.evaluation.protocol.shared_work import processes
+    from cmd_video.studies.clips import open_source, reconstructed
 
     _, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
     has_table = is_table(real)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([made] if has_table else [made, real], reading, split)
-    clips = reconstructed(open_source(made, reading, device, steps, seed, prompts, split), reconstruct, device)
+    lines = None if prompts is None else read_lines(prompts)
+    clips = reconstructed(open_source(made, reading, device, steps, seed, lines, split), reconstruct, device)
     known = real if has_table else open_source(real, reading, device, split=split)
     with progress_bar("clips", len(clips)) as progress:
         found = evaluate(

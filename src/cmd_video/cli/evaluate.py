@@ -12,7 +12,7 @@ from .options import Device, Output, progress_bar
 from .paired import command as paired
 from .report import command as report
 from .samples import command as generate
-from .sources import DEMONSTRATION, DrawSeed, clip_data, dataset_clips, open_autoencoder
+from .sources import DrawSeed
 
 app = typer.Typer(help="Measure: distances between sets of clips, reconstruction, importance of blocks.")
 Model = Annotated[
@@ -45,6 +45,7 @@ def reconstruction(
     from cmd_video.evaluation.protocol.results import write_result
     from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
     from cmd_video.section import named
+    from cmd_video.studies.clips import DEMONSTRATION, clip_data, dataset_clips, open_autoencoder
 
     if run is not None and model is not None:
         raise ValueError("--run and --model: give one of them, not both")

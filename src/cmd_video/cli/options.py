@@ -57,8 +57,8 @@ def usable_device(name: str) -> str:
 
 
 @contextmanager
-def progress_bar(name: str, total: int) -> "Iterator[Callable[[int, int], None]]":
-    """A bar with the time that is left; what it gives is called with (done, all)."""
+def progress_bar(name: str, total: int | None = None) -> "Iterator[Callable[[int, int], None]]":
+    """A bar with the time that is left; what it gives is called with (done, all), which may be known only then."""
     from rich.progress import Progress
 
     with Progress() as progress:

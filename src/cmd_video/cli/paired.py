@@ -18,9 +18,7 @@ from .sources import (
     Stride,
     WeightsDir,
     check_reading,
-    open_source,
     parse_reading,
-    reconstructed,
 )
 
 
@@ -49,6 +47,7 @@ def command(
     from cmd_video.evaluation.networks.lpips import build_lpips
     from cmd_video.evaluation.protocol.results import write_result
     from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
+    from cmd_video.studies.clips import open_source, reconstructed
 
     state, device = processes(device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)

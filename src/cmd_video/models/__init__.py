@@ -8,6 +8,7 @@ only.
 
 from .autoencoder_cmd import CMDAutoencoder, CMDAutoencoderOutput
 from .autoencoder_pixel_unshuffle import AutoencoderPixelUnshuffle
+from .autoencoder_warp import CMDWarpAutoencoder
 from .motion_transformer import MOTION_TRANSFORMER_SIZES, CMDMotionTransformer
 from .unet_videocrafter import VideoCrafterUNet
 
@@ -17,5 +18,6 @@ __all__ = [
     "CMDAutoencoder",
     "CMDAutoencoderOutput",
     "CMDMotionTransformer",
+    "CMDWarpAutoencoder",
     "VideoCrafterUNet",
 ]

@@ -9,7 +9,7 @@ B batch, C channels, F frames, H, W, D motion channels, H' = H / patch, W' = W /
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -18,9 +18,8 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
-from torch.nn import functional
 
-from .layers import FactorizedBlock, ResnetBlock, RotaryTable, rotary_table, zero_init
+from .layers import FactorizedBlock, RotaryTable, rotary_table, zero_init
 
 
 @dataclass
@@ -71,8 +70,8 @@ class VideoTransformer(nn.Module):
 class CMDAutoencoder(ModelMixin, ConfigMixin):
     """Encoder f = (f_B, f_I, f_M) and decoder g = (g_I, g_M, g_B) of the paper's equations 3 to 6.
 
-    With the defaults this is the paper's model for Stable Diffusion latents (0.047 B parameters). Fields marked
-    "differs from paper" are off by default; the recipes of the paper leave them off.
+    With the defaults this is the paper's model for Stable Diffusion latents (0.047 B parameters). Small models
+    that paint pixels rather than latents need more: `CMDWarpAutoencoder`.
 
     Args:
         in_channels: C; 3 for pixels, 4 for Stable Diffusion's latents.
@@ -86,22 +85,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: D.
         content_frame: "weighted" is equation 3; "mean" the plain mean of the frames (the paper's ablation, table 4b).
         output_activation: "linear" for latents, "sigmoid" (rescaled to (-1, 1)) for pixels.
-        stem_channels: differs from paper: width of a convolutional stem in front of f_B, whose features also reach
-            f_I; 0 = none, the paper's single patch layer.
-        head_channels: differs from paper: width of a convolutional head behind g_B that sees the content frame's
-            features at full resolution too (as in Reducio, arXiv 2411.13552); 0 = none.
-        anchor_bias: differs from paper: constant added to the logits of the middle frame in equation 3, so that
-            training starts from a content frame that is mostly one sharp frame, not the blurred mean; 0 = none.
-        base: differs from paper: what the decoder's output is added to. "none" is the paper; "content" the content
-            frame; "warp" the content frame moved by a flow that the head predicts per frame; "layers" that where a
-            mask, predicted with the flow, says so, and elsewhere a background painted once for the whole clip, so that
-            a moving object need not drag along what surrounds it (both need head_channels).
-        fold: the channels are a folded grid of fold x fold pixels (`AutoencoderPixelUnshuffle`), 1 = not folded. The
-            flow then moves those pixels, and the weights of equation 3 are predicted once per grid and interpolated.
         latents_mean: mean of each motion channel over training data, measured by the training stage.
         latents_std: standard deviation of each motion channel, measured by the training stage.
     """
 
+    additions: ClassVar[dict[str, Any]] = {}  # a subclass's own fields -> their values without effect
     _supports_gradient_checkpointing = True
     _no_split_modules = ["FactorizedBlock"]
     _repeated_blocks = ["FactorizedBlock"]
@@ -120,11 +108,6 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: int = 8,
         content_frame: Literal["weighted", "mean"] = "weighted",
         output_activation: Literal["linear", "sigmoid"] = "linear",
-        stem_channels: int = 0,
-        head_channels: int = 0,
-        anchor_bias: float = 0.0,
-        base: Literal["none", "content", "warp", "layers"] = "none",
-        fold: int = 1,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
     ) -> None:
@@ -135,37 +118,41 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"content_frame: {content_frame!r} is neither 'weighted' nor 'mean'")
         if output_activation not in ("linear", "sigmoid"):
             raise ValueError(f"output_activation: {output_activation!r} is neither 'linear' nor 'sigmoid'")
-        moved = base in ("warp", "layers")
-        if base not in ("none", "content", "warp", "layers") or (moved and not head_channels):
-            raise ValueError(f"base: {base!r} is none of 'none', 'content', 'warp', 'layers' (with head_channels > 0)")
+        tokens_in, logits_out, frames_out = self._widths()
 
         # 1. Encoder: f_B
-        self.stem = ConvStem(in_channels, stem_channels) if stem_channels else None
-        self.patch_embed = nn.Conv2d(stem_channels or in_channels, dim, patch_size, patch_size)
+        self.patch_embed = nn.Conv2d(tokens_in, dim, patch_size, patch_size)
         self.encoder = VideoTransformer(dim, encoder_depth, num_heads)
         # 2. Heads of the encoder: f_I (weights of the content frame) and f_M (one 1x1 convolution per plane)
         if content_frame == "weighted":
-            weight_channels = in_channels // fold**2
-            self.content_logits = nn.ConvTranspose2d(dim, stem_channels or weight_channels, patch_size, patch_size)
-            self.content_logits_out = nn.Conv2d(2 * stem_channels, weight_channels, 1) if stem_channels else None
-            last = self.content_logits_out or self.content_logits
-            zero_init(last)  # training starts at the plain mean, or at the anchor
+            self.content_logits = nn.ConvTranspose2d(dim, logits_out, patch_size, patch_size)
+            zero_init(self.content_logits)  # training starts at the plain mean
         self.motion_out_x, self.motion_out_y = nn.Conv2d(dim, latent_channels, 1), nn.Conv2d(dim, latent_channels, 1)
         # 3. Decoder: g_I, g_M, g_B and the layer back to channels
         self.content_embed = nn.Conv2d(in_channels, dim, patch_size, patch_size)
         self.motion_in_x, self.motion_in_y = nn.Conv2d(latent_channels, dim, 1), nn.Conv2d(latent_channels, dim, 1)
         self.decoder = VideoTransformer(dim, decoder_depth, num_heads)
-        self.unpatch = nn.ConvTranspose2d(dim, head_channels or in_channels, patch_size, patch_size)
-        extra = {"warp": 2 * fold**2, "layers": 3 * fold**2}.get(base, 0)  # flow; flow and mask
-        self.head = ConvHead(in_channels, head_channels, in_channels + extra) if head_channels else None
-        self.background = ConvHead(in_channels, head_channels, in_channels) if base == "layers" else None
+        self.unpatch = nn.ConvTranspose2d(dim, frames_out, patch_size, patch_size)
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """As diffusers' own; a configuration from before a subclass had its fields to itself makes that subclass."""
+        fields = dict(config)
+        for heir in cls.__subclasses__() if cls is CMDAutoencoder else ():
+            if any(fields.get(name, plain) != plain for name, plain in heir.additions.items()):
+                return heir.from_config(fields, return_unused_kwargs, **kwargs)
+            fields = {name: value for name, value in fields.items() if name not in heir.additions}
+        return super().from_config(fields, return_unused_kwargs, **kwargs)
+
+    def _widths(self) -> tuple[int, int, int]:
+        """Channels of what is cut into patches, of the logits of equation 3 and of what tokens become: C, C, C."""
+        return (self.config.in_channels,) * 3
 
     def content_weights(self, video: torch.Tensor) -> torch.Tensor:
         """The softmax over frames of equation 3: (B, C, F, H, W) -> (B, C, F, H, W), summing to 1 over F."""
         self.check_size(video)
-        if self.config.content_frame == "mean":
-            return torch.full_like(video, 1 / video.shape[2])
-        return self._content_weights(*self._encode_features(video))
+        _, logits = self.encode_tokens(video)
+        return torch.full_like(video, 1 / video.shape[2]) if logits is None else logits.softmax(dim=2)
 
     @apply_forward_hook
     def encode(self, video: torch.Tensor, return_dict: bool = True) -> CMDAutoencoderOutput | tuple[torch.Tensor, ...]:
@@ -182,11 +169,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             ValueError: H or W is not divisible by the patch size, or C is wrong.
         """
         self.check_size(video)
-        features, u = self._encode_features(video)  # (B, stem, F, H, W) or the video itself, (B, C', F, H', W')
-        if self.config.content_frame == "mean":
+        u, logits = self.encode_tokens(video)  # (B, C', F, H', W'), (B, C, F, H, W)
+        if logits is None:
             content_frame = video.mean(dim=2)
         else:
-            content_frame = (video * self._content_weights(features, u)).sum(dim=2)  # eq. 3: (B, C, H, W)
+            content_frame = (video * logits.softmax(dim=2)).sum(dim=2)  # eq. 3: (B, C, H, W)
         z_x = self.motion_out_x(u.mean(dim=4)).tanh()  # eq. 4, mean over x: (B, D, F, H')
         z_y = self.motion_out_y(u.mean(dim=3)).tanh()  # eq. 4, mean over y: (B, D, F, W')
         motion_latents = torch.cat([z_x, z_y], dim=3)  # (B, D, F, H' + W')
@@ -211,24 +198,20 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the width of the motion latents is not H' + W'.
         """
-        sample, _ = self.decode_with_flow(content_frame, motion_latents)
+        v = self.decode_tokens(content_frame, motion_latents)  # (B, C', F, H', W')
+        sample = self.activate(per_frame(self.unpatch, v))  # (B, C, F, H, W)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
-    def decode_with_flow(
-        self, content_frame: torch.Tensor, motion_latents: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What `decode` does, and the flow by which it moved the content frame.
+    def encode_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """f_B and f_I: tokens u (B, C', F, H', W') of a clip, and logits (B, C, F, H, W) of equation 3's weights.
 
-        Args:
-            content_frame: (B, C, H, W).
-            motion_latents: (B, D, F, H' + W'), not normalised.
-
-        Returns:
-            the clip (B, C, F, H, W), and the flow (B, 2 fold^2, F, H, W) as `warp` takes it; None without one.
-
-        Raises:
-            ValueError: the width of the motion latents is not H' + W'.
+        The logits are None where the content frame is the plain mean.
         """
+        u = self.encoder(per_frame(self.patch_embed, video))
+        return u, None if self.config.content_frame == "mean" else per_frame(self.content_logits, u)
+
+    def decode_tokens(self, content_frame: torch.Tensor, motion_latents: torch.Tensor) -> torch.Tensor:
+        """g_I, g_M and g_B: tokens (B, C', F, H', W') of the clip to be; arguments and errors as `decode`."""
         height, width = (side // self.config.patch_size for side in content_frame.shape[-2:])
         if motion_latents.shape[-1] != height + width:
             raise ValueError(
@@ -239,25 +222,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         v_t = self.content_embed(content_frame)  # g_I: (B, C', H', W')
         v_x, v_y = self.motion_in_x(z_x), self.motion_in_y(z_y)  # g_M: (B, C', F, H'), (B, C', F, W')
         v = v_t[:, :, None] + v_x[:, :, :, :, None] + v_y[:, :, :, None, :]  # eq. 6: (B, C', F, H', W')
-        v = self.decoder(v)  # g_B
-        features = per_frame(self.unpatch, v)  # (B, C or head, F, H, W)
-        sample, flow = features, None
-        if self.head is not None:
-            sample = self.head(features, content_frame)  # (B, C, F, H, W), with the flow's and mask's channels behind
-        if self.config.base == "content":
-            sample = sample + content_frame[:, :, None]
-        elif self.config.base == "warp":
-            sample, flow = sample.split([content_frame.shape[1], sample.shape[1] - content_frame.shape[1]], dim=1)
-            sample = sample + warp(content_frame, flow, self.config.fold)
-        elif self.background is not None:
-            area = self.config.fold**2
-            sample, flow, mask = sample.split([content_frame.shape[1], 2 * area, area], dim=1)
-            painted = self.background(features.mean(dim=2, keepdim=True), content_frame)  # (B, C, 1, H, W)
-            background = content_frame[:, :, None] + painted
-            sample = sample + lay_over(warp(content_frame, flow, self.config.fold), background, mask.sigmoid())
-        if self.config.output_activation == "sigmoid":
-            sample = 2 * sample.sigmoid() - 1
-        return sample, flow
+        return self.decoder(v)  # g_B
+
+    def activate(self, sample: torch.Tensor) -> torch.Tensor:
+        """Pixels into (-1, 1), latents as they are."""
+        return 2 * sample.sigmoid() - 1 if self.config.output_activation == "sigmoid" else sample
 
     def forward(self, sample: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         """Encode and decode: (B, C, F, H, W) -> (B, C, F, H, W)."""
@@ -283,26 +252,6 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
                 nearest = max(patch, round(side / patch) * patch)
                 raise ValueError(f"{name}: {side} is not divisible by the patch size {patch}; nearest is {nearest}")
 
-    def _encode_features(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = video if self.stem is None else per_frame(self.stem, video)
-        return features, self.encoder(per_frame(self.patch_embed, features))
-
-    def _content_weights(self, features: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        logits = per_frame(self.content_logits, u)  # f_I
-        if self.content_logits_out is not None:
-            logits = per_frame(self.content_logits_out, torch.cat([logits, features], dim=1))
-        if self.config.anchor_bias:
-            middle = torch.arange(logits.shape[2], device=logits.device) == logits.shape[2] // 2
-            logits = logits + self.config.anchor_bias * middle.to(logits)[:, None, None]
-        if self.config.fold > 1:
-            logits = per_frame(self._to_folded_pixels, logits)
-        return logits.softmax(dim=2)  # (B, C, F, H, W)
-
-    def _to_folded_pixels(self, logits: torch.Tensor) -> torch.Tensor:
-        """Smooth logits for every pixel of the folded grid: (N, C / fold^2, H, W) -> (N, C, H, W)."""
-        fold = self.config.fold
-        return functional.pixel_unshuffle(functional.interpolate(logits, scale_factor=fold, mode="bilinear"), fold)
-
     def _latent_statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         channels = self.config.latent_channels
         mean, std = self.config.latents_mean or [0.0] * channels, self.config.latents_std or [1.0] * channels
@@ -315,66 +264,3 @@ def per_frame(layer: Callable[[torch.Tensor], torch.Tensor], video: torch.Tensor
     batch, _, frames = video.shape[:3]
     out = layer(video.transpose(1, 2).flatten(0, 1))  # (B*F, C, H, W)
     return out.unflatten(0, (batch, frames)).transpose(1, 2)
-
-
-def warp(content_frame: torch.Tensor, flow: torch.Tensor, fold: int) -> torch.Tensor:
-    """Move the pixels of a content frame, once per frame, by bilinear sampling.
-
-    Args:
-        content_frame: (B, C, H, W), its channels a folded grid of fold x fold pixels.
-        flow: (B, 2 * fold^2, F, H, W), where each pixel comes from, relative to itself, in half frame widths (x, y).
-        fold: side of the folded grid; 1 = none.
-
-    Returns:
-        (B, C, F, H, W); what would come from outside the frame comes from its edge.
-    """
-    frames = flow.shape[2]
-    pixels = functional.pixel_shuffle(content_frame, fold).float()  # (B, C / fold^2, H fold, W fold)
-    offsets = functional.pixel_shuffle(flow.transpose(1, 2).flatten(0, 1), fold).float()  # (B*F, 2, H fold, W fold)
-    height, width = offsets.shape[-2:]
-    ys = (torch.arange(height, device=flow.device, dtype=torch.float32) * 2 + 1) / height - 1
-    xs = (torch.arange(width, device=flow.device, dtype=torch.float32) * 2 + 1) / width - 1
-    grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], dim=-1) + offsets.permute(
-        0, 2, 3, 1
-    )
-    pixels = pixels.repeat_interleave(frames, dim=0)
-    moved = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    moved = moved.to(content_frame.dtype)  # float32 until here: bfloat16 cannot tell the places of a wide frame
-    return functional.pixel_unshuffle(moved, fold).unflatten(0, (-1, frames)).transpose(1, 2)
-
-
-def lay_over(moved: torch.Tensor, background: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What moves, over what stays.
-
-    Args:
-        moved: (B, C, F, H, W), its channels a folded grid of fold x fold pixels of C / fold^2 colors.
-        background: (B, C, 1, H, W).
-        mask: (B, fold^2, F, H, W) in [0, 1]: 1 shows what moves.
-
-    Returns:
-        (B, C, F, H, W).
-    """
-    mask = mask.repeat(1, moved.shape[1] // mask.shape[1], 1, 1, 1)  # the same for every color
-    return mask * moved + (1 - mask) * background
-
-
-class ConvStem(nn.Sequential):
-    """(N, C, H, W) -> (N, stem_channels, H, W)."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__(nn.Conv2d(in_channels, channels, 3, padding=1), ResnetBlock(channels))
-
-
-class ConvHead(nn.Module):
-    """Upsampled tokens (B, head, F, H, W) and the content frame (B, C, H, W) -> (B, out_channels, F, H, W)."""
-
-    def __init__(self, content_channels: int, channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.content_features = ConvStem(content_channels, channels)
-        self.blocks = nn.Sequential(ResnetBlock(channels), ResnetBlock(channels), nn.GroupNorm(8, channels), nn.SiLU())
-        self.conv_out = nn.Conv2d(channels, out_channels, 3, padding=1)
-        zero_init(self.conv_out)  # with a base, training starts at the content frame
-
-    def forward(self, hidden: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
-        hidden = hidden + self.content_features(content_frame)[:, :, None]
-        return per_frame(self.conv_out, per_frame(self.blocks, hidden))

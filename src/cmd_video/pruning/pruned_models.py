@@ -12,7 +12,7 @@ import diffusers
 import torch
 from diffusers import ConfigMixin, ModelMixin
 
-from cmd_video.models import CMDAutoencoder, CMDMotionTransformer, VideoCrafterUNet
+from cmd_video.models import CMDAutoencoder, CMDMotionTransformer, CMDWarpAutoencoder, VideoCrafterUNet
 
 from .blocks import block_modules, parameter_names, remove_blocks
 from .channels import cut, kept_channels, narrow
@@ -141,6 +141,10 @@ class PrunedCMDMotionTransformer(PrunedMixin, CMDMotionTransformer):
 
 class PrunedCMDAutoencoder(PrunedMixin, CMDAutoencoder):
     """CMD's autoencoder."""
+
+
+class PrunedCMDWarpAutoencoder(PrunedMixin, CMDWarpAutoencoder):
+    """CMD's autoencoder as small models have it."""
 
 
 class PrunedAutoencoderKL(PrunedMixin, diffusers.AutoencoderKL):

@@ -11,7 +11,7 @@ import torch
 
 from cmd_video.denoisers.latent_space import decode_video, encode_video
 from cmd_video.diffusion.draws import Draws
-from cmd_video.models import CMDAutoencoder
+from cmd_video.models import CMDAutoencoder, CMDWarpAutoencoder
 from cmd_video.pruning.importance import NoisyBatch
 
 from .coarse_warp import coarse_warp_loss
@@ -28,8 +28,10 @@ class AutoencoderStage(Stage):
 
     def __init__(self, config: TrainConfig, components: dict[str, Any]) -> None:
         super().__init__(config, components, trained=("autoencoder",))
-        if config.objective.coarse_warp_weight and self.autoencoder.config.base not in ("warp", "layers"):
-            raise ValueError(f"objective.coarse_warp_weight: base {self.autoencoder.config.base!r} moves nothing")
+        base = self.autoencoder.config.get("base")
+        if config.objective.coarse_warp_weight and base not in ("warp", "layers"):
+            kind = type(self.autoencoder).__name__
+            raise ValueError(f"objective.coarse_warp_weight: a {kind} with base {base!r} moves nothing")
 
     def forward(self, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
@@ -39,11 +41,13 @@ class AutoencoderStage(Stage):
         if level:
             rng = Draws.of(self.config.seed, batch["number"])
             motion_latents = motion_latents + level * rng.normal(motion_latents)
-        reconstruction, flow = self.autoencoder.decode_with_flow(content_frame, motion_latents)
-        loss = reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
-        if flow is not None and self.config.objective.coarse_warp_weight:
+        if self.config.objective.coarse_warp_weight and isinstance(self.autoencoder, CMDWarpAutoencoder):
+            reconstruction, flow = self.autoencoder.decode_with_flow(content_frame, motion_latents)
             coarse = coarse_warp_loss(content_frame, clip, flow, self.autoencoder.config.fold)
-            loss = loss + self.config.objective.coarse_warp_weight * coarse
+            loss = self.config.objective.coarse_warp_weight * coarse
+        else:
+            reconstruction, loss = self.autoencoder.decode(content_frame, motion_latents).sample, 0
+        loss = loss + reconstruction_loss(reconstruction, clip, self.config.objective.reconstruction)
         if self.config.objective.anchor_weight:
             middle = clip[:, :, clip.shape[2] // 2]
             loss = loss + self.config.objective.anchor_weight * reconstruction_loss(content_frame, middle, "l2")

@@ -6,7 +6,7 @@ Where an object lies farther from its place in the content frame than its own si
 background: its gradient is zero and it stays wrong. In blurred frames objects reach farther, so the gradient points
 home (coarse to fine, as in pyramids of optical flow, e.g. arXiv 1611.00850).
 
-B batch, C channels, F frames, H, W of the autoencoder's space; fold as in `CMDAutoencoder`.
+B batch, C channels, F frames, H, W of the autoencoder's space; fold as in `CMDWarpAutoencoder`.
 """
 
 import math
@@ -15,7 +15,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from cmd_video.models.autoencoder_cmd import per_frame, warp
+from cmd_video.models.autoencoder_cmd import per_frame
+from cmd_video.models.autoencoder_warp import warp
 
 SIGMAS = (3.0, 6.0, 12.0)  # standard deviations of the blur, in pixels of the unfolded frame
 

@@ -32,7 +32,7 @@ KL_AUTOENCODERS = tuple(
 )
 COMPONENT_CLASSES: dict[str, tuple[str, ...]] = {
     "vae": (*KL_AUTOENCODERS, "AutoencoderTiny", "AutoencoderPixelUnshuffle", *VIDEO_AUTOENCODERS),
-    "autoencoder": ("CMDAutoencoder", "CMDWarpAutoencoder", "PrunedCMDAutoencoder"),
+    "autoencoder": ("CMDAutoencoder", "CMDWarpAutoencoder", "PrunedCMDAutoencoder", "PrunedCMDWarpAutoencoder"),
     "unet": ("UNet2DConditionModel", "DiTTransformer2DModel", "PrunedUNet2DConditionModel"),
     "motion_transformer": ("CMDMotionTransformer", "PrunedCMDMotionTransformer"),
     "classifier": ("SpriteClassifier",),
