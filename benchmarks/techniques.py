@@ -2,11 +2,14 @@
 
 python benchmarks/techniques.py sampling -o benchmarks/results/sprites-techniques.json --num-scenes 100
 python benchmarks/techniques.py search|merge|restore -o benchmarks/results/sprites-search.json
+python benchmarks/techniques.py trained -o benchmarks/results/sprites-trained.json --runs runs/sprites
 
 `sampling`: rows take turns on held-out prompts (`by_turns`). `search`: prompts with two objects, turbo's content
 frames rewarded by the reader, its clips judged by a classifier, which the reward does not know. `merge`: between the
 default's content model and turbo's, sampled with turbo's four steps. `restore`: held-out clips, damaged, against the
-plainest restoration and the autoencoder.
+plainest restoration and the autoencoder. `trained`: motion models fine-tuned with a technique (recipes leakage-motion,
+frame-dropout-motion and bridge-motion) beside one trained as long without (`leakage-motion` with `objective.disturb=null` and
+`objective.content_frame_noise=0.1` into the run constant-motion).
 """
 
 import argparse
@@ -16,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import clips_of, compare, protocol_of, true_clips
+from by_turns import Maker, clips_of, compare, encode_scenes, protocol_of, true_clips
 
 from cmd_video.denoisers.latent_space import decode_video, encode_video
-from cmd_video.evaluation.protocol.results import digest_model, write_result
+from cmd_video.evaluation.protocol.results import digest, digest_model, write_result
+from cmd_video.models import CMDMotionTransformer
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.shipped import sprites_folder
 from cmd_video.sprites.adherence import choose_scenes
@@ -49,6 +53,21 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {  # row -> what of PLAIN is ano
     "bridge, motion, aligned, untrained": {"motion": {"process": {"kind": "bridge"}}},
 }
 
+TRAINED: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # row -> run, what of PLAIN is another
+    "plain": ("constant-motion", {}),
+    "image_leakage": ("leakage-motion", {}),
+    "image_leakage, later_start from 0.9": (
+        "leakage-motion",
+        {"motion": {"solver": {"kind": "later_start", "share": 0.9}}},
+    ),
+    "frame_dropout": ("frame-dropout-motion", {}),
+    "frame_dropout, joint_guidance": (
+        "frame-dropout-motion",
+        {"motion": {"guidance": {"kind": "joint_guidance", "scale": 2.0}}},
+    ),
+    "bridge": ("bridge-motion", {"motion": {"process": {"kind": "bridge", "kappa": 25.005}}}),
+}
+
 
 def pipeline(model: str | None = None, changes: dict[str, dict[str, Any]] | None = None) -> CMDPipeline:
     """A shipped model, with PLAIN sampling and some changes; turbo as it is."""
@@ -63,6 +82,30 @@ def sampling(num_scenes: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Rows of CHANGES."""
     makers = {row: clips_of(pipeline(changes=changes)) for row, changes in CHANGES.items()}
     return dict(compare(makers, num_scenes)), {**protocol_of(num_scenes), "plain": PLAIN, "changes": CHANGES}
+
+
+def trained(num_scenes: int, runs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rows of TRAINED, by prompts, and on the true content frames without one, where the motion is open."""
+    makers, facts, scenes = {}, {}, choose_scenes(num_scenes)
+    for row, (run, changes) in TRAINED.items():
+        pipe, folder = pipeline(changes=changes), runs / run / "pipeline" / "motion_transformer"
+        pipe.motion_transformer = CMDMotionTransformer.from_pretrained(folder)
+        facts[row] = {"run": run, "sha256": digest(folder), "changes": changes}
+        makers |= {row: clips_of(pipe), f"{row}, no prompt": clips_of_frames(pipe, scenes)}
+    return dict(compare(makers, num_scenes)), {**protocol_of(num_scenes), "plain": PLAIN, "rows": facts}
+
+
+def clips_of_frames(pipe: CMDPipeline, scenes: dict[int, SpriteScene]) -> Maker:
+    """What moves true content frames, asked for nothing."""
+
+    def make(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        frames, _ = encode_scenes(pipe, scenes, seeds)
+        shown = decode_video(pipe.vae, frames[:, :, None])[:, :, 0]  # (B, 3, H, W)
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        out: Any = pipe([""] * len(seeds), image=(shown / 2 + 0.5).clamp(0, 1), generator=sources, output_type="pt")
+        return out.frames.transpose(1, 2) * 2 - 1
+
+    return make
 
 
 def search(num_scenes: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,7 +202,7 @@ def _psnr(clips: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     return {"psnr": each.mean().item(), "standard_error": (each.std() / len(each) ** 0.5).item()}
 
 
-KINDS = {"sampling": sampling, "search": search, "merge": merging, "restore": restore}
+KINDS = {"sampling": sampling, "trained": trained, "search": search, "merge": merging, "restore": restore}
 
 
 def main() -> None:
@@ -167,8 +210,10 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--num-scenes", type=int, default=100)
+    parser.add_argument("--runs", type=Path, default=Path("runs/sprites"), help="of `trained`: where its runs lie")
     arguments = parser.parse_args()
-    values, protocol = KINDS[arguments.kind](arguments.num_scenes)
+    more = (arguments.runs,) if arguments.kind == "trained" else ()
+    values, protocol = KINDS[arguments.kind](arguments.num_scenes, *more)
     protocol = {**protocol, "threads": torch.get_num_threads(), "models": {"default": digest_model(None)}}
     write_result(arguments.output, f"techniques: {arguments.kind}", values, protocol)
 

@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.draws import Draws
 from cmd_video.diffusion.guidance import ALL, NOTHING, ClassifierFree, guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
@@ -12,7 +13,7 @@ from cmd_video.diffusion.sample import sample
 from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver
 from cmd_video.techniques.cfg_plus_plus import Settings as PlusPlus
 from cmd_video.techniques.guidance_interval import Settings as Interval
-from cmd_video.techniques.joint_guidance import FRAME
+from cmd_video.techniques.joint_guidance import FRAME, FrameDropout
 from cmd_video.techniques.joint_guidance import Settings as Joint
 
 STEP = Step(500.0, 0.5)
@@ -118,3 +119,26 @@ def test_eta_zero_is_ddim_and_eta_one_samples_the_same_gaussian(process, schedul
 
 def test_process_of_is_what_the_fixture_says(process, scheduler):
     assert torch.equal(process.signal, process_of(scheduler).signal)
+
+
+def test_frames_are_left_out_as_often_as_asked():
+    frames, numbers = torch.ones(4000, 1, 2, 2), torch.arange(4000)
+    for share in (0.1, 0.5):
+        found = FrameDropout(share=share).disturb(
+            Condition({"content_frame": frames, "pooled": frames}), torch.zeros(4000), Draws.of(0, numbers)
+        )
+        kept = found["content_frame"].flatten(1).mean(dim=1)
+        assert set(kept.tolist()) == {0.0, 1.0}  # whole frames
+        assert 1 - kept.mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5)
+        assert found["pooled"] is frames
+
+
+def test_no_dropout_changes_nothing_and_a_batch_is_its_samples():
+    frames, times = torch.randn(6, 1, 2, 2), torch.zeros(6)
+    told = Condition({"content_frame": frames})
+    assert FrameDropout(share=0.0).disturb(told, times, Draws.of(0, torch.arange(6))) is told
+    together = FrameDropout(share=0.5).disturb(told, times, Draws.of(0, torch.arange(6)))["content_frame"]
+    for number in range(6):
+        one = Condition({"content_frame": frames[number : number + 1]})
+        alone = FrameDropout(share=0.5).disturb(one, times[:1], Draws.of(0, torch.tensor([number])))
+        assert torch.equal(alone["content_frame"], together[number : number + 1])

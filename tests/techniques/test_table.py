@@ -24,6 +24,7 @@ NEUTRAL = {  # settings that change nothing
     "guidance_interval": {"scale": 1.0},
     "joint_guidance": {"scale": 1.0},
     "image_leakage": {"maximum": 0.0},
+    "frame_dropout": {"share": 0.0},
     "lora": {"rank": 0},
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},

@@ -72,6 +72,9 @@ TECHNIQUES: dict[str, Technique] = {
     "joint_guidance": _row(
         "joint_guidance", "text and frame guided together", "guidance", "motion", "arXiv 2412.07730"
     ),
+    "frame_dropout": _row(
+        "joint_guidance", "the frame left out in training", "disturbance", "motion", "arXiv 2412.07730", "FrameDropout"
+    ),
     "cfg_plus_plus": _row(
         "cfg_plus_plus", "guidance on the manifold", "guidance", "content motion", "arXiv 2406.08070"
     ),

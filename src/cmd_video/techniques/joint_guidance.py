@@ -2,27 +2,50 @@
 
     sampling: {motion: {guidance: {kind: joint_guidance, scale: 2.0}}}
     sampling: {motion: {guidance: {kind: joint_guidance, scale: 4.0, frame: 1.5}}}
+    objective: {kind: denoising, disturb: {kind: frame_dropout, share: 0.1}}                       # in training
 
 With one scale, f(nothing, nothing) + s (f(text, frame) - f(nothing, nothing)): the step away from nothing keeps text
 and frame together, where guidance by text alone pushes the clip away from its frame. With `frame` the two have scales
 of their own, f(nothing) + s_frame (f(frame) - f(nothing)) + s (f(text, frame) - f(frame)), as in InstructPix2Pix
 (arXiv 2211.09800, equation 3); with s_frame = 1 and no frame left out in training, that is the usual guidance by text.
 
-Two passes a step, three with `frame`. The network must have been trained with frames left out for its answer without
-one to mean something; the shipped model was not. Differs from paper: the paper's formula is inferred from its words.
+Two passes a step, three with `frame`. The network must have been trained with frames left out (`frame_dropout`: zeros
+in place of the content frame) for its answer without one to mean something; the shipped model was not. Differs from
+paper: its formula is inferred from its words, and its share of frames left out is not known here.
+
+B batch.
 """
 
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.draws import Draws
 from cmd_video.diffusion.guidance import ALL, NOTHING
 from cmd_video.diffusion.plan import Step
 from cmd_video.section import Section
 
 FRAME = "frame"
+
+
+class FrameDropout(Section):
+    """Training without the content frame, for guidance that leaves it out."""
+
+    kind: Literal["frame_dropout"] = "frame_dropout"
+    share: float = Field(0.1, ge=0, le=1)
+    """Of samples whose content frame is zeros, independent of their text's; 0 = none."""
+
+    def disturb(self, told: Condition, t: Tensor, rng: Draws) -> Condition:
+        """What the network is told, some samples' content frame left out; t does not matter."""
+        if not self.share:
+            return told
+        frame = told["content_frame"]  # (B, C, h, w)
+        kept = torch.tensor([number >= self.share for number in rng.uniform()]).to(frame)  # (B,)
+        return told.having(content_frame=frame * kept.view(-1, 1, 1, 1))
 
 
 class Settings(Section):
