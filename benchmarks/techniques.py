@@ -8,8 +8,8 @@ python benchmarks/techniques.py trained -o benchmarks/results/sprites-trained.js
 frames rewarded by the reader, its clips judged by a classifier, which the reward does not know. `merge`: between the
 default's content model and turbo's, sampled with turbo's four steps. `restore`: held-out clips, damaged, against the
 plainest restoration and the autoencoder. `trained`: motion models fine-tuned with a technique (recipes leakage-motion,
-frame-dropout-motion and bridge-motion) beside one trained as long without (`leakage-motion` with `objective.disturb=null` and
-`objective.content_frame_noise=0.1` into the run constant-motion).
+frame-dropout-motion and bridge-motion) beside one trained as long without: `leakage-motion` with
+`objective.disturb=null` and `objective.content_frame_noise=0.1`, into the run constant-motion.
 """
 
 import argparse
