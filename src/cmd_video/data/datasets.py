@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .classes import mirror_classes
 from .clip import ClipError, check_span
 from .decode import read_clip, read_frame_folder
+from .directions import in_mirror
 from .files import sha256
+from .listing import counts
 from .manifest import ClipRecord, load_manifest
 from .transforms import flip_horizontal, resize_and_crop_frame, to_float
 
@@ -34,6 +37,8 @@ class VideoDataset(Dataset):
     Attributes:
         failures: path -> reason of each clip that could not be read so far, in this process.
         missing: how many clips the list names that are not there.
+        left_out: how many things were found or listed that are not used, by the reason.
+        remarks: lines about the set, as of `Manifest.remarks`.
 
     Args:
         records: the clips.
@@ -43,14 +48,15 @@ class VideoDataset(Dataset):
         stride: take every stride-th frame.
         fps: take frames at this rate instead; not for folders of pictures, which have none.
         train: a random place in the clip and each pass in another order; otherwise the middle, in the given order.
-        flip: mirror half of the clips.
+        flip: mirror half of the clips; left and right change places in their captions and classes.
         seed: of all these choices.
         max_bad_fraction: stop when more than this part of the clips cannot be read.
         failure_log: append a JSON line with path, reason and time for each of them.
         class_names: name of each class label.
 
     Raises:
-        ValueError: an argument is out of range; when an item is read, too many clips cannot be.
+        ValueError: an argument is out of range, or a class has no mirrored one; when an item is read, too many clips
+            cannot be.
     """
 
     def __init__(
@@ -86,10 +92,23 @@ class VideoDataset(Dataset):
         self.failure_log = None if failure_log is None else Path(failure_log)
         self.failures: dict[str, str] = {}
         self.missing = 0
+        self.left_out: dict[str, int] = {}
+        self.remarks: list[str] = []
+        self._mirror_classes = mirror_classes(self.class_names) if flip else {}
         self._verified: dict[Path, bool] = {}
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def class_labels(self) -> list[int]:
+        """Of every clip the number of its class, -1 for none."""
+        return [record.class_label for record in self.records]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The caption of every clip."""
+        return [record.prompt for record in self.records]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index < 0:
@@ -105,8 +124,14 @@ class VideoDataset(Dataset):
             except ClipError as error:
                 self._report(record, error)
                 continue
-            video = to_float(flip_horizontal(frames) if mirrored else frames)
-            return {"video": video, "prompt": record.prompt, "class_label": record.class_label}
+            prompt, label = record.prompt, record.class_label
+            if mirrored:
+                frames, prompt, label = (
+                    flip_horizontal(frames),
+                    in_mirror(prompt),
+                    self._mirror_classes.get(label, label),
+                )
+            return {"video": to_float(frames), "prompt": prompt, "class_label": label}
         raise ValueError(f"none of {len(self)} clips can be read; the first: {self._first_failure()}")
 
     def _read(self, record: ClipRecord, place: float) -> torch.Tensor:
@@ -157,7 +182,7 @@ def _order(seed: int, turn: int, length: int) -> np.ndarray:
 def open_video_dataset(
     kind: str, path: str | Path, *, video_root: str | Path | None = None, split: str | None = None, **settings: Any
 ) -> VideoDataset:
-    """List the clips of a set and make a dataset of them; clips listed but not there are counted in a warning.
+    """List the clips of a set and make a dataset of them; what is left out of it is counted in a warning.
 
     Args:
         kind: one of `manifest.KINDS`.
@@ -171,9 +196,8 @@ def open_video_dataset(
         ValueError: no usable clip, or a setting is out of range.
     """
     manifest = load_manifest(kind, path, video_root=video_root, split=split)
-    if manifest.missing:
-        total = len(manifest.records) + len(manifest.missing)
-        logger.warning("%s: %d of %d clips are not there", path, len(manifest.missing), total)
+    manifest.warn(path)
     dataset = VideoDataset(manifest.records, class_names=manifest.class_names, **settings)
-    dataset.missing = len(manifest.missing)
+    dataset.missing, dataset.left_out = len(manifest.missing), counts(manifest.left_out)
+    dataset.remarks = manifest.remarks()
     return dataset

@@ -7,7 +7,7 @@ the content model sees, and `motion_latents` (N, D, F, H' + W'), normalised; bot
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from torch.utils.data import Dataset
 from .files import whole_file, write_whole
 
 
-def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> int:
+def write_latents(
+    folder: str | Path,
+    batches: Iterable[dict[str, Any]],
+    recipe: dict[str, Any],
+    class_names: Sequence[str] | None = None,
+) -> int:
     """Write shards, one per batch, then the index; shards that are there already are kept, so a second run goes on.
 
     Args:
@@ -28,6 +33,7 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
         batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; what a
             batch holds does not matter where its shard is there already.
         recipe: what made them, JSON-able.
+        class_names: name of each class label; empty where labels are numbers, None where that is not known.
 
     Returns:
         Number of clips.
@@ -54,7 +60,7 @@ def write_latents(folder: str | Path, batches: Iterable[dict[str, Any]], recipe:
         with safe_open(path, "pt") as shard:
             shards.append({"file": path.name, "clips": len(shard.get_tensor("class_label"))})
     total = sum(entry["clips"] for entry in shards)
-    index = {"recipe": recipe, "clips": total, "shards": shards}
+    index = {"recipe": recipe, "clips": total, "class_names": class_names, "shards": shards}
     write_whole(folder / "index.json", json.dumps(index, indent=1))
     return total
 
@@ -68,6 +74,9 @@ class LatentsDataset(Dataset):
     """Items: `content_frame` (C, H, W), `motion_latents` (D, F, H' + W'), float32; `prompt`, `class_label`.
 
     Item n for n >= len: the clips again, in a new order for each pass.
+
+    Attributes:
+        class_names: name of each class label; empty where labels are numbers, None in folders older than names.
 
     Args:
         path: folder written by `write_latents`.
@@ -83,6 +92,7 @@ class LatentsDataset(Dataset):
             raise ValueError(f"{folder}: no index.json; `cmd-video data encode` writes it")
         index = json.loads((folder / "index.json").read_text())
         self.seed = seed
+        self.class_names: list[str] | None = index.get("class_names")
         self.prompts: list[str] = []
         parts: dict[str, list[torch.Tensor]] = {"content_frame": [], "motion_latents": [], "class_label": []}
         for entry in index["shards"]:

@@ -34,15 +34,20 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
     """Tokenize (padded to the encoder's length, as Stable Diffusion does) and encode, on the encoder's device."""
     limit = tokenizer.model_max_length
     tokens = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-    whole = tokenizer(prompts).input_ids
-    truncated = [
-        tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else None for ids in whole
-    ]
+    truncated = cut_off(tokenizer, prompts, limit)
     device = text_encoder.device
     hidden_states = text_encoder(tokens.input_ids.to(device))[0]  # (B, S, D)
     mask = tokens.attention_mask.to(hidden_states)  # its device: an offloaded encoder's differs
     pooled = (hidden_states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
     return PromptFeatures(hidden_states, pooled, mask, truncated)
+
+
+def cut_off(tokenizer: Any, prompts: list[str], limit: int) -> list[str | None]:
+    """Of each prompt what does not fit into `limit` tokens, begin and end included; None where all does."""
+    whole = tokenizer(prompts, verbose=False).input_ids
+    return [
+        tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else None for ids in whole
+    ]
 
 
 TOKENIZERS = {"text_encoder": "tokenizer", "motion_text_encoder": "motion_tokenizer"}

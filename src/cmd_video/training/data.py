@@ -7,7 +7,7 @@ Sample n of a run is `dataset[n]`, defined for every n >= 0; step s of batch siz
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -23,13 +23,21 @@ class ClipDataset(Protocol):
 
 
 class NumberedDataset(torch.utils.data.Dataset):
-    """Adds `number` to each item."""
+    """Adds `number` to each item, and gives its class the number that the network knows it by.
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
+    Args:
+        dataset: the clips.
+        classes: number of a class in the dataset -> number in the network; those that are not there stay.
+    """
+
+    def __init__(self, dataset: ClipDataset, classes: Mapping[int, int] | None = None) -> None:
+        self.dataset, self.classes = dataset, dict(classes or {})
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self.dataset[number], "number": number}
+        item = self.dataset[number]
+        if self.classes:
+            item = {**item, "class_label": self.classes.get(item["class_label"], item["class_label"])}
+        return {**item, "number": number}
 
 
 class StepSampler(Sampler[list[int]]):
@@ -69,10 +77,12 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def training_batches(dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> DataLoader:
-    """Batches of a run in order."""
+def training_batches(
+    dataset: ClipDataset, sampler: StepSampler, num_workers: int, classes: Mapping[int, int] | None = None
+) -> DataLoader:
+    """Batches of a run in order, classes numbered as `NumberedDataset` does."""
     return DataLoader(
-        NumberedDataset(dataset),
+        NumberedDataset(dataset, classes),
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
@@ -86,9 +96,11 @@ def _leave_process_group(worker: int) -> None:
         os.setpgrp()
 
 
-def fixed_batches(dataset: ClipDataset, count: int, batch_size: int) -> list[dict[str, Any]]:
-    """The first `count` items, in batches; the same every time."""
-    numbered = NumberedDataset(dataset)
+def fixed_batches(
+    dataset: ClipDataset, count: int, batch_size: int, classes: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """The first `count` items, in batches; the same every time. Classes are numbered as `NumberedDataset` does."""
+    numbered = NumberedDataset(dataset, classes)
     count = min(count, len(dataset))
     return [
         finish_batch(dataset, collate([numbered[number] for number in range(first, min(first + batch_size, count))]))

@@ -14,6 +14,7 @@ from cmd_video.data.latents import shard_path, write_latents
 from cmd_video.denoisers.latent_space import ImageAutoencoder, encode_video
 from cmd_video.models import CMDAutoencoder
 
+from .classes import names_of
 from .components import load_autoencoder
 from .config import LatentsData, VideoData, load_config
 from .data import collate
@@ -86,6 +87,7 @@ def encode_run(
             if progress is not None:
                 progress(numbers.stop)
 
+    names = names_of(dataset)
     recipe = {
         "run": run.name,
         "autoencoder_sha256": sha256(*sorted((run / "pipeline" / "autoencoder").glob("*.safetensors"))),
@@ -94,7 +96,7 @@ def encode_run(
         "clips": count,
         "shard_size": shard_size,
     }
-    return write_latents(output, shards(), recipe)
+    return write_latents(output, shards(), recipe, None if names is None else list(names))
 
 
 def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from cmd_video.pipelines.older import upgrade_schedulers
 from cmd_video.pipelines.sampling import PARTS as MODELS
 from cmd_video.pipelines.sampling import ModelSampling, Sampling, is_distilled
 
+from .classes import read_names
 from .components import build_components
 from .config import ComponentConfig
 from .stages import SAMPLING
@@ -46,8 +47,8 @@ def export_pipeline(
             (999,) is one step. Where prompt and content frame leave the motion no choice, that is enough.
 
     Raises:
-        ValueError: a run is not finished, a component is missing, `output` exists, or only one of the two models is
-            distilled for few steps.
+        ValueError: a run is not finished, a component is missing, `output` exists, only one of the two models is
+            distilled for few steps, or they number classes differently.
     """
     if output.exists():
         raise ValueError(f"output: {output} exists; choose a new folder")
@@ -65,7 +66,7 @@ def export_pipeline(
         "content": {"guidance": {"scale": guidance_scale}}, "motion": {"guidance": {"scale": motion_guidance_scale}},
         **_own_sampling(found),
     })  # fmt: skip
-    pipeline = CMDPipeline(**build_components(found), sampling=sampling)
+    pipeline = CMDPipeline(**build_components(found), sampling=sampling, id2label=_class_names(found))
     upgrade_schedulers(pipeline)
     distilled = [
         is_distilled(getattr(pipeline.sampling, part), getattr(pipeline, f"{part}_scheduler")) for part in MODELS
@@ -87,6 +88,19 @@ def export_pipeline(
     with whole_folder(output) as temporary:
         pipeline.save_pretrained(temporary)
     return output
+
+
+def _class_names(found: dict[str, ComponentConfig]) -> dict[int, str] | None:
+    """Names of the classes by their numbers, from the runs of both networks; None where they are not known.
+
+    Raises:
+        ValueError: the networks learned other classes, or in another order.
+    """
+    both = [read_names(Path(str(found[name].path)).parent) for name in ("unet", "motion_transformer")]
+    known = [names for names in both if names]
+    if len(known) == 2 and known[0] != known[1]:
+        raise ValueError(f"runs: classes of the content model are {known[0]}, of the motion model {known[1]}")
+    return dict(enumerate(known[0])) if known else None
 
 
 def _own_sampling(found: dict[str, ComponentConfig]) -> dict[str, Any]:

@@ -71,6 +71,12 @@ class RunLog:
         self.pending.clear()
         self._line(step, means, "train")
 
+    def remark(self, step: int, text: str) -> None:
+        """Write a line about the run, such as what of its data is not used."""
+        if self.enabled:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "kind": "remark", "text": text}) + "\n")
+
     def validation(self, step: int, metrics: dict[str, float], grid: torch.Tensor | None) -> None:
         """Write validation metrics and save the sample grid (3, height, width) in [-1, 1] as `samples/step-N.png`."""
         self._line(step, metrics, "validation")

@@ -7,10 +7,12 @@ state and a killed run, resumed, is bit-identical on a CPU to one that was never
 """
 
 import json
+import logging
 import math
 import signal
 import textwrap
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -26,6 +28,7 @@ from cmd_video.data.files import whole_folder, write_whole
 from cmd_video.diffusion.objective import DiffusionSettings
 
 from .build import build_stage
+from .captions import caption_remarks, captions_of
 from .checkpoint import (
     load_latest,
     pack_optimizer,
@@ -33,13 +36,14 @@ from .checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
+from .classes import settle_classes, write_names
 from .components import build_components
 from .config import PLAIN_OBJECTIVES, STAGES, LoopConfig, OptimizerConfig, TrainConfig
 from .data import ClipDataset, StepSampler, finish_batch, fixed_batches, training_batches
 from .logs import RunLog
 from .stage import Stage, to_device
 
-CAPTIONS_FOR_TOKENIZER = 5_000
+logger = logging.getLogger(__name__)
 CLIPS_FOR_STATISTICS = 256
 
 
@@ -87,10 +91,12 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
         )
     dataset, validation_dataset = config.data.open(on_device=True), config.validation.data.open()
-    captions = _captions(dataset) if _needs_captions(config) else None
+    captions = captions_of(dataset) if _needs_captions(config) else None
     stage = build_stage(config, build_components(config.components, captions, config.seed))
+    classes = settle_classes(config, stage.num_classes, dataset, validation_dataset)
     if accelerator.is_main_process:
         _claim(run, config)
+        write_names(run, classes.names)
     _speed_up(stage, dataset, loop)
     stage.place(accelerator.device)
     optimizer = torch.optim.AdamW(
@@ -115,6 +121,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             best = dict(state["best"])
     log = RunLog(run, first_step, loop.steps, enabled=accelerator.is_main_process)
     cleanup.callback(log.close)
+    if found is None and accelerator.is_main_process:
+        _remark(log, stage, {"data": dataset, "validation.data": validation_dataset})
     if found is not None:
         log.pending = found[2].get("pending", [])
     stop = StopRequest(loop.max_minutes)
@@ -129,9 +137,9 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         accelerator.process_index,
         accelerator.num_processes,
     )
-    loader = iter(training_batches(dataset, sampler, loop.num_workers))
+    loader = iter(training_batches(dataset, sampler, loop.num_workers, classes.training))
     validation = config.validation
-    held_out = fixed_batches(validation_dataset, validation.num_clips, validation.batch_size)
+    held_out = fixed_batches(validation_dataset, validation.num_clips, validation.batch_size, classes.validation)
 
     # Train.
     wrapped.train()
@@ -184,11 +192,21 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     if accelerator.is_main_process:
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
         ema.copy_to(stage.learning().values())
-        export_components(stage, dataset, run / "pipeline")
+        export_components(stage, dataset, run / "pipeline", classes.names)
     del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
     accelerator.free_memory()
     accelerator.end_training()
     return run / "pipeline"
+
+
+def _remark(log: RunLog, stage: Stage, datasets: dict[str, ClipDataset]) -> None:
+    """Write down what of the data is not used: clips that were left out, ends of captions."""
+    for place, dataset in datasets.items():
+        for line in getattr(dataset, "remarks", ()):
+            log.remark(0, f"{place}: {line}")
+        for line in caption_remarks(stage.components, dataset, place):
+            logger.warning(line)
+            log.remark(0, line)
 
 
 def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
@@ -245,8 +263,8 @@ class StopRequest:
         self.requested = number
 
 
-def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
-    """Save every component of a stage, in the layout of a diffusers pipeline without its index.
+def export_components(stage: Stage, dataset: ClipDataset, folder: Path, class_names: Sequence[str] = ()) -> None:
+    """Save every component of a stage, in the layout of a diffusers pipeline without its index, and names of classes.
 
     The autoencoder stage measures the statistics of the motion latents first. The folder appears complete or not at
     all.
@@ -258,6 +276,7 @@ def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
         for name, component in stage.components.items():
             component.save_pretrained(temporary / name)
         stage.save_extras(temporary)
+        write_names(temporary, class_names)
 
 
 def _claim(run: Path, config: TrainConfig) -> None:
@@ -301,14 +320,6 @@ def _other_objective(objective: Any, before: dict[str, Any]) -> list[str]:
 
 def _needs_captions(config: TrainConfig) -> bool:
     return any("tokenizer" in name and part.path is None for name, part in config.components.items())
-
-
-def _captions(dataset: ClipDataset) -> list[str]:
-    """Captions for a fresh tokenizer, without decoding clips where the dataset can name them."""
-    count = min(CAPTIONS_FOR_TOKENIZER, len(dataset))
-    if hasattr(dataset, "prompt"):
-        return [dataset.prompt(index) for index in range(count)]
-    return [dataset[index]["prompt"] for index in range(count)]
 
 
 def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any], state: dict[str, Any]) -> None:

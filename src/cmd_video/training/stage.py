@@ -42,6 +42,11 @@ class Stage(nn.Module):
             if isinstance(component, nn.Module) and name not in trained
         }
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of clips that the network knows which learns; 0 = it is told none."""
+        return 0
+
     def place(self, device: torch.device) -> None:
         """Move the frozen components (the trained ones are moved by accelerate)."""
         for component in self.frozen.values():

@@ -16,6 +16,7 @@ from transformers import CLIPTextModel
 
 from cmd_video.denoisers.content import ContentDenoiser
 from cmd_video.denoisers.denoiser import Denoiser
+from cmd_video.denoisers.labels import null_label
 from cmd_video.denoisers.latent_space import decode_video
 from cmd_video.denoisers.motion import MotionDenoiser
 from cmd_video.denoisers.video import VideoDenoiser
@@ -64,6 +65,10 @@ class DiffusionStage(Stage):
     def model(self) -> Any:
         """The network that learns."""
         return self.components[self.name]
+
+    @property
+    def num_classes(self) -> int:
+        return null_label(self.model)
 
     def forward(self, batch: Batch) -> Tensor:
         rng = Draws.of(self.config.seed, batch["number"])
