@@ -29,7 +29,7 @@ def check_text(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what}: no valid text at character {error.start}: {text!a}") from error
+        raise ValueError(f"{what}: no valid text at character {error.start}: {ascii(text)[:80]}") from error
 
 
 def name_classes(labels: Sequence[str]) -> tuple[list[str], dict[str, int]]:

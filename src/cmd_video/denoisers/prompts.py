@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cmd_video.data.classes import check_text
 from cmd_video.diffusion.condition import Condition
 
 
@@ -31,7 +32,13 @@ class PromptFeatures:
 
 
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> PromptFeatures:
-    """Tokenize (padded to the encoder's length, as Stable Diffusion does) and encode, on the encoder's device."""
+    """Tokenize (padded to the encoder's length, as Stable Diffusion does) and encode, on the encoder's device.
+
+    Raises:
+        ValueError: a prompt is no valid text.
+    """
+    for prompt in prompts:
+        check_text("prompt", prompt)
     limit = tokenizer.model_max_length
     tokens = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
     truncated = cut_off(tokenizer, prompts, limit)

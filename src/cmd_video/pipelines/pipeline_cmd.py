@@ -110,7 +110,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         motion_text_encoder: CLIPTextModel | None = None,
         motion_tokenizer: CLIPTokenizer | None = None,
         sampling: Sampling | dict[str, Any] | None = None,
-        id2label: Mapping[int, str] | None = None,
+        id2label: dict[str, str] | dict[int, str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -139,7 +139,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             wrong = next((number for number in id2label if not 0 <= int(number) < self.num_classes), None)
             if wrong is not None:
                 raise ValueError(f"id2label: {wrong}, the content model knows {self.num_classes} classes")
-            self.register_to_config(id2label={str(number): id2label[number] for number in id2label})
+            self.register_to_config(id2label={str(number): name for number, name in id2label.items()})
         self.ratio = spatial_ratio(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=self.ratio, do_resize=False, do_convert_rgb=True)
 

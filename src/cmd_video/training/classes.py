@@ -52,7 +52,7 @@ def settle_classes(config: TrainConfig, num_classes: int, dataset: Any, validati
     """
     if not num_classes:
         return Classes([], {}, {})
-    known = _known(config)
+    known = known_names(config)
     where = "the model's classes" if known else "the classes of data"
     names = known or names_of(dataset)
     found: list[dict[int, int]] = []
@@ -68,6 +68,18 @@ def settle_classes(config: TrainConfig, num_classes: int, dataset: Any, validati
             raise ValueError(f"{error} ({where})") from error
         found.append({number: other for number, other in numbers.items() if number != other})
     return Classes(list(names or []), *found)
+
+
+def validation_numbers(config: TrainConfig, num_classes: int, validation: Any) -> dict[int, int]:
+    """As `settle_classes` for validation data alone; training data are opened only where the model knows no names.
+
+    Raises:
+        ValueError: the data have a class that the network, or the training data, do not.
+    """
+    if not num_classes:
+        return {}
+    dataset = validation if known_names(config) else config.data.open()
+    return settle_classes(config, num_classes, dataset, validation).validation
 
 
 def names_of(dataset: Any) -> Sequence[str] | None:
@@ -98,7 +110,7 @@ def write_names(folder: Path, names: Sequence[str]) -> None:
         write_whole(folder / CLASS_NAMES, json.dumps(list(names), indent=1, ensure_ascii=False))
 
 
-def _known(config: TrainConfig) -> list[str]:
+def known_names(config: TrainConfig) -> list[str]:
     """Names that were settled before: when this run began, or by the model that it goes on from."""
     folders = [Path(config.output_dir)]
     for name in CONDITIONED:

@@ -74,8 +74,9 @@ class RunLog:
     def remark(self, step: int, text: str) -> None:
         """Write a line about the run, such as what of its data is not used."""
         if self.enabled:
+            seconds = round(time.monotonic() - self.started, 2)
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, "kind": "remark", "text": text}) + "\n")
+                file.write(json.dumps({"step": step, "kind": "remark", "text": text, "seconds": seconds}) + "\n")
 
     def validation(self, step: int, metrics: dict[str, float], grid: torch.Tensor | None) -> None:
         """Write validation metrics and save the sample grid (3, height, width) in [-1, 1] as `samples/step-N.png`."""
