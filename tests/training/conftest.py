@@ -50,7 +50,9 @@ def batch_of() -> Callable[..., dict[str, Any]]:
     def batch(dataset: Any, numbers: Any) -> dict[str, Any]:
         from cmd_video.training.data import collate
 
-        return collate([{**dataset[number], "number": number} for number in numbers])
+        numbers = list(numbers)
+        batch = collate([{**dataset[number], "number": number} for number in numbers])
+        return {**batch, "step": numbers[0] // len(numbers)}
 
     return batch
 

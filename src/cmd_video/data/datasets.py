@@ -9,6 +9,7 @@ new order. A clip that cannot be read is named in `failures`, and the next one i
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 class VideoDataset(Dataset):
-    """Items: `video`, float32 (3, F, H, W) in [-1, 1]; `prompt`, text; `class_label`, a number, -1 for none.
+    """Items: `video`, float32 (3, F, H, W) in [-1, 1]; `prompt`, text; `class_label`, a number, -1 for none;
+    `path`, text, of the file that was read.
 
     Attributes:
         failures: path -> reason of each clip that could not be read so far, in this process.
@@ -122,16 +124,14 @@ class VideoDataset(Dataset):
             try:
                 frames = self._read(record, place)
             except ClipError as error:
-                self._report(record, error)
+                self.note(str(record.path), error.reason)
                 continue
             prompt, label = record.prompt, record.class_label
             if mirrored:
-                frames, prompt, label = (
-                    flip_horizontal(frames),
-                    in_mirror(prompt),
-                    self._mirror_classes.get(label, label),
-                )
-            return {"video": to_float(frames), "prompt": prompt, "class_label": label}
+                frames, prompt = flip_horizontal(frames), in_mirror(prompt)
+                label = self._mirror_classes.get(label, label)
+            named = {"prompt": prompt, "class_label": label, "path": str(record.path)}
+            return {"video": to_float(frames), **named}
         raise ValueError(f"none of {len(self)} clips can be read; the first: {self._first_failure()}")
 
     def _read(self, record: ClipRecord, place: float) -> torch.Tensor:
@@ -154,14 +154,17 @@ class VideoDataset(Dataset):
         if not self._verified[record.path]:
             raise ClipError(record.path, "its sha256 is not the one in the manifest")
 
-    def _report(self, record: ClipRecord, error: ClipError) -> None:
-        """Note a failure, once per clip, and stop when there are too many."""
-        name = str(record.path)
-        if name not in self.failures:
-            self.failures[name] = error.reason
-            logger.warning("left out: %s", error)
+    def note(self, path: str, reason: str) -> None:
+        """Note a clip that could not be read, once.
+
+        Raises:
+            ValueError: there are too many of them.
+        """
+        if path not in self.failures:
+            self.failures[path] = reason
+            logger.warning("left out: %s: %s", path, reason)
             if self.failure_log is not None:
-                line = {"path": name, "reason": error.reason, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+                line = {"path": path, "reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")}
                 with self.failure_log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
         if len(self.failures) > self.max_bad_fraction * len(self):
@@ -169,8 +172,32 @@ class VideoDataset(Dataset):
             failed = f"{len(self.failures)} of {len(self)} clips cannot be read"
             raise ValueError(f"{failed}, {allowed}; the first: {self._first_failure()}")
 
+    def described(self, files: bool = False) -> list[list[Any]]:
+        """Which clips these are: of each its name below the folder of all of them, its caption and its class.
+
+        Args:
+            files: also what tells that a file was replaced: the sha256 that its manifest states, or size and time.
+        """
+        names = [record.path.absolute().as_posix() for record in self.records]
+        above = os.path.commonpath([os.path.dirname(name) for name in names])
+        rows: list[list[Any]] = []
+        for record, name in zip(self.records, names, strict=True):
+            row = [os.path.relpath(name, above), record.prompt, record.class_label]
+            rows.append([*row, *(_state_of(record) if files else ())])
+        return rows
+
     def _first_failure(self) -> str:
         return ": ".join(next(iter(self.failures.items())))
+
+
+def _state_of(record: ClipRecord) -> list[Any]:
+    """The sha256 that a clip must have, or size and time of its file, or of each file of its folder."""
+    if record.sha256 is not None:
+        return [record.sha256]
+    folder = record.path.is_dir()
+    files = sorted(record.path.iterdir()) if folder else [record.path]
+    stats = [(file.name, file.stat()) for file in files if file.exists()]
+    return [[name if folder else "", stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 @lru_cache(maxsize=4)

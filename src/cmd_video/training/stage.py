@@ -14,7 +14,9 @@ from torch import nn
 
 from .config import TrainConfig
 
-Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
+# video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number; step, the optimizer's
+Batch = dict[str, Any]
+LATENTS = "latents.json"  # in a run's folder of components: digests of what made the latents that it learned from
 
 
 class Stage(nn.Module):
