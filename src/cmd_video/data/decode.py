@@ -11,7 +11,7 @@ format: that of decoding from the start, whether or not a seek leads there. Dama
 looked for; `probe` does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
@@ -36,7 +36,7 @@ from .clip import (
 from .container import Video, opened
 from .cut_file import cut_short
 from .frame_folders import read_frame_folder
-from .frame_index import FrameIndex, frames_from, index_packets
+from .frame_index import FrameIndex, frames_from, index_container, index_packets
 from .video_file import write_video
 
 __all__ = ["ClipError", "ClipInfo", "codec_and_rate", "probe", "read_clip", "read_frame_folder", "write_video"]
@@ -146,14 +146,18 @@ class _Span:
     fps: float | None
     transform: FrameTransform | None
 
-    def start_of(self, times: list[float], duration: float, place: float) -> int:
+    def start_of(self, times: Sequence[float], duration: float, place: float) -> int:
         """Number of the first frame of the span at a place; the duration is that of the last frame."""
         gap = times[-1] - times[-2] if len(times) > 1 else 0.0
         end = last_end(times[-1], duration, gap, 1 / (self.fps or 1)) if times else 0.0
         return start_frame(self.path, times, end, place, self.num_frames, self.stride, self.fps)
 
     def read_at(self, place: float) -> torch.Tensor:
-        """Frames at a place, found by the times of packets."""
+        """Frames at a place, by their number where that is enough, or by the times of packets."""
+        if self.fps is None:
+            with suppress(ClipError), _open(self.path) as video:
+                if isinstance(video, Video) and (numbers := index_container(video)) is not None:
+                    return self._seek(video, numbers, self.start_of(numbers.times, 0.0, place))
         with _open(self.path) as video:
             if isinstance(video, Video):
                 index = index_packets(video)
@@ -166,10 +170,10 @@ class _Span:
 
     def read(self, start: int) -> torch.Tensor:
         """Frames from a frame on."""
-        if start:
+        for indexed in (index_container, index_packets) if start else ():
             with suppress(ClipError), _open(self.path) as video:
-                if isinstance(video, Video):
-                    return self._seek(video, index_packets(video), start)
+                if isinstance(video, Video) and (index := indexed(video)) is not None:
+                    return self._seek(video, index, start)
         return self.decode(start)
 
     def _seek(self, video: Video, index: FrameIndex, start: int) -> torch.Tensor:
