@@ -4,13 +4,12 @@ size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None,
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import PIL.Image
 import torch
 
-from cmd_video.data.classes import check_text, find_class
+from cmd_video.data.classes import check_text
 
 
 def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any) -> int:
@@ -56,26 +55,6 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
     if isinstance(negative_prompt, list) and len(negative_prompt) != size:
         raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
     return size
-
-
-def label_numbers(class_labels: Any, names: Sequence[str], num_classes: int) -> Any:
-    """Class labels with numbers in place of names; what is no name stays, for `check_condition`.
-
-    Args:
-        class_labels: number or name, or a list of them, or None.
-        names: of the model's classes by their numbers; empty where they are not known.
-        num_classes: classes that the model knows; 0 = it has a text condition.
-
-    Raises:
-        ValueError: the model knows no class of that name.
-    """
-    if not num_classes or not any(isinstance(label, str) for label in as_list(class_labels)):
-        return class_labels
-    try:
-        return [find_class(label, names) if isinstance(label, str) else label for label in as_list(class_labels)]
-    except ValueError as error:
-        allowed = "" if names else f" in 0..{num_classes - 1}"
-        raise ValueError(f"class_labels: {error}{allowed}") from error
 
 
 def check_images(images: list[Any], height: int, width: int) -> None:

@@ -37,17 +37,9 @@ from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.techniques import of_seam, technique
 
+from .class_names import check_id2label, label_numbers, names_by_number
 from .image_model import load_image_model
-from .inputs import (
-    as_list,
-    check_condition,
-    check_generator,
-    check_images,
-    check_multiple,
-    default_size,
-    label_numbers,
-    size_unit,
-)
+from .inputs import as_list, check_condition, check_generator, check_images, check_multiple, default_size, size_unit
 from .older import upgrade_index, upgrade_schedulers
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
@@ -136,10 +128,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"{self.num_classes}; they must know the same"
             )
         if id2label:
-            wrong = next((number for number in id2label if not 0 <= int(number) < self.num_classes), None)
-            if wrong is not None:
-                raise ValueError(f"id2label: {wrong}, the content model knows {self.num_classes} classes")
-            self.register_to_config(id2label={str(number): name for number, name in id2label.items()})
+            self.register_to_config(id2label=check_id2label(id2label, self.num_classes))
         self.ratio = spatial_ratio(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=self.ratio, do_resize=False, do_convert_rgb=True)
 
@@ -197,8 +186,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of their numbers; empty where they are not known."""
-        labels = self.config.get("id2label") or {}
-        return [labels[number] for number in sorted(labels, key=int)]
+        return names_by_number(self.config.get("id2label"))
 
     def use_preset(self, name: str) -> None:
         """Change solvers, steps and shortcuts to those of a preset: a trade of quality for speed (see `PRESETS`).

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from cmd_video.data.classes import translate
 from cmd_video.data.files import write_whole
+from cmd_video.pipelines.class_names import names_by_number
 from cmd_video.pipelines.shipped import model_folder
 
 from .config import TrainConfig
@@ -101,7 +102,7 @@ def read_names(folder: Path) -> list[str]:
             raise ValueError(f"{path}: no list of names")
         return names
     labels = json.loads(index.read_text(encoding="utf-8")).get("id2label") if index.is_file() else None
-    return [labels[number] for number in sorted(labels, key=int)] if labels else []
+    return names_by_number(labels)
 
 
 def write_names(folder: Path, names: Sequence[str]) -> None:
