@@ -71,7 +71,7 @@ def test_rotation_in_the_file_is_applied(tmp_path, ramp, encode, turn):
 
 
 def test_mirroring_in_the_file_is_applied():
-    from cmd_video.data.decode import _orient
+    from cmd_video.data.container import _orient
 
     pixels = np.arange(6).reshape(2, 3, 1).repeat(3, -1)
     one = 65536
@@ -122,10 +122,14 @@ def test_a_rate_follows_the_timestamps(tmp_path, ramp, encode, number_of):
     times = [0, 40, 80, 120, 160, 200, 400, 600, 800, 1000]  # 25 per second, then 5
     path = encode(tmp_path / "a.mkv", ramp(10, 32, 32), times=times)
     assert probe(path).variable_fps
-    for fps, num_frames, start in ((5, 6, 0), (10, 11, 0), (25, 20, 0), (4, 3, 3)):
-        clip = number_of(read_clip(path, num_frames, fps=fps, start=start))
-        wanted = [times[start] + 1000 * k / fps for k in range(num_frames)]
-        assert clip == [min(range(10), key=lambda n: abs(times[n] - moment)) for moment in wanted], fps
+    cases = [  # per second, first frame, what must come: the nearest ones, and each as long as it is shown
+        (5, 0, [0, 5, 6, 7, 8, 9]),
+        (10, 0, [0, 2, 5, 5, 6, 6, 7, 7, 8, 8, 9]),
+        (25, 0, [0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7]),
+        (4, 3, [3, 6, 7]),
+    ]
+    for fps, start, wanted in cases:
+        assert number_of(read_clip(path, len(wanted), fps=fps, start=start)) == wanted, fps
     assert number_of(read_clip(path, 3, fps=5, place=1))[-1] == 9
     with pytest.raises(ClipError, match="too few for 8 at 5 per second"):
         read_clip(path, 8, fps=5)
@@ -289,13 +293,13 @@ def test_headers_are_not_believed(tmp_path, ramp, encode):
 
 
 def test_absurd_sizes_are_refused(tmp_path, monkeypatch, ramp, encode):
-    import cmd_video.data.decode as decode
-    import cmd_video.data.frame_folders as frame_folders
+    import cmd_video.data.container as container
+    import cmd_video.data.picture_file as picture_file
 
     path = encode(tmp_path / "a.mp4", ramp(2, 32, 32))
     (tmp_path / "frames").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "frames" / "0.png")
-    for module in (decode, frame_folders):
+    for module in (container, picture_file):
         monkeypatch.setattr(module, "MAX_PIXELS", 32 * 31)
     for read in (lambda: read_clip(path, 1), lambda: read_frame_folder(tmp_path / "frames", 1)):
         with pytest.raises(ClipError, match="at most 992 pixels") as error:

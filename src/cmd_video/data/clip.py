@@ -6,12 +6,16 @@ raise ClipError("clip.mp4", "3 frames, too few for 16 with stride 1", "too short
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 MAX_PIXELS = 8192 * 4320
 """Largest frame that is decoded, 8K: sixteen of them, what a codec may hold on to, fit into one gigabyte."""
+
+TICK = 1e-6
+"""Seconds by which two moments that are the same may differ."""
 
 ClipProblem = Literal["missing", "not a video", "no video stream", "too large", "damaged", "too short"]
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]
@@ -47,12 +51,13 @@ class ClipInfo:
         width: columns after rotation.
         rotation: degrees clockwise that the file asks for and that reading applies.
         codec: name of the codec, or of the picture format.
-        duration: seconds; None where fps is.
+        duration: seconds from the first frame to the end of the last one; None where no time is known.
         variable_fps: whether frames are shown for different times.
         bits: per channel, before they become 8.
         has_alpha: whether the first frame has transparent parts, laid on black.
         square_pixels: whether pixels are square; others are read as stored.
         header_frames: what the header says; 0 where it says nothing.
+        notes: further things that reading passes over, each as a phrase.
     """
 
     path: Path
@@ -69,6 +74,26 @@ class ClipInfo:
     has_alpha: bool
     square_pixels: bool
     header_frames: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A decoded frame.
+
+    Attributes:
+        time: seconds at which it is shown.
+        duration: seconds for which it is, by its own statement; 0 where it makes none.
+        size: height and width as stored.
+        rgb: makes its pixels: upright uint8 (H, W, 3).
+        source: the frame as its library gave it.
+    """
+
+    time: float
+    duration: float
+    size: tuple[int, int]
+    rgb: Callable[[], np.ndarray]
+    source: Any
 
 
 def check_span(num_frames: int, stride: int, fps: float | None, start: int, place: float | None) -> None:
@@ -84,17 +109,44 @@ def check_span(num_frames: int, stride: int, fps: float | None, start: int, plac
         raise ValueError(f"place: {place} with start = {start}, must lie in [0, 1] and stand alone")
 
 
-def start_frame(path: Path, times: list[float], place: float, num_frames: int, stride: int, fps: float | None) -> int:
-    """Number of the first frame of the span at `place` among all spans that fit; `times` in seconds, ascending."""
+def start_frame(
+    path: Path, times: Sequence[float], end: float, place: float, num_frames: int, stride: int, fps: float | None
+) -> int:
+    """Number of the first frame of the span at `place` among all spans that fit.
+
+    Args:
+        path: the clip.
+        times: seconds at which its frames are shown, ascending.
+        end: second at which the last of them goes.
+        place: in [0, 1], 0 = the first span.
+        num_frames: F.
+        stride: every stride-th frame is taken.
+        fps: or frames at this rate.
+
+    Raises:
+        ClipError: no span fits.
+    """
     if fps is None:
         choices = len(times) - (num_frames - 1) * stride
     else:
-        half_gap = (times[-1] - times[-2]) / 2 if len(times) > 1 else 0.0
-        last_start = times[-1] + half_gap - (num_frames - 1) / fps if times else 0.0
-        choices = sum(time <= last_start for time in times)
+        length = (num_frames - 1) / fps
+        choices = sum(time + length < end - TICK for time in times)
     if choices < 1:
         raise too_short(path, len(times), num_frames, stride, fps)
     return min(int(place * choices), choices - 1)
+
+
+def last_end(time: float, duration: float, gap: float, step: float) -> float:
+    """Second at which the last frame of a clip goes.
+
+    Args:
+        time: at which it is shown.
+        duration: what it says of itself, 0 = nothing: then it is shown as long as the frame before.
+        gap: seconds from the frame before to it.
+        step: seconds between the moments that are asked for; what is shown for less than half of it, and of the gap,
+            is a file's way of saying nothing.
+    """
+    return time + max(duration or gap, min(gap, step) / 2, 2 * TICK)
 
 
 def too_short(path: Path, found: int, num_frames: int, stride: int, fps: float | None, start: int = 0) -> ClipError:
@@ -111,11 +163,14 @@ def size_changed(path: Path, before: Sequence[int], after: Sequence[int]) -> Cli
     return ClipError(path, f"frame size changes from {sizes[0]} to {sizes[1]} (height x width)")
 
 
-def stack_frames(path: Path, frames: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Frames (H, W, 3) to (F, H, W, 3), refusing a change of size."""
+def take_frames(path: Path, frames: Iterable[Shown], transform: FrameTransform | None) -> torch.Tensor:
+    """Pixels of frames, uint8 (F, H, W, 3), refusing a change of size: also one that a transform would hide."""
     taken: list[torch.Tensor] = []
+    size: tuple[int, int] | None = None
     for frame in frames:
-        if taken and frame.shape != taken[0].shape:
-            raise size_changed(path, taken[0].shape[:2], frame.shape[:2])
-        taken.append(frame)
+        size = size or frame.size
+        if frame.size != size:
+            raise size_changed(path, size, frame.size)
+        pixels = torch.from_numpy(frame.rgb())
+        taken.append(pixels if transform is None else transform(pixels))
     return torch.stack(taken) if taken else torch.empty(0, 0, 0, 3, dtype=torch.uint8)

@@ -6,23 +6,14 @@ The pictures are taken in natural order: frame2.jpg before frame10.jpg.
 """
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from .clip import (
-    MAX_PIXELS,
-    ClipError,
-    ClipInfo,
-    FrameTransform,
-    check_span,
-    size_changed,
-    stack_frames,
-    start_frame,
-    too_short,
-)
+from .clip import ClipError, ClipInfo, FrameTransform, check_span, size_changed, start_frame, too_short
+from .picture_file import picture_facts, read_picture, upright_size
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -66,45 +57,36 @@ def read_frame_folder(
         transform: called on each frame taken, uint8 (H, W, 3).
 
     Raises:
-        ClipError: the folder is missing or has too few pictures, or one is damaged, too large or of another size.
+        ClipError: the folder is missing or has too few pictures, one that is taken is damaged or too large, or any of
+            them is of another size than the first.
         ValueError: an argument is out of range.
     """
     path = Path(path)
     check_span(num_frames, stride, None, start, place)
     files = list_frames(path)
     if place is not None:
-        start = start_frame(path, [float(number) for number in range(len(files))], place, num_frames, stride, None)
+        start = start_frame(path, range(len(files)), len(files), place, num_frames, stride, None)
     chosen = files[start::stride][:num_frames]
     if len(chosen) < num_frames:
         raise too_short(path, len(files), num_frames, stride, None, start)
-    frames = map(read_frame, chosen)
-    return stack_frames(path, frames if transform is None else map(transform, frames))
+    _check_sizes(files)
+    frames = map(read_picture, chosen)
+    return torch.stack([frame if transform is None else transform(frame) for frame in frames])
 
 
-def read_frame(path: Path) -> torch.Tensor:
-    """Read one picture: uint8 (H, W, 3), RGB, upright, transparency laid on black.
+def _check_sizes(files: Sequence[Path]) -> tuple[int, int]:
+    """Height and width of all pictures, by their headers; one that is damaged matters only to who reads it.
 
     Raises:
-        ClipError: it is damaged or too large.
+        ClipError: they are not of one size.
     """
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                size = f"{picture.height}x{picture.width}"
-                raise ClipError(path, f"a picture of {size}, at most {MAX_PIXELS} pixels are read", "too large")
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits of gray; Pillow would clip them
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            if upright.mode != "RGB":
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright).convert(
-                    "RGB"
-                )
-            return torch.from_numpy(np.array(upright))
-    except ClipError:
-        raise
-    except Exception as error:  # Pillow raises some five types on damaged pictures
-        raise ClipError(path, f"the picture does not decode: {error}") from error
+    sizes: dict[tuple[int, int], Path] = {}  # size -> the first picture of it
+    for file in files:
+        with suppress(ClipError):
+            sizes.setdefault(upright_size(file), file)
+        if len(sizes) > 1:
+            raise size_changed(file, *sizes)
+    return next(iter(sizes), (0, 0))
 
 
 def probe_frame_folder(path: str | Path) -> ClipInfo:
@@ -117,14 +99,10 @@ def probe_frame_folder(path: str | Path) -> ClipInfo:
     files = list_frames(path)
     if not files:
         raise ClipError(path, f"no picture ({', '.join(PICTURE_SUFFIXES)})", "too short")
-    height, width = read_frame(files[0]).shape[:2]
-    for file in files[1:]:
-        size = read_frame(file).shape[:2]
-        if size != (height, width):
-            raise size_changed(file, (height, width), size)
-    with Image.open(files[0]) as picture:
-        has_alpha = picture.has_transparency_data
-        bits = 16 if picture.mode.startswith("I") else 8
+    for file in files:
+        read_picture(file)
+    height, width = _check_sizes(files)
+    bits, has_alpha = map(max, zip(*map(picture_facts, files)))
     return ClipInfo(
         path=path,
         num_frames=len(files),
@@ -137,7 +115,7 @@ def probe_frame_folder(path: str | Path) -> ClipInfo:
         duration=None,
         variable_fps=False,
         bits=bits,
-        has_alpha=has_alpha,
+        has_alpha=bool(has_alpha),
         square_pixels=True,
         header_frames=0,
     )

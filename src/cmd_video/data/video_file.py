@@ -8,6 +8,7 @@ A file is written under another name in its folder and appears by rename: it is 
 """
 
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def write_video(frames: np.ndarray | torch.Tensor, path: str | Path, fps: float)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+@cache
 def exact() -> Any:
     """How libswscale is to convert colours. Its own choice darkens them by one to three levels, and drops every second
     pixel's colour on the way in.

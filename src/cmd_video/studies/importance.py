@@ -26,6 +26,7 @@ from cmd_video.evaluation.protocol.tables import digest_all
 from cmd_video.pruning.importance import LeaveOut, NoisyBatch, removable_units, weight_importance
 from cmd_video.training.autoencoder_stage import AutoencoderStage
 from cmd_video.training.build import build_stage
+from cmd_video.training.classes import validation_numbers
 from cmd_video.training.components import build_components
 from cmd_video.training.config import TrainConfig, load_config
 from cmd_video.training.data import fixed_batches
@@ -77,10 +78,7 @@ def importance(
     state, device = processes(device)
     settings = config if isinstance(config, TrainConfig) else load_config(Path(config))
     stage = open_stage(settings, device)
-    batches = [
-        to_device(batch, torch.device(device))
-        for batch in fixed_batches(settings.validation.data.open(), num_clips, settings.validation.batch_size)
-    ]
+    batches = _validation_batches(settings, stage.num_classes, num_clips, device)
     model = stage.components[stage.trained[0]]
     units = removable_units(model)
     if not units:
@@ -120,6 +118,14 @@ def open_stage(settings: TrainConfig, device: str = "cpu") -> Measured:
         raise ValueError(f"stage: {settings.stage!r} has no blocks to measure")
     stage.place(torch.device(device))
     return stage
+
+
+def _validation_batches(settings: TrainConfig, num_classes: int, num_clips: int, device: str) -> list[Row]:
+    """Validation clips, their classes by the numbers of a network that knows so many."""
+    dataset = settings.validation.data.open()
+    classes = validation_numbers(settings, num_classes, dataset)
+    batches = fixed_batches(dataset, num_clips, settings.validation.batch_size, classes)
+    return [to_device(batch, torch.device(device)) for batch in batches]
 
 
 def _measured_rows(
