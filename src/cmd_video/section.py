@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 class Section(BaseModel):
     """A part of a configuration that refuses what it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class by_kind:

@@ -243,7 +243,7 @@ def test_a_report_has_a_table_for_what_is_comparable(run, folders, tmp_path):
 
 
 def test_a_model_of_classes_is_asked_for_one_after_the_other(tmp_path):
-    pipe = SimpleNamespace(num_classes=3)
+    pipe = SimpleNamespace(num_classes=3, class_names=[])
     asked, conditions, count = _conditions(pipe, None, 0)
     assert asked == "classes in turn" and count == 256
     assert conditions([0, 1, 5, 6]) == {"class_labels": [0, 1, 2, 0]}

@@ -78,11 +78,31 @@ def test_a_model_of_classes(run, tiny_pipeline, tmp_path):
         **{name: DDIMScheduler(clip_sample=False) for name in ("content_scheduler", "motion_scheduler")},
     }  # fmt: skip
     CMDPipeline(**parts).save_pretrained(tmp_path / "model")
+    CMDPipeline(**parts, id2label={0: "run", 1: "jump", 2: "2"}).save_pretrained(tmp_path / "named")
     asked = ("-o", tmp_path / "out", "--model", tmp_path / "model", "--steps", 2, "--num-samples", 2)
     code, _, error = run("evaluate", "generate", "classes", *asked)
     assert code == 0, error
     records = load_manifest("manifest", tmp_path / "out" / "prompts.jsonl").records
     assert [record.class_label for record in records] == [0, 0, 1, 1, 2, 2]
+    code, _, error = run("evaluate", "generate", "classes", "-o", tmp_path / "by-name", "--model", tmp_path / "named",
+                         *asked[4:])  # fmt: skip
+    assert code == 0, error
+    rows = [json.loads(line) for line in (tmp_path / "by-name" / "prompts.jsonl").read_text().splitlines()]
+    assert [row["class_label"] for row in rows] == ["run", "run", "jump", "jump", "2", "2"]
+    for number in range(6):  # a name is asked for as its number is
+        path = f"{number // 2:05d}-{number % 2}.mp4"
+        assert (tmp_path / "by-name" / path).read_bytes() == (tmp_path / "out" / path).read_bytes()
+    for label, number, name in (("jump", 1, "jump"), ("1", 1, "jump"), ("2", 2, "2"), ("run", 0, "run")):
+        made = ("generate", "--class", label, "--steps", 1, "-o", tmp_path / "a.mp4", "--model")
+        assert run(*made, tmp_path / "named")[0] == 0
+        record = json.loads((tmp_path / "a.json").read_text())
+        assert (record["class_label"], record["class_name"]) == (number, name)
+    code, _, error = run(*made[:2], "zebra", *made[3:], tmp_path / "named")
+    assert code == 2 and error.endswith("error: class_labels: class 'zebra' is none of run, jump, 2\n")
+    code, _, error = run(*made[:2], "zebra", *made[3:], tmp_path / "model")
+    assert code == 2 and "the names of this model's classes are not known; give a number in 0..2" in error
+    code, _, error = run(*made[:2], "7", *made[3:], tmp_path / "named")
+    assert code == 2 and "class_labels: 7 is not in 0..2" in error
     (tmp_path / "prompts.txt").write_text("a cat\n")
     code, _, error = run("evaluate", "generate", tmp_path / "prompts.txt", "-o", tmp_path / "new", *asked[2:])
     assert code == 2 and "the model knows 3 classes: give `classes`" in error and not (tmp_path / "new").exists()

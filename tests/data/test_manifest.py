@@ -1,11 +1,12 @@
 """Every layout is listed in full and in order, and every mistake is one line that names the file."""
 
 import json
+import os
 
 import pytest
 from PIL import Image
 
-from cmd_video.data.manifest import ClipRecord, class_prompt, load_manifest
+from cmd_video.data.manifest import ClipRecord, class_prompt, load_manifest, paths_of
 
 
 def touch(folder, *names):
@@ -44,7 +45,7 @@ def test_other_column_names_and_number_labels(tmp_path):
         (tmp_path / "a.csv").write_text(f"{columns}\na.mp4,one,2\nb.mp4,two,0\n")
         manifest = load_manifest("manifest", tmp_path / "a.csv")
         assert [(r.prompt, r.class_label) for r in manifest.records] == [("one", 2), ("two", 0)]
-        assert manifest.class_names == ["0", "1", "2"]
+        assert not manifest.class_names  # a number has no name, and none for those before it are made up
 
 
 BAD = {
@@ -74,6 +75,42 @@ def test_a_bad_manifest_is_named(tmp_path, case):
     with pytest.raises(ValueError, match=message) as error:
         load_manifest("manifest", tmp_path / name)
     assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("column", ["path", "prompt", "label"])
+def test_half_an_emoji_is_named(tmp_path, column):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    row = {"path": "b.mp4", "prompt": "fine", "label": "cat", column: "bad \ud83d end"}
+    rows = [{"path": "a.mp4", "prompt": "one \U0001f600", "label": "cat"}, row]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"m.jsonl: line 2: \w+: no valid text at character 4: '?bad \\ud83d end"):
+        load_manifest("manifest", tmp_path / "m.jsonl")
+
+
+def test_a_class_folder_must_have_a_name_in_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "a.mp4").touch()
+    with pytest.raises(ValueError, match="the name of a class: no valid text at character 3"):
+        load_manifest("class_folder", tmp_path)
+
+
+def test_a_clip_that_is_listed_again(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    rows = [("a.mp4", "one", "x"), ("./a.mp4", "one", "x"), ("a.mp4", "another", "x"), ("b.mp4", "", "y")]
+    (tmp_path / "m.csv").write_text("path,prompt,label\n" + "".join(",".join(row) + "\n" for row in rows))
+    manifest = load_manifest("manifest", tmp_path / "m.csv")
+    assert [(r.path.name, r.prompt) for r in manifest.records] == [
+        ("a.mp4", "one"),
+        ("a.mp4", "another"),
+        ("b.mp4", ""),
+    ]
+    assert [reason for _, reason in manifest.left_out] == ["listed again with the same caption"]
+    assert manifest.remarks()[-1] == f"1 of 3 clips have no caption, the first {tmp_path / 'b.mp4'}"
+    assert paths_of(manifest) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]  # one clip, however many captions
+    (tmp_path / "m.csv").write_text("path,label\na.mp4,x\na.mp4,y\n")
+    with pytest.raises(ValueError, match="a.mp4 is listed with two classes or two digests"):
+        load_manifest("manifest", tmp_path / "m.csv")
 
 
 def test_captions_beside_clips(tmp_path):

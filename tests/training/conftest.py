@@ -24,13 +24,14 @@ def build_tiny(tiny_config, tmp_path) -> Callable[..., tuple[Any, Any]]:
         import torch
 
         from cmd_video.training.build import build_stage
+        from cmd_video.training.captions import captions_of
         from cmd_video.training.components import build_components
         from cmd_video.training.config import TrainConfig
-        from cmd_video.training.loop import _captions, _needs_captions
+        from cmd_video.training.loop import _needs_captions
 
         config = TrainConfig.model_validate(tiny_config(name, tmp_path / "unused", **changes))
         dataset = config.data.open()
-        captions = _captions(dataset) if _needs_captions(config) else None
+        captions = captions_of(dataset) if _needs_captions(config) else None
         stage = build_stage(config, build_components(config.components, captions, config.seed))
         if weights is not None:
             draw = torch.Generator().manual_seed(0)
@@ -49,7 +50,9 @@ def batch_of() -> Callable[..., dict[str, Any]]:
     def batch(dataset: Any, numbers: Any) -> dict[str, Any]:
         from cmd_video.training.data import collate
 
-        return collate([{**dataset[number], "number": number} for number in numbers])
+        numbers = list(numbers)
+        batch = collate([{**dataset[number], "number": number} for number in numbers])
+        return {**batch, "step": numbers[0] // len(numbers)}
 
     return batch
 

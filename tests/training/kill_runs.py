@@ -148,7 +148,7 @@ def forget(what: str | None) -> None:
         loop.unpack_optimizer = lambda *args: None
     elif what == "data":
         sampler = loop.StepSampler
-        loop.StepSampler = lambda first, last, *rest: sampler(0, last, *rest)
+        loop.StepSampler = lambda first, last, *rest: sampler(0, last, *rest[:4])
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import warnings
@@ -118,15 +119,31 @@ def seal(path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_another_version_is_refused(tmp_path):
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("older", [True, False])
+def test_another_version_is_never_taken_for_damage(version, older, tmp_path):
+    """Nor is the checkpoint before it taken: an upgrade in the middle of a run must not cost the run."""
+    if older:
+        save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "version": version}))
+    seal(path)
+    with pytest.raises(ValueError, match=rf"step-00000002: .*version {version!r}, this program reads 1; go on with"):
+        load_latest(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ["absent", "of another form"])
+def test_another_version_may_have_another_manifest(manifest, tmp_path):
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     state = json.loads((path / "state.json").read_text())
-    for version in (0, 2, "1", None):
-        (path / "state.json").write_text(json.dumps({**state, "version": version}))
-        seal(path)
-        found, messages = load_with_warnings(tmp_path)
-        assert holds(found, 1) and "state.json" in messages and "version" in messages
+    (path / "state.json").write_text(json.dumps({**state, "version": 2}))
+    (path / "manifest.json").unlink()
+    if manifest != "absent":
+        (path / "manifest.json").write_text(json.dumps({"files": ["state.json"]}))
+    with pytest.raises(ValueError, match="format version 2"):
+        load_latest(tmp_path)
 
 
 def test_a_file_without_an_entry_is_refused(tmp_path):
@@ -142,11 +159,58 @@ def test_a_file_without_an_entry_is_refused(tmp_path):
     assert holds(found, 1) and "extra.safetensors" in messages
 
 
-def test_all_damaged_means_none(tmp_path):
-    for step in (1, 2):
-        (save(tmp_path, step) / "ema.safetensors").unlink()
-    found, messages = load_with_warnings(tmp_path)
-    assert found is None and messages.count("ema.safetensors is missing") == 2
+def break_file(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).write_bytes(flip_bit((path / name).read_bytes(), random.Random(1)))
+
+
+def make_a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("a file in the folder's place")
+
+
+def seal_a_pickle(path: Path) -> None:
+    (path / "ema.safetensors").write_bytes(b"\x80\x04N.")
+    seal(path)
+
+
+def nest_too_deep(path: Path) -> None:
+    (path / "state.json").write_text("[" * 20_000 + "]" * 20_000)
+    seal(path)
+
+
+UNREADABLE = {
+    "a flipped bit": break_file("model.safetensors"),
+    "no average": lambda path: (path / "ema.safetensors").unlink(),
+    "no manifest": lambda path: (path / "manifest.json").unlink(),
+    "no state": lambda path: (path / "state.json").unlink(),
+    "empty": lambda path: [file.unlink() for file in path.iterdir()],
+    "a file": make_a_file,
+    "a pickle, sealed": seal_a_pickle,
+    "nested, sealed": nest_too_deep,
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_where_no_checkpoint_can_be_read_nothing_begins_anew(kind, tiny_config, run_train, tmp_path):
+    """The run stops with what to do; log and checkpoints stay as they are."""
+    config = tiny_config("autoencoder", tmp_path, loop__steps=4, loop__keep_last=5)
+    run_train(config)
+    for path in (tmp_path / "checkpoints").iterdir():
+        UNREADABLE[kind](path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.warns(UserWarning), pytest.raises(ValueError) as caught:
+        run_train(config)
+    assert "checkpoints: none of its 2 checkpoints can be read" in str(caught.value)
+    assert "remove the folder to train from the first step" in str(caught.value) and "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_steps_of_nine_digits_count(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        save(tmp_path, step)
+    assert holds(load_latest(tmp_path), 100_000_000)
+    remove_old_checkpoints(tmp_path, 100_000_000, keep_last=1, best_step=None)
+    assert steps_in(tmp_path) == [100_000_000]
 
 
 def in_fork(action: Callable[[], None], hook: Callable[[str, int], None] | None = None) -> int:
@@ -262,14 +326,24 @@ def test_a_damaged_newer_one_does_not_count(tmp_path):
     assert holds(load_with_warnings(tmp_path)[0], 5)
 
 
-def test_what_killed_processes_left_goes(tmp_path):
+def test_what_dead_processes_left_goes_and_what_living_ones_write_stays(tmp_path):
     save(tmp_path, 1)
-    for name in ("step-00000002.tmp-4711", "step-00000001.tmp-delete"):
+    dead = in_fork_that_ends()
+    left = [f"step-00000002.tmp-{dead}", f".step-00000003.tmp-{dead}", "step-00000001.tmp-delete"]
+    for name in (*left, f".step-00000004.tmp-{os.getppid()}"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
     assert holds(load_latest(tmp_path), 1)
     remove_old_checkpoints(tmp_path, 1, keep_last=2, best_step=None)
-    assert steps_in(tmp_path) == [1]
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000001", f".step-00000004.tmp-{os.getppid()}"}
+
+
+def in_fork_that_ends() -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
 
 
 def test_the_best_one_of_a_run_is_there(tiny_config, run_train, monkeypatch, tmp_path):

@@ -36,7 +36,9 @@ def command(
 
     state, device = processes(device)
     kind = "captioned_folder" if clips.is_dir() else "manifest"
-    records = [record for record in load_manifest(kind, clips).records if record.prompt]
+    manifest = load_manifest(kind, clips)
+    manifest.warn(clips)
+    records = [record for record in manifest.records if record.prompt]
     if not records:
         raise ValueError(f"{clips}: no clip with a caption")
     reading = parse_reading(frames, None, stride, fps, num_clips, span, draw_seed)

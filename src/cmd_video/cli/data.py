@@ -1,7 +1,7 @@
 """`cmd-video data check|encode`: look over training data, precompute latents."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ app = typer.Typer(help="Look over and encode training data: check, encode.")
 
 @app.command("check")
 def check_command(
-    path: Annotated[Path, typer.Argument(help="Folder, manifest or video file.")],
+    path: Annotated[Path, typer.Argument(help="Folder, manifest, video file or training configuration.")],
     kind: Annotated[
         str,
         typer.Option(
@@ -24,37 +24,117 @@ def check_command(
     stride: Annotated[int, typer.Option(min=1, help="Every stride-th frame is taken.")] = 1,
     video_root: Annotated[Path | None, typer.Option(help="Folder of the clips (ucf101, webvid).")] = None,
     split: Annotated[str | None, typer.Option(help="train1 ... test3 (ucf101).")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer the captions are for: a folder, hub id or `default`.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every verdict to this file.")] = None,
 ) -> None:
-    """Decode every clip from end to end and say which can be used for training, and why the others cannot.
+    """Decode every clip from end to end and say which can be used for training, and why the others cannot; what was
+    found and is not used is counted and named.
+
+    Of a training configuration (.yaml) all its clips are looked at, as it reads them, and its captions.
 
     Example: cmd-video data check clips/ --num-frames 16 --stride 2
     """
     from rich.console import Console
     from rich.progress import track
-    from rich.table import Table
     from rich.text import Text
 
-    from cmd_video.data.check import check_clips, find_clips
+    from cmd_video.data.check import Report, check_clips
+    from cmd_video.data.manifest import list_clips, paths_of
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise FileNotFoundError(2, "--json: no such folder", str(json_file.parent))
-    clips = find_clips(path, kind, video_root=video_root, split=split)
+    if path.suffix in (".yaml", ".yml"):
+        given = {"--kind": kind != "auto", "--video-root": video_root, "--split": split, "--tokenizer": tokenizer}
+        twice = [option for option, value in given.items() if value]
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: {path} is a training configuration, which says that itself")
+        sets = _sets_of(path)
+    else:
+        manifest = list_clips(path, kind, video_root=video_root, split=split)
+        sets = [(str(path), manifest, num_frames, stride, _cut(manifest, tokenizer, str(path)))]
     console = Console(soft_wrap=True)
-    progress = track(clips, "decoding", console=Console(stderr=True), transient=True)
-    report = check_clips(progress, num_frames, stride)
-    table = Table("verdict", "clips", title=f"{path}: {num_frames} frames, stride {stride}")
+    reports = []
+    for title, manifest, frames, step, cut in sets:
+        progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
+        report = check_clips(progress, frames, step)
+        report = Report(report.verdicts, [each for each in manifest.left_out if each.path not in manifest.missing])
+        _show(console, f"{title}: {frames} frames, stride {step}", report, cut)
+        reports.append(report)
+    if json_file is not None:
+        Report(
+            [verdict for report in reports for verdict in report.verdicts],
+            [each for report in reports for each in report.left_out],
+        ).save(json_file)
+        console.print(Text(str(json_file)))
+
+
+def _show(console: Any, title: str, report: Any, cut: list[str]) -> None:
+    """A table of the verdicts, then each clip that is not simply usable, what was left out, and cut captions."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("verdict", "clips", title=title)
     for verdict, number in report.counts().items():
         table.add_row(verdict, str(number))
     table.add_section()
     table.add_row("total", str(len(report.verdicts)))
+    if report.left_out:
+        table.add_row("left out", str(len(report.left_out)))
     console.print(table)
     for found in report.verdicts:
         if found.verdict != "ok":
             console.print(Text(f"{found.verdict}: {found.path}: {found.reason}"))
-    if json_file is not None:
-        report.save(json_file)
-        console.print(Text(str(json_file)))
+    for left in report.left_out:
+        console.print(Text(f"left out: {left.path}: {left.reason}"))
+    for line in cut:
+        console.print(Text(line))
+
+
+def _cut(manifest: Any, tokenizer: str | None, title: str) -> list[str]:
+    """Lines about clips without captions, and about captions that the tokenizer of a model cuts."""
+    from cmd_video.data.listing import tell
+
+    lines = manifest.remarks()[len(tell(manifest.left_out)) :]
+    if tokenizer is None:
+        return lines
+    if not any(record.prompt for record in manifest.records):
+        raise ValueError(f"--tokenizer: {title} has no captions; --kind says where they are")
+    from cmd_video.training.captions import cut_by
+    from cmd_video.training.components import build_components
+    from cmd_video.training.config import ComponentConfig
+
+    parts = build_components({"tokenizer": ComponentConfig(path=tokenizer)})
+    return lines + cut_by(parts, [record.prompt for record in manifest.records], title)
+
+
+def _sets_of(path: Path) -> list[tuple[str, Any, int, int, list[str]]]:
+    """Of a training configuration both sets of clips: title, manifest, frames, stride, lines about captions."""
+    from cmd_video.data.manifest import list_clips
+    from cmd_video.training.captions import cut_by, tokenizers_of
+    from cmd_video.training.config import VideoData, load_config
+
+    config = load_config(path)
+    named = {"data": config.data, "validation.data": config.validation.data}
+    files = {place: data for place, data in named.items() if isinstance(data, VideoData)}
+    if not files:
+        raise ValueError(f"{path}: data.kind: {config.data.kind!r}, there are no clips to look over")
+    manifests = {
+        place: list_clips(data.path, data.kind, video_root=data.video_root, split=data.split)
+        for place, data in files.items()
+    }
+    parts = tokenizers_of(config)
+    return [
+        (
+            f"{place} of {path}",
+            manifest,
+            files[place].num_frames,
+            files[place].stride,
+            _cut(manifest, None, place) + cut_by(parts, [record.prompt for record in manifest.records], place),
+        )
+        for place, manifest in manifests.items()
+    ]
 
 
 @app.command("encode")

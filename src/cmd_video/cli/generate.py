@@ -35,7 +35,7 @@ def command(
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt per line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
     class_label: Annotated[
-        int | None, typer.Option("--class", help="Class number, for class-conditional models.")
+        str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Use this picture as content frame (image to video).")] = None,
     model: Annotated[
@@ -78,14 +78,16 @@ def command(
     pipe = load_pipeline(model, device, preset, find_dtype(dtype))
     pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
     judge = _search_for(reward, budget, pipe, device)
+    label_number = _class_number(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
-    source |= {"reward": reward, "class_label": class_label, "sampler": type(pipe.content_scheduler).__name__}
+    source |= {"reward": reward, "class_label": label_number, "sampler": type(pipe.content_scheduler).__name__}
+    source["class_name"] = dict(enumerate(pipe.class_names)).get(label_number)
     shown = []
     for number in range(count):
         prompt, own_seed = texts[number // num_videos], seed + number
-        frames, truncated = _generate(pipe, prompt, class_label, picture, own_seed, {**settings, "reward": judge})
+        frames, truncated = _generate(pipe, prompt, label_number, picture, own_seed, {**settings, "reward": judge})
         label = prompt or ("image" if class_label is None else f"class {class_label}")
         record = {"prompt": prompt, "truncated": truncated, "seed": own_seed, **source, **settings}
         _write(frames, [output] if single else _files(output, number, label), record, fps, scale)
@@ -152,7 +154,12 @@ def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
 
 
 def _generate(
-    pipe: Any, prompt: str | None, class_label: int | None, image: "Image | None", seed: int, settings: dict[str, Any]
+    pipe: Any,
+    prompt: str | None,
+    class_label: int | str | None,
+    image: "Image | None",
+    seed: int,
+    settings: dict[str, Any],
 ) -> tuple[Any, str | None]:
     """One clip, uint8 (F, H, W, 3), and what was cut off its prompt."""
     import torch
@@ -160,6 +167,18 @@ def _generate(
     generator = [torch.Generator().manual_seed(seed)]
     out = pipe(prompt=prompt, class_labels=class_label, image=image, generator=generator, output_type="np", **settings)
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
+
+
+def _class_number(label: str | None, pipe: Any) -> int | str | None:
+    """What `--class` means: a name that the model knows, else a number; the pipeline refuses what is neither."""
+    from cmd_video.data.classes import number_of
+
+    if label is None:
+        return None
+    named = number_of(pipe.class_names).get(label)
+    if named is None and re.fullmatch("-?[0-9]+", label):
+        return int(label)
+    return label if named is None else named
 
 
 def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str]:

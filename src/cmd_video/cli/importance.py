@@ -58,7 +58,7 @@ def command(
     state, device = processes(device)
     settings = load_config(config, overrides)
     stage = _open_stage(config, settings, device)
-    batches = _validation_batches(settings, num_clips, device)
+    batches = _validation_batches(settings, stage.num_classes, num_clips, device)
     model = stage.components[stage.trained[0]]
     units = removable_units(model)
     if not units:
@@ -202,13 +202,19 @@ def _open_stage(path: Path, settings: "TrainConfig", device: str) -> "Measured":
     return stage
 
 
-def _validation_batches(settings: "TrainConfig", num_clips: int, device: str) -> list[dict[str, Any]]:
+def _validation_batches(
+    settings: "TrainConfig", num_classes: int, num_clips: int, device: str
+) -> list[dict[str, Any]]:
+    """Validation clips, their classes by the numbers of a network that knows so many."""
     import torch
 
+    from cmd_video.training.classes import validation_numbers
     from cmd_video.training.data import fixed_batches
     from cmd_video.training.stage import to_device
 
-    batches = fixed_batches(settings.validation.data.open(), num_clips, settings.validation.batch_size)
+    dataset = settings.validation.data.open()
+    classes = validation_numbers(settings, num_classes, dataset)
+    batches = fixed_batches(dataset, num_clips, settings.validation.batch_size, classes)
     return [to_device(batch, torch.device(device)) for batch in batches]
 
 

@@ -63,7 +63,7 @@ def command(
     state, device = processes(device)
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
-    conditions = _conditions(pipe.num_classes, prompts, prompts_file)
+    conditions = _conditions(pipe, prompts, prompts_file)
     rows: list[dict[str, Any]] = [
         {"path": _name(layout, number, sample, condition, file_format), **condition, "seed": first_seed + sample}
         for number, condition in enumerate(conditions)
@@ -102,13 +102,18 @@ def _check(layout: str, file_format: str) -> None:
         raise ValueError("--format: VBench reads mp4")
 
 
-def _conditions(num_classes: int, prompts: list[str], asked: Path) -> list[dict[str, Any]]:
-    """What clips are made of, as columns of a manifest: prompts, or the classes of a model that knows no texts."""
+def _conditions(pipe: Any, prompts: list[str], asked: Path) -> list[dict[str, Any]]:
+    """What clips are made of, as columns of a manifest: prompts, or the classes of a model that knows no texts, by
+    their names if it knows them.
+    """
+    num_classes = pipe.num_classes
     if num_classes and prompts:
         raise ValueError(f"PROMPTS_FILE: {asked}, but the model knows {num_classes} classes: give `{CLASSES}`")
     if not num_classes and not prompts:
         raise ValueError(f"PROMPTS_FILE: `{CLASSES}`, but the model knows texts: give a file of prompts")
-    return [{"prompt": prompt} for prompt in prompts] or [{"class_label": label} for label in range(num_classes)]
+    return [{"prompt": prompt} for prompt in prompts] or [
+        {"class_label": label} for label in pipe.class_names or range(num_classes)
+    ]
 
 
 def _read_prompts(path: Path, layout: str) -> list[str]:

@@ -186,6 +186,8 @@ def dataset_clips(data: Any, source: str, reading: "Reading") -> "ClipSource":
         its_own = replace(reading, frames=frames, size=size, stride=stride, fps=fps)
         files = FolderClips([record.path for record in dataset.records], its_own)
         files.recipe |= {"source": source, "listed_but_missing": dataset.missing}
+        if dataset.left_out:
+            files.recipe["left_out"] = dataset.left_out
         return files
     frames = dataset[0]["video"].shape[1]
     chosen = reading.choose(len(dataset))
@@ -284,7 +286,7 @@ def _conditions(
         asked = {"lines": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
         return asked, lambda numbers: {"prompt": [lines[number] for number in numbers]}, len(lines)
     if pipe.num_classes:
-        classes = pipe.num_classes
+        classes = len(pipe.class_names) or pipe.num_classes
         return "classes in turn", lambda numbers: {"class_labels": [number % classes for number in numbers]}, 256
     captions, name = named(DEMONSTRATION["prompts"])(seed)
     return name, lambda numbers: {"prompt": captions(numbers)}, 256

@@ -8,7 +8,7 @@ A clip is "ok"; "odd": usable, and the verdict says what is done with it; or has
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +16,8 @@ from .clip import ClipError, ClipInfo, ClipProblem, check_span, too_short
 from .decode import probe
 from .files import write_whole
 from .frame_folders import probe_frame_folder
-from .manifest import KINDS, WEBVID_COLUMNS, find_frame_folders, find_videos, load_manifest
+from .listing import LeftOut
+from .manifest import list_clips, paths_of
 
 VERDICTS = ("ok", "odd", *get_args(ClipProblem))
 
@@ -40,9 +41,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Verdicts about all clips of a set, in its order."""
+    """Verdicts about all clips of a set, in its order.
+
+    Attributes:
+        verdicts: one for each clip.
+        left_out: what was found beside the clips and is not used.
+    """
 
     verdicts: list[Verdict]
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
         """Number of clips with each verdict that occurs; the sum is the number of clips."""
@@ -56,46 +63,19 @@ class Report:
             OSError: the file cannot be written.
         """
         clips = [vars(verdict) for verdict in self.verdicts]
-        write_whole(Path(path), json.dumps({"total": len(clips), "counts": self.counts(), "clips": clips}, indent=1))
+        left_out = [{"path": str(each.path), "reason": each.reason} for each in self.left_out]
+        record = {"total": len(clips), "counts": self.counts(), "clips": clips, "left_out": left_out}
+        write_whole(Path(path), json.dumps(record, indent=1))
 
 
 def find_clips(
     path: str | Path, kind: str = "auto", *, video_root: str | Path | None = None, split: str | None = None
 ) -> list[Path]:
-    """List the clips below a path, also those that a set lists but that are not there.
+    """Paths of the clips below a path, each once, and of those that a set lists but that are not there.
 
-    Args:
-        path: a video file, a folder or a manifest.
-        kind: one of `manifest.KINDS`, or "auto": of a folder all video files at any depth and all folders of pictures
-            that hold no video file, of a .csv or .jsonl file what it lists, else the file itself.
-        video_root: as in `load_manifest`.
-        split: as in `load_manifest`.
-
-    Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: no clip there, or not of this kind.
+    Arguments and errors as `list_clips`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(2, "no such file or folder", str(path))
-    if kind == "auto" and path.suffix.lower() in (".csv", ".jsonl"):
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            kind = "webvid" if set(file.readline().strip().split(",")) == set(WEBVID_COLUMNS) else "manifest"
-    if kind != "auto":
-        if kind not in KINDS:
-            raise ValueError(f"kind: {kind!r}, allowed: auto, {', '.join(KINDS)}")
-        manifest = load_manifest(kind, path, video_root=video_root, split=split)
-        return [record.path for record in manifest.records] + manifest.missing
-    if video_root is not None or split is not None:
-        raise ValueError("video_root, split: only with kind ucf101 or webvid")
-    if not path.is_dir():
-        return [path]
-    videos = find_videos(path)
-    folders = {video.parent for video in videos}
-    clips = videos + [folder for folder in find_frame_folders(path) if folder not in folders]
-    if not clips:
-        raise ValueError(f"{path}: no video file and no folder of pictures")
-    return clips
+    return paths_of(list_clips(path, kind, video_root=video_root, split=split))
 
 
 def check_clips(paths: Iterable[Path], num_frames: int, stride: int = 1) -> Report:

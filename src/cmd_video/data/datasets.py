@@ -9,6 +9,7 @@ new order. A clip that cannot be read is named in `failures`, and the next one i
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -19,9 +20,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .classes import mirror_classes
 from .clip import ClipError, check_span
 from .decode import read_clip, read_frame_folder
+from .directions import in_mirror
 from .files import sha256
+from .listing import counts
 from .manifest import ClipRecord, load_manifest
 from .transforms import flip_horizontal, resize_and_crop_frame, to_float
 
@@ -29,11 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class VideoDataset(Dataset):
-    """Items: `video`, float32 (3, F, H, W) in [-1, 1]; `prompt`, text; `class_label`, a number, -1 for none.
+    """Items: `video`, float32 (3, F, H, W) in [-1, 1]; `prompt`, text; `class_label`, a number, -1 for none;
+    `path`, text, of the file that was read.
 
     Attributes:
         failures: path -> reason of each clip that could not be read so far, in this process.
         missing: how many clips the list names that are not there.
+        left_out: how many things were found or listed that are not used, by the reason.
+        remarks: lines about the set, as of `Manifest.remarks`.
 
     Args:
         records: the clips.
@@ -43,14 +50,15 @@ class VideoDataset(Dataset):
         stride: take every stride-th frame.
         fps: take frames at this rate instead; not for folders of pictures, which have none.
         train: a random place in the clip and each pass in another order; otherwise the middle, in the given order.
-        flip: mirror half of the clips.
+        flip: mirror half of the clips; left and right change places in their captions and classes.
         seed: of all these choices.
         max_bad_fraction: stop when more than this part of the clips cannot be read.
         failure_log: append a JSON line with path, reason and time for each of them.
         class_names: name of each class label.
 
     Raises:
-        ValueError: an argument is out of range; when an item is read, too many clips cannot be.
+        ValueError: an argument is out of range, or a class has no mirrored one; when an item is read, too many clips
+            cannot be.
     """
 
     def __init__(
@@ -86,10 +94,23 @@ class VideoDataset(Dataset):
         self.failure_log = None if failure_log is None else Path(failure_log)
         self.failures: dict[str, str] = {}
         self.missing = 0
+        self.left_out: dict[str, int] = {}
+        self.remarks: list[str] = []
+        self._mirror_classes = mirror_classes(self.class_names) if flip else {}
         self._verified: dict[Path, bool] = {}
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def class_labels(self) -> list[int]:
+        """Of every clip the number of its class, -1 for none."""
+        return [record.class_label for record in self.records]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The caption of every clip."""
+        return [record.prompt for record in self.records]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index < 0:
@@ -103,10 +124,14 @@ class VideoDataset(Dataset):
             try:
                 frames = self._read(record, place)
             except ClipError as error:
-                self._report(record, error)
+                self.note(str(record.path), error.reason)
                 continue
-            video = to_float(flip_horizontal(frames) if mirrored else frames)
-            return {"video": video, "prompt": record.prompt, "class_label": record.class_label}
+            prompt, label = record.prompt, record.class_label
+            if mirrored:
+                frames, prompt = flip_horizontal(frames), in_mirror(prompt)
+                label = self._mirror_classes.get(label, label)
+            named = {"prompt": prompt, "class_label": label, "path": str(record.path)}
+            return {"video": to_float(frames), **named}
         raise ValueError(f"none of {len(self)} clips can be read; the first: {self._first_failure()}")
 
     def _read(self, record: ClipRecord, place: float) -> torch.Tensor:
@@ -129,14 +154,17 @@ class VideoDataset(Dataset):
         if not self._verified[record.path]:
             raise ClipError(record.path, "its sha256 is not the one in the manifest")
 
-    def _report(self, record: ClipRecord, error: ClipError) -> None:
-        """Note a failure, once per clip, and stop when there are too many."""
-        name = str(record.path)
-        if name not in self.failures:
-            self.failures[name] = error.reason
-            logger.warning("left out: %s", error)
+    def note(self, path: str, reason: str) -> None:
+        """Note a clip that could not be read, once.
+
+        Raises:
+            ValueError: there are too many of them.
+        """
+        if path not in self.failures:
+            self.failures[path] = reason
+            logger.warning("left out: %s: %s", path, reason)
             if self.failure_log is not None:
-                line = {"path": name, "reason": error.reason, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+                line = {"path": path, "reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")}
                 with self.failure_log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
         if len(self.failures) > self.max_bad_fraction * len(self):
@@ -144,8 +172,32 @@ class VideoDataset(Dataset):
             failed = f"{len(self.failures)} of {len(self)} clips cannot be read"
             raise ValueError(f"{failed}, {allowed}; the first: {self._first_failure()}")
 
+    def described(self, files: bool = False) -> list[list[Any]]:
+        """Which clips these are: of each its name below the folder of all of them, its caption and its class.
+
+        Args:
+            files: also what tells that a file was replaced: the sha256 that its manifest states, or size and time.
+        """
+        names = [record.path.absolute().as_posix() for record in self.records]
+        above = os.path.commonpath([os.path.dirname(name) for name in names])
+        rows: list[list[Any]] = []
+        for record, name in zip(self.records, names, strict=True):
+            row = [os.path.relpath(name, above), record.prompt, record.class_label]
+            rows.append([*row, *(_state_of(record) if files else ())])
+        return rows
+
     def _first_failure(self) -> str:
         return ": ".join(next(iter(self.failures.items())))
+
+
+def _state_of(record: ClipRecord) -> list[Any]:
+    """The sha256 that a clip must have, or size and time of its file, or of each file of its folder."""
+    if record.sha256 is not None:
+        return [record.sha256]
+    folder = record.path.is_dir()
+    files = sorted(record.path.iterdir()) if folder else [record.path]
+    stats = [(file.name, file.stat()) for file in files if file.exists()]
+    return [[name if folder else "", stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 @lru_cache(maxsize=4)
@@ -157,7 +209,7 @@ def _order(seed: int, turn: int, length: int) -> np.ndarray:
 def open_video_dataset(
     kind: str, path: str | Path, *, video_root: str | Path | None = None, split: str | None = None, **settings: Any
 ) -> VideoDataset:
-    """List the clips of a set and make a dataset of them; clips listed but not there are counted in a warning.
+    """List the clips of a set and make a dataset of them; what is left out of it is counted in a warning.
 
     Args:
         kind: one of `manifest.KINDS`.
@@ -171,9 +223,8 @@ def open_video_dataset(
         ValueError: no usable clip, or a setting is out of range.
     """
     manifest = load_manifest(kind, path, video_root=video_root, split=split)
-    if manifest.missing:
-        total = len(manifest.records) + len(manifest.missing)
-        logger.warning("%s: %d of %d clips are not there", path, len(manifest.missing), total)
+    manifest.warn(path)
     dataset = VideoDataset(manifest.records, class_names=manifest.class_names, **settings)
-    dataset.missing = len(manifest.missing)
+    dataset.missing, dataset.left_out = len(manifest.missing), counts(manifest.left_out)
+    dataset.remarks = manifest.remarks()
     return dataset

@@ -8,7 +8,7 @@
     sha256(path)
 
 Whatever ends the work, an error or an interruption, leaves what was there before. What a killed process leaves is
-hidden, `.NAME.tmp-PID`, and does not count.
+hidden, `.NAME.tmp-PID`, does not count, and goes with the next folder of that name.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: the folder, which is not there yet; folders above it are made.
-        replace: it may be there, and then goes; what killed processes left of theirs goes as well.
+        replace: it may be there, and then goes.
 
     Raises:
         OSError: it is there and holds something, or nothing can be written.
@@ -54,8 +54,8 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.tmp-"
     temporary = path.with_name(f"{prefix}{os.getpid()}")
-    for entry in list(path.parent.iterdir()) if replace else [temporary]:
-        if entry.name.startswith(prefix):
+    for entry in list(path.parent.iterdir()):
+        if entry.name.startswith(prefix) and (entry == temporary or is_left_behind(entry)):
             shutil.rmtree(entry, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -66,6 +66,23 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def is_left_behind(temporary: Path) -> bool:
+    """Whether the process that was writing a temporary file or folder, `...tmp-PID`, is dead on this machine."""
+    number = temporary.name.rpartition(".tmp-")[2].partition(".")[0]
+    return not number.isdecimal() or not is_alive(int(number))
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def writable_file(path: Path) -> Path:

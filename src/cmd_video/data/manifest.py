@@ -3,20 +3,35 @@
     manifest = load_manifest("captioned_folder", "clips/");  manifest.records[0].prompt
 
 Kinds: "manifest" (.jsonl or .csv), "captioned_folder" (clip.mp4 + clip.txt), "class_folder" (class/clip.mp4), "ucf101"
-(official splits), "webvid" (its csv) and "frame_folders" (folders of pictures). Records are in sorted order.
+(official splits), "webvid" (its csv) and "frame_folders" (folders of pictures). Records are in sorted order. What was
+found or listed and is not used stands in `left_out`, with the reason.
 """
 
 import csv
 import json
+import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .frame_folders import PICTURE_SUFFIXES, natural_key
+from .classes import check_text, class_name, name_classes
+from .listing import NOT_THERE, VIDEO_SUFFIXES, Found, LeftOut, in_order, look_through, order_of, split_pictures, tell
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif", ".apng")
+__all__ = [
+    "KINDS",
+    "VIDEO_SUFFIXES",
+    "ClipRecord",
+    "Manifest",
+    "class_prompt",
+    "list_clips",
+    "load_manifest",
+    "paths_of",
+]
+logger = logging.getLogger(__name__)
+
 KINDS = ("manifest", "captioned_folder", "class_folder", "ucf101", "webvid", "frame_folders")
 COLUMNS = {  # names that a manifest may use -> ours
     **dict.fromkeys(("path", "video", "file_name"), "path"),
@@ -50,13 +65,74 @@ class Manifest:
 
     Attributes:
         records: its clips.
-        class_names: name of each class label; empty where clips have none.
-        missing: clips that UCF-101 and WebVid list but that are not there.
+        class_names: name of each class label; empty where clips have none, or numbers in place of names.
+        left_out: what was found or listed and is no clip here.
     """
 
     records: list[ClipRecord]
     class_names: list[str] = field(default_factory=list)
-    missing: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[Path]:
+        """Clips that are listed, or linked to, and are not there."""
+        return [path for path, reason in self.left_out if reason == NOT_THERE]
+
+    def remarks(self) -> list[str]:
+        """What to know about the set, a line each: what was left out, and clips without a caption beside others."""
+        lines = tell(self.left_out)
+        bare = [record.path for record in self.records if not record.prompt]
+        if 0 < len(bare) < len(self.records):
+            lines.append(f"{len(bare)} of {len(self.records)} clips have no caption, the first {bare[0]}")
+        return lines
+
+    def warn(self, where: str | Path) -> None:
+        """Log the remarks as warnings, the same wherever clips are listed to be used."""
+        for line in self.remarks():
+            logger.warning("%s: %s", where, line)
+
+
+def list_clips(
+    path: str | Path, kind: str = "auto", *, video_root: str | Path | None = None, split: str | None = None
+) -> Manifest:
+    """List the clips below a path, of a set or of whatever lies there.
+
+    Args:
+        path: a video file, a folder or a manifest.
+        kind: one of `KINDS`, or "auto": of a folder all video files at any depth and all folders of pictures that hold
+            no video file, of a .csv or .jsonl file what it lists, else the file itself.
+        video_root: as in `load_manifest`.
+        split: as in `load_manifest`.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: no clip there, or not of this kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(2, "no such file or folder", str(path))
+    if kind == "auto" and path.suffix.lower() in (".csv", ".jsonl"):
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            kind = "webvid" if set(file.readline().strip().split(",")) == set(WEBVID_COLUMNS) else "manifest"
+    if kind != "auto":
+        if kind not in KINDS:
+            raise ValueError(f"kind: {kind!r}, allowed: auto, {', '.join(KINDS)}")
+        return load_manifest(kind, path, video_root=video_root, split=split)
+    if video_root is not None or split is not None:
+        raise ValueError("video_root, split: only with kind ucf101 or webvid")
+    if not path.is_dir():
+        return Manifest([ClipRecord(path)])
+    found = look_through(path)
+    folders, beside = split_pictures(found)
+    manifest = Manifest([ClipRecord(clip) for clip in found.videos + folders], left_out=found.left_out + beside)
+    if not manifest.records and not manifest.missing:
+        raise ValueError(f"{path}: no video file and no folder of pictures{_but(manifest.left_out)}")
+    return manifest
+
+
+def paths_of(manifest: Manifest) -> list[Path]:
+    """Paths of all clips, each once however many captions it has, and of those that are listed and not there."""
+    return list(dict.fromkeys([*(record.path for record in manifest.records), *manifest.missing]))
 
 
 def load_manifest(
@@ -91,23 +167,16 @@ def load_manifest(
     elif kind == "webvid":
         manifest = _read_webvid(path, Path(video_root or path.parent))
     else:
-        readers = {"manifest": _read_manifest, "captioned_folder": _read_captioned, "class_folder": _read_classes}
-        manifest = readers.get(kind, _read_frame_folders)(path)
+        readers: dict[str, Callable[[Path], Manifest]] = {
+            "manifest": _read_manifest,
+            "captioned_folder": _read_captioned,
+            "class_folder": _read_classes,
+            "frame_folders": _read_frame_folders,
+        }
+        manifest = readers[kind](path)
     if not manifest.records:
-        missing = manifest.missing
-        lost = f"; {len(missing)} listed are not there, the first {missing[0]}" if missing else ""
-        raise ValueError(f"{path}: no clip of kind {kind!r}{lost}")
+        raise ValueError(f"{path}: no clip of kind {kind!r}{_but(manifest.left_out)}")
     return manifest
-
-
-def find_videos(folder: Path) -> list[Path]:
-    """Video files at any depth, by suffix, in natural order; hidden files and folders are left out."""
-    return _sorted(file for file in _visible(folder) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
-
-
-def find_frame_folders(folder: Path) -> list[Path]:
-    """Folders that hold pictures, at any depth, `folder` itself included, in natural order."""
-    return _sorted({file.parent for file in _visible(folder) if file.suffix.lower() in PICTURE_SUFFIXES})
 
 
 def class_prompt(name: str) -> str:
@@ -115,12 +184,9 @@ def class_prompt(name: str) -> str:
     return " ".join(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").lower().split())
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    return (f for f in folder.rglob("*") if not any(part[0] == "." for part in f.relative_to(folder).parts))
-
-
-def _sorted(paths: Any) -> list[Path]:
-    return sorted(paths, key=lambda path: [natural_key(part) for part in path.parts])
+def _but(left_out: list[LeftOut]) -> str:
+    """What there is in place of clips, for a message."""
+    return "".join(f"; {line}" for line in tell(left_out))
 
 
 def _text(path: Path) -> str:
@@ -163,13 +229,36 @@ def _read_manifest(path: Path) -> Manifest:
     lost = [str(row["path"]) for row in rows if not row["path"].exists()]
     if lost:
         raise ValueError(f"{path}: {len(lost)} of {len(rows)} clips are not there, the first {lost[0]}")
-    labels = [row["class_label"] for row in rows if row["class_label"] is not None]
-    class_names = _class_names(path, labels)
-    numbers = {name: number for number, name in enumerate(class_names)}
+    labels = [row["label"] for row in rows if row["label"] is not None]
+    try:
+        class_names, numbers = name_classes(labels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     records = [
-        ClipRecord(row["path"], row["prompt"], numbers.get(str(row["class_label"]), -1), row["sha256"]) for row in rows
+        ClipRecord(row["path"], row["prompt"], -1 if row["label"] is None else numbers[row["label"]], row["sha256"])
+        for row in rows
     ]
-    return Manifest(sorted(records, key=lambda record: [natural_key(part) for part in record.path.parts]), class_names)
+    once, again = _once(path, records)
+    return Manifest(sorted(once, key=lambda record: order_of(record.path)), class_names, again)
+
+
+def _once(path: Path, records: list[ClipRecord]) -> tuple[list[ClipRecord], list[LeftOut]]:
+    """Records without those that say the same of the same clip again; a clip may have several captions.
+
+    Raises:
+        ValueError: a clip has two classes, or two digests.
+    """
+    first: dict[str, ClipRecord] = {}
+    once: dict[tuple[str, str], ClipRecord] = {}
+    again = []
+    for record in records:
+        place = os.path.normpath(record.path)
+        before = first.setdefault(place, record)
+        if (before.class_label, before.sha256) != (record.class_label, record.sha256):
+            raise ValueError(f"{path}: {record.path} is listed with two classes or two digests")
+        if once.setdefault((place, record.prompt), record) is not record:
+            again.append(LeftOut(record.path, "listed again with the same caption"))
+    return list(once.values()), again
 
 
 def _manifest_row(path: Path, line: int, row: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +276,9 @@ def _manifest_row(path: Path, line: int, row: dict[str, Any]) -> dict[str, Any]:
         types = (str, int) if name == "class_label" else (str,)
         if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
             raise ValueError(f"{path}: line {line}: {name} is {value!r}, must be text")
+        if isinstance(value, str):
+            check_text(f"{path}: line {line}: {name}", value)
+    label = None if values.get("class_label") is None else class_name(str(values["class_label"])) or None
     digest = (values.get("sha256") or "").lower()
     if digest and not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(f"{path}: line {line}: sha256 is {digest!r}, must be 64 hexadecimal digits")
@@ -195,57 +287,58 @@ def _manifest_row(path: Path, line: int, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "path": path.parent / values["path"],
         "prompt": " ".join((values.get("prompt") or "").split()),
-        "class_label": values.get("class_label"),
+        "label": label,
         "sha256": digest or None,
     }
 
 
-def _class_names(path: Path, labels: Sequence[str | int]) -> list[str]:
-    """Names in label order: numbers are taken as they are, names are numbered in sorted order."""
-    numeric = [str(label).isdecimal() for label in labels]
-    if any(numeric) and not all(numeric):
-        raise ValueError(
-            f"{path}: labels mix numbers and names: {labels[numeric.index(True)]}, {labels[numeric.index(False)]}"
-        )
-    if numeric:
-        return (
-            [str(number) for number in range(max(int(label) for label in labels) + 1)]
-            if numeric[0]
-            else sorted(set(map(str, labels)))
-        )
-    return []
-
-
 def _read_captioned(path: Path) -> Manifest:
-    videos = find_videos(path)
-    lost = [video for video in videos if not video.with_suffix(".txt").is_file()]
+    found = look_through(path)
+    videos, captions = found.videos, [video.with_suffix(".txt") for video in found.videos]
+    lost = [video for video, caption in zip(videos, captions) if not caption.is_file()]
     if lost:
         raise ValueError(
             f"{path}: {len(lost)} of {len(videos)} clips have no caption .txt beside them, as {lost[0].name}"
         )
-    return Manifest([ClipRecord(video, " ".join(_text(video.with_suffix(".txt")).split())) for video in videos])
+    records = [ClipRecord(video, " ".join(_text(caption).split())) for video, caption in zip(videos, captions)]
+    used = {*captions, *(each.path.with_suffix(".txt") for each in found.left_out)}
+    alone = [LeftOut(text, "a text without a clip") for text in found.texts if text not in used]
+    return Manifest(records, left_out=found.left_out + _no_videos(found) + alone)
 
 
 def _read_classes(path: Path) -> Manifest:
-    return _by_first_folder(path, find_videos(path))
+    found = look_through(path)
+    return _by_first_folder(path, found.videos, found.left_out + _no_videos(found))
 
 
 def _read_frame_folders(path: Path) -> Manifest:
-    folders = find_frame_folders(path)
+    found = look_through(path)
+    folders = found.picture_folders
+    left_out = found.left_out + [LeftOut(video, "a video, not a folder of pictures") for video in found.videos]
     if folders and all(len(folder.relative_to(path).parts) < 2 for folder in folders):
-        return Manifest([ClipRecord(folder) for folder in folders])
-    return _by_first_folder(path, folders)
+        return Manifest([ClipRecord(folder) for folder in folders], left_out=left_out)
+    return _by_first_folder(path, folders, left_out)
 
 
-def _by_first_folder(path: Path, clips: list[Path]) -> Manifest:
+def _no_videos(found: Found) -> list[LeftOut]:
+    """Pictures where videos are asked for."""
+    apart, beside = split_pictures(found)
+    return beside + [LeftOut(folder, "a folder of pictures, not a video") for folder in apart]
+
+
+def _by_first_folder(path: Path, clips: list[Path], left_out: list[LeftOut]) -> Manifest:
     loose = [clip for clip in clips if len(clip.relative_to(path).parts) < 2]
     if loose:
         raise ValueError(f"{path}: {loose[0].name} lies in no class folder, {len(clips) - len(loose)} other clips do")
-    class_names = sorted({clip.relative_to(path).parts[0] for clip in clips})
-    numbers = {name: number for number, name in enumerate(class_names)}
     names = [clip.relative_to(path).parts[0] for clip in clips]
-    records = [ClipRecord(clip, class_prompt(name), numbers[name]) for clip, name in zip(clips, names)]
-    return Manifest(records, class_names)
+    for name in set(names):
+        check_text(f"{path}: the name of a class", name)
+    class_names = sorted({class_name(name) for name in names})
+    numbers = {name: number for number, name in enumerate(class_names)}
+    records = [ClipRecord(clip, class_prompt(name), numbers[class_name(name)]) for clip, name in zip(clips, names)]
+    folders = in_order(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    empty = [LeftOut(folder, "a class without a clip") for folder in folders if folder.name not in names]
+    return Manifest(records, class_names, left_out + empty)
 
 
 def _read_ucf101(path: Path, video_root: Path, split: str | None) -> Manifest:
@@ -289,6 +382,7 @@ def _read_webvid(path: Path, video_root: Path) -> Manifest:
 
 
 def _present(records: list[ClipRecord], class_names: list[str]) -> Manifest:
-    records = sorted(records, key=lambda record: [natural_key(part) for part in record.path.parts])
-    there = [record for record in records if record.path.is_file()]
-    return Manifest(there, class_names, [record.path for record in records if not record.path.is_file()])
+    records = sorted(records, key=lambda record: order_of(record.path))
+    there = [record.path.is_file() for record in records]
+    left_out = [LeftOut(record.path, NOT_THERE) for record, found in zip(records, there) if not found]
+    return Manifest([record for record, found in zip(records, there) if found], class_names, left_out)

@@ -6,6 +6,7 @@ labels = class_labels(dit, batch["class_label"])
 from typing import Any
 
 import torch
+from diffusers.models.embeddings import LabelEmbedding
 from torch import nn
 
 
@@ -38,6 +39,15 @@ def null_label(model: nn.Module) -> int:
     """The class label that stands for no class, or 0 where the model has no class condition."""
     config = config_of(model)
     return int(getattr(config, "num_classes", 0) or getattr(config, "num_embeds_ada_norm", 0) or 0)
+
+
+def leave_dropping_to_conditions(model: nn.Module) -> None:
+    """Switch off what diffusers' DiT does in training: each of its blocks drops the labels of other samples, so that a
+    sample without any label, as guidance asks for, never comes.
+    """
+    for module in model.modules():
+        if isinstance(module, LabelEmbedding):
+            module.dropout_prob = 0.0
 
 
 def with_null(labels: torch.Tensor, absent: torch.Tensor, null: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cmd_video.data.classes import check_text
 from cmd_video.diffusion.condition import Condition
 
 
@@ -31,18 +32,29 @@ class PromptFeatures:
 
 
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> PromptFeatures:
-    """Tokenize (padded to the encoder's length, as Stable Diffusion does) and encode, on the encoder's device."""
+    """Tokenize (padded to the encoder's length, as Stable Diffusion does) and encode, on the encoder's device.
+
+    Raises:
+        ValueError: a prompt is no valid text.
+    """
+    for prompt in prompts:
+        check_text("prompt", prompt)
     limit = tokenizer.model_max_length
     tokens = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-    whole = tokenizer(prompts).input_ids
-    truncated = [
-        tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else None for ids in whole
-    ]
+    truncated = cut_off(tokenizer, prompts, limit)
     device = text_encoder.device
     hidden_states = text_encoder(tokens.input_ids.to(device))[0]  # (B, S, D)
     mask = tokens.attention_mask.to(hidden_states)  # its device: an offloaded encoder's differs
     pooled = (hidden_states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
     return PromptFeatures(hidden_states, pooled, mask, truncated)
+
+
+def cut_off(tokenizer: Any, prompts: list[str], limit: int) -> list[str | None]:
+    """Of each prompt what does not fit into `limit` tokens, begin and end included; None where all does."""
+    whole = tokenizer(prompts, verbose=False).input_ids
+    return [
+        tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else None for ids in whole
+    ]
 
 
 TOKENIZERS = {"text_encoder": "tokenizer", "motion_text_encoder": "motion_tokenizer"}

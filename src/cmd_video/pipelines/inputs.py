@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from cmd_video.data.classes import check_text
 from cmd_video.data.picture_file import upright_rgb
 
 
@@ -44,6 +45,8 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         if not all(isinstance(text, str) for text in as_list(value)):
             raise ValueError(f"{name}: expected a string or a list of strings, got {value!r}")
+        for text in as_list(value):
+            check_text(name, text)
     counts = {len(as_list(value)) for value in (prompt, class_labels) if value is not None}
     images = len(as_list(image)) if image is not None else 0
     if images and counts and counts != {images}:

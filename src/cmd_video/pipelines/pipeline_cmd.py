@@ -37,6 +37,7 @@ from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.techniques import of_seam, technique
 
+from .class_names import check_id2label, label_numbers, names_by_number
 from .image_model import load_image_model
 from .inputs import (
     as_list,
@@ -91,6 +92,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         motion_text_encoder: another one for the motion model (as in the paper's SD 1.5 setting); None = the same.
         motion_tokenizer: its tokenizer.
         sampling: how both models are sampled unless a call says otherwise; saved with the pipeline.
+        id2label: names of the classes by their numbers, for class-conditional models; saved with the pipeline.
     """
 
     model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_transformer->autoencoder->vae"
@@ -109,6 +111,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         motion_text_encoder: CLIPTextModel | None = None,
         motion_tokenizer: CLIPTokenizer | None = None,
         sampling: Sampling | dict[str, Any] | None = None,
+        id2label: dict[str, str] | dict[int, str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -133,6 +136,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"motion_transformer: knows {motion_transformer.config.num_classes} classes, the content model "
                 f"{self.num_classes}; they must know the same"
             )
+        if id2label:
+            self.register_to_config(id2label=check_id2label(id2label, self.num_classes))
         self.ratio = spatial_ratio(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=self.ratio, do_resize=False, do_convert_rgb=True)
 
@@ -187,6 +192,11 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         given = value if isinstance(value, Sampling) else Sampling.model_validate(value)
         self.register_to_config(sampling=given.model_dump(mode="json"))
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their numbers; empty where they are not known."""
+        return names_by_number(self.config.get("id2label"))
+
     def use_preset(self, name: str) -> None:
         """Change solvers, steps and shortcuts to those of a preset: a trade of quality for speed (see `PRESETS`).
 
@@ -210,7 +220,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        class_labels: int | list[int] | None = None,
+        class_labels: int | str | list[int | str] | None = None,
         image: PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -234,7 +244,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Args:
             prompt: text, for text-conditional models. Beyond the text encoder's length it is cut, with a warning.
             negative_prompt: what guidance leads away from; default the empty prompt.
-            class_labels: class numbers, for class-conditional models.
+            class_labels: class numbers, or names (see `class_names`), for class-conditional models.
             image: use this as content frame (image to video): images of the output's size, or (B, 3, H, W) in [0, 1].
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
@@ -262,6 +272,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ValueError: an argument does not fit the model; the message names it and what is allowed.
         """
         # 1. Arguments
+        class_labels = label_numbers(class_labels, self.class_names, self.num_classes)
         height, width = default_size(self, height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
         how = self.sampling if sampling is None else Sampling.model_validate(sampling)

@@ -30,6 +30,10 @@ class ClassifierStage(Stage):
             if self.by_frame and data.kind != "sprites":
                 raise ValueError(f"{name}.kind: {data.kind!r}, appearance is learned from sprites, that say theirs")
 
+    @property
+    def num_classes(self) -> int:
+        return 0 if self.by_frame else int(self.classifier.config.num_classes)
+
     def forward(self, batch: Batch) -> torch.Tensor:
         logits, _ = self.classifier(batch["video"])
         return self._losses(logits, self._target(batch)).mean()

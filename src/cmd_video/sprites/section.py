@@ -16,19 +16,19 @@ class SpritesData(Section):
     """Scenes that are drawn as they are asked for."""
 
     kind: Literal["sprites"] = "sprites"
-    length: int = Field(1_000_000, gt=0)
+    length: int = Field(1_000_000, gt=0, le=10**9)
     """Number of scenes; training draws them again in the same order after that."""
-    height: int = Field(64, gt=0)
+    height: int = Field(64, gt=0, le=2**14)
     """H in pixels."""
-    width: int = Field(64, gt=0)
+    width: int = Field(64, gt=0, le=2**14)
     """W in pixels."""
-    num_frames: int = Field(16, gt=0)
+    num_frames: int = Field(16, gt=0, le=10**9)
     """Frames of a clip; 1 gives single frames, for the image stage."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Which world of scenes."""
     split: Literal["train", "held_out"] = "train"
     """held_out: combinations that training never sees."""
-    start: int = Field(0, ge=0)
+    start: int = Field(0, ge=0, le=10**9)
     """Number of the first scene."""
     pairs: float = Field(0.25, ge=0, le=1)
     """Share of scenes with two objects."""

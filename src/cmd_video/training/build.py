@@ -14,6 +14,7 @@ from cmd_video.pruning.pruned_models import PrunedMixin
 from cmd_video.section import named
 
 from .config import STAGES, TrainConfig
+from .fit import check_fit
 from .stage import Stage
 
 
@@ -37,4 +38,5 @@ def build_stage(config: TrainConfig, components: dict[str, Any]) -> Stage:
     encoder = components.get("text_encoder")
     if "video_model" not in components and encoder is not None and not isinstance(encoder, CLIPTextModel):
         raise ValueError(f"components.text_encoder: a {type(encoder).__name__} belongs to a video_model")
+    check_fit(config, components)
     return named(STAGES[config.stage].place)(config, components)

@@ -2,8 +2,9 @@
 
     save_checkpoint(folder, step, tensors={"model": {...}}, state={...});  step, tensors, state = load_latest(folder)
 
-A checkpoint is a folder `step-00001000`. A folder without a manifest, or one whose files differ from it, does not
-count.
+A checkpoint is a folder `step-00001000`. A folder without a manifest, or one whose files differ from it, is damaged:
+the one before it counts. Where all are damaged nothing may begin anew in their place, and a checkpoint of another
+format version is none that is damaged: both are errors.
 """
 
 import json
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cmd_video.data.files import sha256, whole_folder
+from cmd_video.data.files import is_left_behind, sha256, whole_folder
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 VERSION = 1
@@ -55,7 +57,17 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
 
 
 def verify_checkpoint(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file must have the size and sha256 of its manifest."""
+    """What is wrong with a checkpoint, or None: every file must have the size and sha256 of its manifest.
+
+    Raises:
+        ValueError: it is whole, as far as can be told, and of another format version.
+    """
+    version = _other_version(path)
+    if version is not None:
+        raise ValueError(
+            f"{path}: a checkpoint of format version {version}, this program reads {VERSION}; go on with the version "
+            "of cmd-video that wrote it, or choose a new folder"
+        )
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         for name in sorted({file.name for file in path.iterdir()} - {"manifest.json", *manifest}):
@@ -66,44 +78,84 @@ def verify_checkpoint(path: Path) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
                 return f"{name} is damaged"
-        version = json.loads((path / "state.json").read_text())["version"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        json.loads((path / "state.json").read_text())["version"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "manifest.json or state.json is missing or damaged"
-    return None if version == VERSION else f"state.json: version {version}, this program reads {VERSION}"
+    return None
+
+
+def _other_version(path: Path) -> str | None:
+    """The format version that a checkpoint states, if it is not ours; None where the file that states it is damaged.
+
+    Another version may have another manifest, or none.
+    """
+    try:
+        stated = json.loads((path / "state.json").read_text())["version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if type(stated) is int and stated == VERSION:
+        return None
+    try:
+        entry = json.loads((path / "manifest.json").read_text())["state.json"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return repr(stated) if type(stated) is int else None
+    return repr(stated) if entry == sha256(path / "state.json") else None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, or None; a warning names the file that damages a newer one."""
+    """The newest checkpoint that is whole, None where there is none at all; a warning names the file that damages a
+    newer one.
+
+    Raises:
+        ValueError: there are checkpoints but none can be read, or the newest is of another format version.
+    """
+    problems = []
     for path in reversed(list_checkpoints(folder)):
         problem = verify_checkpoint(path)
         if problem is None:
             state = json.loads((path / "state.json").read_text())
-            tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
-            return state["step"], tensors, state
+            try:
+                tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+                return int(state["step"]), tensors, state
+            except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                problem = f"what it holds is no checkpoint ({type(error).__name__}: {error})"
+        problems.append(f"{path.name}: {problem}")
         warnings.warn(f"{path}: {problem}; trying the checkpoint before it", stacklevel=2)
+    if problems:
+        raise ValueError(
+            f"{folder}: none of its {len(problems)} checkpoints can be read ({', '.join(problems[:3])}); bring a copy "
+            "back, or remove the folder to train from the first step"
+        )
     return None
 
 
 def remove_old_checkpoints(folder: Path, step: int, keep_last: int, best_step: int | None) -> None:
-    """Delete all up to `step` but the last `keep_last` and the best; also what killed processes left half-written.
+    """Delete all up to `step` but the last `keep_last` and the best; also what dead processes left half-written.
 
     Checkpoints after `step` are damaged, or training would have gone on from there; they do not count.
     """
-    checkpoints = [path for path in list_checkpoints(folder) if path.name <= f"step-{step:08d}"]
+    checkpoints = [path for path in list_checkpoints(folder) if step_of(path) <= step]
     for path in checkpoints[:-keep_last]:
-        if path.name != f"step-{best_step or 0:08d}":
+        if step_of(path) != best_step:
             trash = path.with_name(f"{path.name}.tmp-delete")
             path.rename(trash)  # so that a kill in the middle does not leave half a checkpoint under its name
             shutil.rmtree(trash, ignore_errors=True)
     for path in folder.glob("*step-*.tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if is_left_behind(path):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

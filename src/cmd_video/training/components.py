@@ -24,7 +24,9 @@ from cmd_video.pipelines.shipped import model_folder, shared_components
 from cmd_video.pruning import pruned_models
 from cmd_video.section import named
 
+from .arguments import check_arguments
 from .config import COMPONENT_CLASSES, TEXT_ENCODERS, ComponentConfig
+from .dit import initialize_dit
 from .tokenizer import train_tokenizer
 
 ELSEWHERE = {  # classes by name, imported when one is asked for
@@ -57,24 +59,25 @@ def build_components(
     for name in sorted(configs, key=_BUILD_ORDER.index):
         config = configs[name]
         torch.manual_seed(seed)
-        try:
-            if config.path is not None:
-                components[name] = _in_memory(_load(name, config.path))
-            elif name in ("image_encoder", "text_encoder_2", "tokenizer_2"):
-                raise ValueError(f"components.{name}: give a `path`; a fresh one knows nothing and is not trained")
-            elif "tokenizer" in name:
-                components[name] = train_tokenizer(captions or [], **config.config)
-            elif "text_encoder" in name:
-                tokenizer = components[name.replace("text_encoder", "tokenizer")]
-                components[name] = _fresh_text_encoder(config.config, tokenizer)
-            else:
-                components[name] = _find_class(config.class_name)(**config.config)
-        except TypeError as error:
-            raise ValueError(f"components.{name}.config: {error}") from error
+        if config.path is not None:
+            components[name] = load_component(name, config.path)
+        elif name in ("image_encoder", "text_encoder_2", "tokenizer_2"):
+            raise ValueError(f"components.{name}: give a `path`; a fresh one knows nothing and is not trained")
+        else:
+            components[name] = _fresh(name, config, components, captions or [])
     for name in ("text_encoder", "motion_text_encoder"):
         if isinstance(components.get(name), CLIPTextModel):
             _check_vocabulary(name, components[name], components[name.replace("text_encoder", "tokenizer")])
     return components
+
+
+def load_component(name: str, path: str) -> Any:
+    """One component by itself, from its own folder or a pipeline's; with weights of its own in memory.
+
+    Raises:
+        ValueError: there is none, or another kind of component.
+    """
+    return _in_memory(_load(name, path))
 
 
 def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder, ImageAutoencoder | None]:
@@ -87,6 +90,37 @@ def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder,
         raise ValueError(f"{folder}: no autoencoder; is the run finished?")
     vae = _load("vae", str(folder)).to(device) if (folder / "vae" / "config.json").is_file() else None
     return _load("autoencoder", str(folder)).to(device), vae
+
+
+def _fresh(name: str, config: ComponentConfig, components: dict[str, Any], captions: list[str]) -> Any:
+    """A component of a configuration that a user wrote: whatever its class says of it is said of the field."""
+    place = f"components.{name}.config"
+    try:
+        if "tokenizer" in name:
+            check_arguments(place, train_tokenizer, config.config)
+            return train_tokenizer(captions, **config.config)
+        if "text_encoder" in name:
+            check_arguments(place, CLIPTextConfig, config.config)
+            return _fresh_text_encoder(config.config, components[name.replace("text_encoder", "tokenizer")])
+        kind = _find_class(config.class_name)
+        check_arguments(place, kind, config.config)
+        component = kind(**config.config)
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        AssertionError,
+    ) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(said if said.startswith("components.") else f"{place}: {said[:300]}") from error
+    if isinstance(component, diffusers.DiTTransformer2DModel):
+        initialize_dit(component)
+    return component
 
 
 def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -17,6 +17,9 @@ from cmd_video.diffusion.objective import DenoisingSettings, DiffusionSettings
 from cmd_video.section import Section, by_kind, named
 from cmd_video.techniques import technique
 
+MAX_SEED, MAX_COUNT, MAX_SIDE = 2**32, 10**9, 2**14
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 VIDEO_MODELS = (
     "UNet3DConditionModel",
     "UNetMotionModel",
@@ -120,25 +123,25 @@ class VideoData(Section):
     """Clips on disk."""
 
     kind: Literal["manifest", "captioned_folder", "class_folder", "ucf101", "webvid", "frame_folders"]
-    path: str
+    path: str = Field(min_length=1)
     """The manifest, csv or folder."""
     video_root: str | None = None
     """Folder of the clips, where they do not lie beside the manifest (UCF-101, WebVid)."""
     split: str | None = None
     """UCF-101: "train1" ... "test3", an official split."""
-    height: int = Field(64, gt=0)
+    height: int = Field(64, gt=0, le=MAX_SIDE)
     """H of a clip in pixels."""
-    width: int = Field(64, gt=0)
+    width: int = Field(64, gt=0, le=MAX_SIDE)
     """W of a clip in pixels."""
-    num_frames: int = Field(16, gt=0)
+    num_frames: int = Field(16, gt=0, le=MAX_COUNT)
     """F of a clip."""
-    stride: int = Field(1, gt=0)
+    stride: int = Field(1, gt=0, le=MAX_COUNT)
     """Take every stride-th frame."""
     fps: float | None = Field(None, gt=0)
     """Take frames at this rate instead of a stride."""
     flip: bool = False
     """Mirror half of the clips."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=MAX_SEED)
     """Of which span of a clip is read, and of what augmentation does."""
     train: bool = True
     """Random place in the clip; otherwise its middle."""
@@ -161,9 +164,9 @@ class LatentsData(Section):
     """Content frames and motion latents that `cmd-video data encode` wrote."""
 
     kind: Literal["latents"]
-    path: str
+    path: str = Field(min_length=1)
     """Folder that `cmd-video data encode` wrote."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=MAX_SEED)
     """Order in which the clips are drawn."""
 
     def open(self, on_device: bool = False) -> Any:
@@ -196,15 +199,15 @@ DataConfig = Annotated[Any, by_kind(find_data)]
 class OptimizerConfig(Section):
     """AdamW and its learning rate."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0, le=1000)
     """Learning rate of AdamW after the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
     """AdamW's, on all weights."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: stay, or fall along a half cosine to zero at the last step."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=MAX_COUNT)
     """Steps over which the learning rate rises from 0."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Clip the gradient to this norm; null = never."""
@@ -213,14 +216,14 @@ class OptimizerConfig(Section):
 class LoopConfig(Section):
     """The loop: how long, how much at a time, what is written when."""
 
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, le=MAX_COUNT)
     """Optimizer steps of the run."""
     max_minutes: float | None = Field(None, gt=0)
     """Stop after the first step that ends later than this many minutes after the call: save a checkpoint and, as at
     the end, the components as they are. The same call again goes on. null = run to the last step."""
-    batch_size: int = Field(gt=0)
+    batch_size: int = Field(gt=0, le=MAX_COUNT)
     """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
-    gradient_accumulation_steps: int = Field(1, gt=0)
+    gradient_accumulation_steps: int = Field(1, gt=0, le=MAX_COUNT)
     """Parts that a batch is computed in, to save memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward pass; weights and optimizer stay float32."""
@@ -230,15 +233,17 @@ class LoopConfig(Section):
     """Compute activations again in the backward pass, to save memory."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged weights, which are validated and exported."""
-    num_workers: int = Field(0, ge=0)
+    num_workers: int = Field(0, ge=0, le=1024)
     """Data loading processes."""
-    log_every: int = Field(20, gt=0)
+    timeout_s: float = Field(1800.0, gt=0, le=10_000_000)
+    """Seconds without an answer, of a loading process or of another process of the run, after which the run ends."""
+    log_every: int = Field(20, gt=0, le=MAX_COUNT)
     """Steps between lines of the log."""
-    validate_every: int = Field(500, gt=0)
+    validate_every: int = Field(500, gt=0, le=MAX_COUNT)
     """Steps between validations."""
-    checkpoint_every: int = Field(500, gt=0)
+    checkpoint_every: int = Field(500, gt=0, le=MAX_COUNT)
     """Steps between checkpoints."""
-    keep_last: int = Field(2, gt=0)
+    keep_last: int = Field(2, gt=0, le=MAX_COUNT)
     """Checkpoints to keep besides the one with the lowest validation loss."""
 
 
@@ -294,13 +299,13 @@ class ValidationConfig(Section):
 
     data: DataConfig
     """Held-out clips, by `kind`."""
-    num_clips: int = Field(64, gt=0)
+    num_clips: int = Field(64, gt=0, le=MAX_COUNT)
     """Clips that the loss is measured on."""
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(16, gt=0, le=MAX_COUNT)
     """Clips at a time."""
-    num_samples: int = Field(8, ge=0)
+    num_samples: int = Field(8, ge=0, le=MAX_COUNT)
     """Clips in the sample grid; 0 = no grid."""
-    num_inference_steps: int = Field(25, gt=0)
+    num_inference_steps: int = Field(25, gt=0, le=MAX_COUNT)
     """Steps of the samples that are drawn."""
     guidance_scale: float = Field(3.0, ge=1)
     """Classifier-free guidance of the samples; 1 = none."""
@@ -311,9 +316,9 @@ class TrainConfig(Section):
 
     stage: Literal["autoencoder", "image", "content", "motion", "video", "classifier", "decoder"]
     """What is trained."""
-    output_dir: str
+    output_dir: str = Field(min_length=1)
     """The run's folder."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=MAX_SEED)
     """Of everything that is drawn."""
     components: dict[str, ComponentConfig]
     """Networks, encoders, schedulers, by name."""
@@ -402,6 +407,45 @@ class TrainConfig(Section):
             raise ValueError(f"edit: not together with objective.kind {objective.kind!r}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a section has twice: the first one would be lost. What `<<` brings may be overridden."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key.value in {before.value for before in keys[:number]}:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
+        return node
+
+
+def _parse(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _reason(error: Exception) -> str:
+    return "sections are nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML or JSON file says.
+
+    Raises:
+        ValueError: it is not YAML, not UTF-8, nested too deep, or has a key twice.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return _parse(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid YAML: {_reason(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML file, apply dotted overrides, validate.
 
@@ -413,10 +457,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
         ValueError: the file is not YAML, an override has no "=", or a field is wrong (pydantic's error names it).
         FileNotFoundError: there is no such file.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a configuration is a mapping of fields, found {type(values).__name__}")
     for override in overrides or []:
@@ -430,7 +471,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
             if not isinstance(target, dict):
                 raise ValueError(f"overrides: {override!r}: {parent} is not a section")
         try:
-            target[leaf] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {error}") from error
+            target[leaf] = _parse(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {_reason(error)}") from error
     return TrainConfig.model_validate(values)

@@ -2,16 +2,27 @@
 
     loader = training_batches(config.data.open(), StepSampler(...), num_workers=4)
 
-Sample n of a run is `dataset[n]`, defined for every n >= 0; step s of batch size B uses samples s * B to (s + 1) * B
-- 1.
+Sample n of a run is `dataset[n]`, defined for every n >= 0; each step uses the next samples, as many as its batch has,
+however they are dealt out to processes and micro-batches.
 """
 
+import ctypes
+import hashlib
+import json
+import logging
 import os
-from collections.abc import Iterator
-from typing import Any, Protocol
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
+
+from .config import LoopConfig
+
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when the one that started it dies
 
 
 class ClipDataset(Protocol):
@@ -23,32 +34,90 @@ class ClipDataset(Protocol):
 
 
 class NumberedDataset(torch.utils.data.Dataset):
-    """Adds `number` to each item."""
+    """Adds `number` to each item, and gives its class the number that the network knows it by.
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
+    Args:
+        dataset: the clips.
+        classes: number of a class in the dataset -> number in the network; those that are not there stay.
+    """
+
+    def __init__(self, dataset: ClipDataset, classes: Mapping[int, int] | None = None) -> None:
+        self.dataset, self.classes = dataset, dict(classes or {})
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return {**self.dataset[number], "number": number}
+        item = self.dataset[number]
+        if self.classes:
+            item = {**item, "class_label": self.classes.get(item["class_label"], item["class_label"])}
+        return {**item, "number": number}
+
+
+class Loaded(NamedTuple):
+    """A micro-batch on its way from a loading process.
+
+    Attributes:
+        batch: what `collate` made; None where it could not be read.
+        failures: path and reason of each clip that could not be read on the way.
+        problem: why there is no batch.
+    """
+
+    batch: dict[str, Any] | None
+    failures: list[tuple[str, str]]
+    problem: str | None
+
+
+class _BatchDataset(torch.utils.data.Dataset):
+    """Items are whole micro-batches, by the list of their numbers, so that what goes wrong travels as a value: an
+    exception would come out of a loading process as the text of a traceback.
+    """
+
+    def __init__(self, dataset: ClipDataset, classes: Mapping[int, int] | None = None) -> None:
+        self.dataset, self.numbered = dataset, NumberedDataset(dataset, classes)
+
+    def __getitem__(self, numbers: list[int]) -> Loaded:
+        failures: dict[str, str] = getattr(self.dataset, "failures", {})
+        known, batch, problem = len(failures), None, None
+        try:
+            batch = collate([self.numbered[number] for number in numbers])
+        except (ValueError, OSError) as error:
+            problem = str(error)
+        return Loaded(batch, list(failures.items())[known:], problem)
 
 
 class StepSampler(Sampler[list[int]]):
-    """The numbers of each micro-batch of this process, from one step to another."""
+    """The numbers of each micro-batch of this process, from one step to another.
+
+    Args:
+        first_step: steps done.
+        last_step: steps of the run.
+        batch_size: samples of a step.
+        micro_batches: parts that a step is computed in.
+        rank: number of this process.
+        world: how many processes there are.
+        first_sample: number of the next sample; None = as many were drawn as the steps done have at this batch size.
+    """
 
     def __init__(
-        self, first_step: int, last_step: int, batch_size: int, micro_batches: int, rank: int, world: int
+        self,
+        first_step: int,
+        last_step: int,
+        batch_size: int,
+        micro_batches: int,
+        rank: int,
+        world: int,
+        first_sample: int | None = None,
     ) -> None:
         self.steps = range(first_step, last_step)
         self.batch_size, self.micro_batches, self.rank, self.world = batch_size, micro_batches, rank, world
+        self.first_sample = first_step * batch_size if first_sample is None else first_sample
 
     def __len__(self) -> int:
         return len(self.steps) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch_size // (self.micro_batches * self.world)
-        for step in self.steps:
+        for step in range(len(self.steps)):
             for micro in range(self.micro_batches):
-                first = step * self.batch_size + (micro * self.world + self.rank) * share
+                first = self.first_sample + step * self.batch_size + (micro * self.world + self.rank) * share
                 yield list(range(first, first + share))
 
 
@@ -69,26 +138,98 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def training_batches(dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> DataLoader:
-    """Batches of a run in order."""
-    return DataLoader(
-        NumberedDataset(dataset),
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        worker_init_fn=_leave_process_group,
+def training_batches(
+    dataset: ClipDataset, sampler: StepSampler, loop: LoopConfig, classes: Mapping[int, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Batches of a run in order, classes numbered as `NumberedDataset` does. Clips that loading processes cannot read
+    are counted here, all of them together.
+
+    Raises:
+        ValueError: clips cannot be read, or too many of them.
+        OSError: a loading process died, or said nothing for `loop.timeout_s`.
+    """
+    loader = DataLoader(
+        _BatchDataset(dataset, classes),
+        sampler=sampler,
+        batch_size=None,
+        num_workers=loop.num_workers,
+        timeout=loop.timeout_s if loop.num_workers else 0,
+        collate_fn=_as_it_is,
+        worker_init_fn=partial(_start_loading, trainer=os.getpid()),
     )
+    batches: Any = iter(loader)
+    while True:
+        try:
+            loaded = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if str(error).startswith("Caught"):  # a bug of ours, in a loading process
+                raise
+            for process in batches._workers:  # one that is stopped would not heed anything less
+                process.kill()
+            if "timed out" in str(error):
+                raise TimeoutError(
+                    f"data: no batch came for {loop.timeout_s:g} s (loop.timeout_s) from the {loop.num_workers} "
+                    "loading processes; a clip may be on a disk that does not answer"
+                ) from error
+            raise ChildProcessError(f"data: a loading process died ({str(error).splitlines()[0]})") from error
+        if loop.num_workers:
+            for path, reason in loaded.failures:
+                dataset.note(path, reason)  # type: ignore[attr-defined]  # only such datasets have failures
+        if loaded.problem is not None:
+            raise ValueError(loaded.problem)
+        yield loaded.batch
 
 
-def _leave_process_group(worker: int) -> None:
-    """A signal to the trainer's whole group is for the trainer, which still needs batches to end its step and save."""
+def name_clips(batches: Sequence[dict[str, Any]]) -> str:
+    """Which clips micro-batches hold, for a message: those with values that are not numbers, else all of them."""
+    clips, broken = [], []
+    for batch in batches:
+        numbers = [int(number) for number in batch["number"]]
+        names = batch.get("path") or batch.get("prompt") or [""] * len(numbers)
+        tensors = [value for value in batch.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+        for place, (number, name) in enumerate(zip(numbers, names, strict=True)):
+            clips.append(f"{number} {name!r}" if name else f"{number}")
+            if not all(value[place].isfinite().all() for value in tensors if len(value) == len(numbers)):
+                broken.append(clips[-1])
+    chosen = broken or clips
+    more = f" and {len(chosen) - 8} more" if len(chosen) > 8 else ""
+    cause = ", which hold values that are not numbers" if broken else ""
+    return f"of samples {', '.join(chosen[:8])}{more}{cause}"
+
+
+def digest_of_clips(dataset: ClipDataset) -> str | None:
+    """sha256 of which clips a dataset has, with which captions and classes; None for one that says nothing of them."""
+    described = getattr(dataset, "described", None)
+    return None if described is None else hashlib.sha256(json.dumps(described()).encode()).hexdigest()
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _start_loading(worker: int, trainer: int) -> None:
+    """A signal to the trainer's whole group is for the trainer, which still needs batches to end its step and save;
+    but a loading process does not outlive it, wherever it is stuck. The trainer alone reports failures.
+    """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != trainer:
+            os._exit(1)
+    logging.getLogger("cmd_video.data").setLevel(logging.ERROR)
+    info: Any = get_worker_info()
+    if hasattr(info.dataset.dataset, "failure_log"):
+        info.dataset.dataset.failure_log = None
 
 
-def fixed_batches(dataset: ClipDataset, count: int, batch_size: int) -> list[dict[str, Any]]:
-    """The first `count` items, in batches; the same every time."""
-    numbered = NumberedDataset(dataset)
+def fixed_batches(
+    dataset: ClipDataset, count: int, batch_size: int, classes: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """The first `count` items, in batches; the same every time. Classes are numbered as `NumberedDataset` does."""
+    numbered = NumberedDataset(dataset, classes)
     count = min(count, len(dataset))
     return [
         finish_batch(dataset, collate([numbered[number] for number in range(first, min(first + batch_size, count))]))

@@ -3,6 +3,8 @@
 encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000)
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +12,15 @@ from typing import Any, Literal
 import torch
 
 from cmd_video.data.files import sha256
-from cmd_video.data.latents import shard_path, write_latents
+from cmd_video.data.latents import is_whole, shard_path, write_latents
 from cmd_video.denoisers.latent_space import ImageAutoencoder, encode_video
 from cmd_video.models import CMDAutoencoder
 
+from .classes import names_of
 from .components import load_autoencoder
 from .config import LatentsData, VideoData, load_config
 from .data import collate
+from .digests import digest_of
 
 
 @torch.no_grad()
@@ -32,7 +36,7 @@ def encode_run(
     overrides: list[str] | None = None,
     passes: int = 1,
 ) -> int:
-    """Encode the first clips of a run's data with its autoencoder; finished shards are kept, so a second call goes on.
+    """Encode the first clips of a run's data with its autoencoder; whole shards are kept, so a second call goes on.
 
     Args:
         run: a finished run that holds an autoencoder.
@@ -51,7 +55,8 @@ def encode_run(
 
     Raises:
         ValueError: the run is not finished, or its data are latents already, or an override is of something else, or
-            another pass would give the same clips.
+            another pass would give the same clips, or `output` holds latents of other clips, of these clips as they
+            were before a file, caption or class changed, or of another autoencoder.
     """
     if not (run / "config.json").is_file():
         raise ValueError(f"{run}: no config.json; give the folder of a training run")
@@ -82,19 +87,28 @@ def encode_run(
     def shards() -> Iterator[dict[str, Any]]:
         for number, first in enumerate(range(0, count, shard_size)):
             numbers = range(first, min(first + shard_size, count))
-            yield {} if shard_path(output, number).is_file() else encode(numbers)
+            yield {} if is_whole(shard_path(output, number), len(numbers)) else encode(numbers)
             if progress is not None:
                 progress(numbers.stop)
 
+    names = names_of(dataset)
+    files = getattr(dataset, "described", None)
+    parts = {"autoencoder": autoencoder} if vae is None else {"autoencoder": autoencoder, "vae": vae}
     recipe = {
         "run": run.name,
         "autoencoder_sha256": sha256(*sorted((run / "pipeline" / "autoencoder").glob("*.safetensors"))),
+        "digests": {name: digest_of(part) for name, part in parts.items()},
         "data": data.model_dump(mode="json"),
+        "files": None if files is None else _sha256_of(files(files=True)),
         "split": split,
         "clips": count,
         "shard_size": shard_size,
     }
-    return write_latents(output, shards(), recipe)
+    return write_latents(output, shards(), recipe, None if names is None else list(names))
+
+
+def _sha256_of(described: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -18,12 +18,21 @@ from cmd_video.pipelines.older import upgrade_schedulers
 from cmd_video.pipelines.sampling import PARTS as MODELS
 from cmd_video.pipelines.sampling import ModelSampling, Sampling, is_distilled
 
-from .components import build_components
+from .classes import read_names
+from .components import build_components, load_component
 from .config import ComponentConfig
+from .digests import digest_of
+from .stage import LATENTS
 from .stages import SAMPLING
 
 REQUIRED = ("autoencoder", "unet", "motion_transformer", "content_scheduler", "motion_scheduler")
 PARTS = (*REQUIRED, "vae", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer")
+PARTNERS = {  # a network -> what it learned to understand
+    "unet": ("vae", "autoencoder", "text_encoder", "tokenizer"),
+    "motion_transformer": (
+        *("vae", "autoencoder", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer"),
+    ),
+}
 
 
 def export_pipeline(
@@ -46,18 +55,21 @@ def export_pipeline(
             (999,) is one step. Where prompt and content frame leave the motion no choice, that is enough.
 
     Raises:
-        ValueError: a run is not finished, a component is missing, `output` exists, or only one of the two models is
-            distilled for few steps.
+        ValueError: a run is not finished, a component is missing, `output` exists, only one of the two models is
+            distilled for few steps, they number classes differently, or one was trained with another autoencoder or
+            text encoder than is exported.
     """
     if output.exists():
         raise ValueError(f"output: {output} exists; choose a new folder")
     found: dict[str, ComponentConfig] = {}
+    folders: dict[str, Path] = {}
     for run in runs:
         folder = run / "pipeline" if (run / "pipeline").is_dir() else run
         names = [name for name in PARTS if (folder / name).is_dir()]
         if not names:
             raise ValueError(f"{run}: no trained components; is the run finished?")
         found.update({name: ComponentConfig(path=str(folder / name)) for name in names})
+        folders.update(dict.fromkeys(names, folder))
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise ValueError(f"runs: no {', '.join(missing)} in {', '.join(map(str, runs))}")
@@ -65,7 +77,9 @@ def export_pipeline(
         "content": {"guidance": {"scale": guidance_scale}}, "motion": {"guidance": {"scale": motion_guidance_scale}},
         **_own_sampling(found),
     })  # fmt: skip
-    pipeline = CMDPipeline(**build_components(found), sampling=sampling)
+    parts = build_components(found)
+    _check_partners(folders, parts)
+    pipeline = CMDPipeline(**parts, sampling=sampling, id2label=_class_names(found))
     upgrade_schedulers(pipeline)
     distilled = [
         is_distilled(getattr(pipeline.sampling, part), getattr(pipeline, f"{part}_scheduler")) for part in MODELS
@@ -87,6 +101,40 @@ def export_pipeline(
     with whole_folder(output) as temporary:
         pipeline.save_pretrained(temporary)
     return output
+
+
+def _class_names(found: dict[str, ComponentConfig]) -> dict[int, str] | None:
+    """Names of the classes by their numbers, from the runs of both networks; None where they are not known.
+
+    Raises:
+        ValueError: the networks learned other classes, or in another order.
+    """
+    both = [read_names(Path(str(found[name].path)).parent) for name in ("unet", "motion_transformer")]
+    known = [names for names in both if names]
+    if len(known) == 2 and known[0] != known[1]:
+        raise ValueError(f"runs: classes of the content model are {known[0]}, of the motion model {known[1]}")
+    return dict(enumerate(known[0])) if known else None
+
+
+def _check_partners(folders: dict[str, Path], parts: dict[str, Any]) -> None:
+    """Whether what each network was trained with, which its run has beside it, is what is exported with it.
+
+    Args:
+        folders: where each component is from, by name.
+        parts: the components.
+    """
+    for network, partners in PARTNERS.items():
+        beside = folders[network]
+        told = json.loads((beside / LATENTS).read_text()) if (beside / LATENTS).is_file() else {}
+        for name in partners:
+            own = told.get(name)
+            if (beside / name).is_dir() and folders.get(name) != beside:
+                own = digest_of(load_component(name, str(beside / name)))
+            if own is not None and (name not in parts or digest_of(parts[name]) != own):
+                raise ValueError(
+                    f"runs: {network} of {beside} was trained with another {name} than that of {folders.get(name)}, "
+                    "which would be exported; train it with that one, or name its run last"
+                )
 
 
 def _own_sampling(found: dict[str, ComponentConfig]) -> dict[str, Any]:

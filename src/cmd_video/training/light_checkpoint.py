@@ -18,6 +18,7 @@ from cmd_video.data.files import sha256, whole_folder
 from .checkpoint import load_latest, save_checkpoint
 
 INDEX = "weights.json"
+KEPT = ("ema", "best", "pending", "stage", "samples", "digests")  # of a checkpoint's state
 HEADER_BYTES = 128  # at most, for each tensor's name, type, shape and place
 
 
@@ -64,7 +65,7 @@ def pack_checkpoint(
         index = {
             "step": step,
             "averaged": sorted(tensors["ema"]),
-            "state": {key: state[key] for key in ("ema", "best", "pending", "stage")},
+            "state": {key: state[key] for key in KEPT if key in state},
             "sha256": {name: sha256(temporary / name) for name in names},
         }
         (temporary / INDEX).write_text(json.dumps(index, indent=1))

@@ -5,6 +5,7 @@ log = RunLog(run_folder, first_step=0, total_steps=1000);  log.step(1, loss=0.5)
 """
 
 import json
+import logging
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 from cmd_video.data.files import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -71,6 +74,13 @@ class RunLog:
         self.pending.clear()
         self._line(step, means, "train")
 
+    def remark(self, step: int, text: str) -> None:
+        """Write a line about the run, such as what of its data is not used."""
+        if self.enabled:
+            seconds = round(time.monotonic() - self.started, 2)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "kind": "remark", "text": text, "seconds": seconds}) + "\n")
+
     def validation(self, step: int, metrics: dict[str, float], grid: torch.Tensor | None) -> None:
         """Write validation metrics and save the sample grid (3, height, width) in [-1, 1] as `samples/step-N.png`."""
         self._line(step, metrics, "validation")
@@ -84,6 +94,15 @@ class RunLog:
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"step-{step:08d}.png")
+
+    def changed(self, step: int, changes: list[str]) -> None:
+        """Say and note what is not as it was when the run was here last."""
+        if not self.enabled or not changes:
+            return
+        for change in changes:
+            logger.warning("%s goes on from step %d with another %s", self.run, step, change)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "kind": "changed", "changes": changes, "seconds": 0.0}) + "\n")
 
     def close(self) -> None:
         """Finish the progress bar and the event file."""

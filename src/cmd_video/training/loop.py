@@ -7,25 +7,27 @@ state and a killed run, resumed, is bit-identical on a CPU to one that was never
 """
 
 import json
+import logging
 import math
-import signal
 import textwrap
-import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
+from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
-from cmd_video.data.files import whole_folder, write_whole
-from cmd_video.diffusion.objective import DiffusionSettings
+from cmd_video.data.files import whole_folder
 
 from .build import build_stage
+from .captions import caption_remarks, captions_of
 from .checkpoint import (
     load_latest,
     pack_optimizer,
@@ -33,14 +35,28 @@ from .checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
+from .classes import settle_classes, write_names
 from .components import build_components
-from .config import PLAIN_OBJECTIVES, STAGES, LoopConfig, OptimizerConfig, TrainConfig
-from .data import ClipDataset, StepSampler, finish_batch, fixed_batches, training_batches
+from .config import LoopConfig, OptimizerConfig, TrainConfig
+from .data import (
+    ClipDataset,
+    StepSampler,
+    digest_of_clips,
+    finish_batch,
+    fixed_batches,
+    name_clips,
+    training_batches,
+)
+from .digests import digests_of
+from .fit import check_latents
 from .logs import RunLog
-from .stage import Stage, to_device
+from .run_folder import compare, locked, previous_batch_size, record
+from .stage import LATENTS, Batch, Stage, to_device
+from .stopping import StopRequest
 
-CAPTIONS_FOR_TOKENIZER = 5_000
+logger = logging.getLogger(__name__)
 CLIPS_FOR_STATISTICS = 256
+SIGNS_OF_A_LOST_PROCESS = ("Timed out waiting", "timed out after", "Connection closed by peer", "Connection reset by")
 
 
 def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
@@ -63,34 +79,47 @@ def train(config: TrainConfig) -> Path:
         The folder with the trained components, `output_dir/pipeline`.
 
     Raises:
-        ValueError: the data or the components do not fit, or the loss is not a number.
-        OSError: no space on disk, or no permission.
+        ValueError: the data or the components do not fit, the folder is in use or belongs to another run, none of its
+            checkpoints can be read, or the loss is not a number.
+        OSError: no space on disk, or no permission; a loading process, or another process of the run, is lost.
     """
-    with ExitStack() as cleanup:  # however the run ends, the log is closed and signals act as before
-        return _run(config, cleanup)
+    try:
+        with ExitStack() as cleanup:  # however the run ends, the log is closed and signals act as before
+            return _run(config, cleanup)
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in SIGNS_OF_A_LOST_PROCESS):
+            raise TimeoutError(
+                f"another process of the run ended, or did not answer for {config.loop.timeout_s:g} s (loop.timeout_s)"
+            ) from error
+        raise
 
 
 def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     # Set up.
-    loop = config.loop
+    loop, run = config.loop, Path(config.output_dir)
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         gradient_accumulation_steps=loop.gradient_accumulation_steps,
         kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=bool(getattr(config.objective, "takes_turns", False)))
+            DistributedDataParallelKwargs(
+                find_unused_parameters=bool(getattr(config.objective, "takes_turns", False))
+            ),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=loop.timeout_s)),
         ],
     )
-    run = Path(config.output_dir)
     per_process = loop.gradient_accumulation_steps * accelerator.num_processes
     if loop.batch_size % per_process:
         raise ValueError(
             f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
         )
+    _first_process(accelerator, lambda: cleanup.enter_context(locked(run)))
+    found = load_latest(run / "checkpoints")
     dataset, validation_dataset = config.data.open(on_device=True), config.validation.data.open()
-    captions = _captions(dataset) if _needs_captions(config) else None
+    captions = captions_of(dataset) if _needs_captions(config) else None
     stage = build_stage(config, build_components(config.components, captions, config.seed))
-    if accelerator.is_main_process:
-        _claim(run, config)
+    classes = settle_classes(config, stage.num_classes, dataset, validation_dataset)
+    check_latents(config, stage.components, dataset, validation_dataset)
+    digests = _first_process(accelerator, lambda: _digests(stage, dataset))
     _speed_up(stage, dataset, loop)
     stage.place(accelerator.device)
     optimizer = torch.optim.AdamW(
@@ -105,20 +134,12 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     ema.to(accelerator.device)
 
     # Resume.
-    first_step = 0
+    first_step, tensors, state = found or (0, {}, {})
     best: dict[str, Any] = {"step": None, "loss": math.inf}
-    found = load_latest(run / "checkpoints")
+    changes = _first_process(accelerator, lambda: compare(run, config, first_step, state, digests))
     if found is not None:
-        first_step, tensors, state = found
-        _restore(stage, optimizer, ema, tensors, state)
-        if state["best"]["step"] is not None:
-            best = dict(state["best"])
-    log = RunLog(run, first_step, loop.steps, enabled=accelerator.is_main_process)
-    cleanup.callback(log.close)
-    if found is not None:
-        log.pending = found[2].get("pending", [])
-    stop = StopRequest(loop.max_minutes)
-    cleanup.callback(stop.restore)
+        best = _restore(stage, optimizer, ema, tensors, state, best)
+    samples = state.get("samples", first_step * previous_batch_size(run, config))  # an older checkpoint has no count
 
     # Data.
     sampler = StepSampler(
@@ -128,40 +149,65 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         loop.gradient_accumulation_steps,
         accelerator.process_index,
         accelerator.num_processes,
+        samples,
     )
-    loader = iter(training_batches(dataset, sampler, loop.num_workers))
+    if hasattr(dataset, "failure_log") and accelerator.is_main_process:
+        dataset.failure_log = run / "failures.jsonl"
+    loader = training_batches(dataset, sampler, loop, classes.training)
     validation = config.validation
-    held_out = fixed_batches(validation_dataset, validation.num_clips, validation.batch_size)
+    held_out = fixed_batches(validation_dataset, validation.num_clips, validation.batch_size, classes.validation)
+    if found is None:  # until now nothing was written
+        first = next(loader)
+        _try_out(stage, finish_batch(dataset, to_device(first, accelerator.device)), held_out[0], accelerator)
+        loader = chain([first], loader)
+    if accelerator.is_main_process:
+        record(run, config, changes, first_step)
+        write_names(run, classes.names)
+    log = RunLog(run, first_step, loop.steps, enabled=accelerator.is_main_process)
+    cleanup.callback(log.close)
+    log.pending = state.get("pending", [])
+    log.changed(first_step, [str(change) for change in changes])
+    if found is None and accelerator.is_main_process:
+        _remark(log, stage, {"data": dataset, "validation.data": validation_dataset})
+    stop = StopRequest(loop.max_minutes)
+    cleanup.callback(stop.restore)
 
     # Train.
     wrapped.train()
     for step in range(first_step, loop.steps):
-        torch.manual_seed(config.seed * 1_000_003 + step)  # for layers that draw by themselves
+        torch.manual_seed(seed_of_layers(config.seed, step, accelerator.process_index))
         rate = learning_rate(step, loop.steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        total_loss = 0.0
+        total_loss, terms, batches = 0.0, [], []
         for _ in range(loop.gradient_accumulation_steps):
             batch = finish_batch(dataset, to_device(next(loader), accelerator.device))
+            batches.append({"step": step, **batch})
             with accelerator.accumulate(wrapped), accelerator.autocast():
-                loss = wrapped(batch)
+                loss = wrapped(batches[-1])
                 accelerator.backward(loss)
+            terms.append(stage.terms)
             mean_loss = accelerator.reduce(loss.detach(), reduction="mean").item()
             if not math.isfinite(mean_loss):
+                where = name_clips(batches[-1:]) if not math.isfinite(loss.item()) else "in another process"
                 raise ValueError(
-                    f"step {step + 1}: the loss is {mean_loss}; stopped before the update, {run} keeps its checkpoints"
+                    f"step {step + 1}: the loss is {mean_loss}, {where}; stopped before the update, {run} keeps its "
+                    "checkpoints"
                 )
             total_loss += mean_loss / loop.gradient_accumulation_steps
         norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), config.optimizer.max_grad_norm or math.inf))
         if not math.isfinite(norm):
-            raise ValueError(f"step {step + 1}: the gradient norm is {norm}; stopped before the update")
+            raise ValueError(
+                f"step {step + 1}: the gradient norm is {norm}, {name_clips(batches)}; stopped before the update"
+            )
         optimizer.step()
         optimizer.zero_grad()
         ema.step(stage.learning().values())
         done = step + 1
+        samples += loop.batch_size
 
         # Report, validate, save.
-        log.step(done, loss=total_loss, lr=rate, grad_norm=norm, **stage.terms)
+        log.step(done, loss=total_loss, lr=rate, grad_norm=norm, **_mean_terms(terms, accelerator))
         if done % loop.log_every == 0 or done == loop.steps:
             log.write(done)
         if done % loop.validate_every == 0 or done == loop.steps:
@@ -171,8 +217,11 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         stop.agree(accelerator)
         ends = done == loop.steps or stop.requested or stop.late
         due = done % loop.checkpoint_every == 0 or done == best["step"] or ends
+        if due:
+            _check_finite(done, stage.learning())
         if due and accelerator.is_main_process:
-            _save(run, done, stage, optimizer, ema, best, log.pending, config)
+            more = {"samples": samples, "digests": digests, "pending": log.pending}
+            _save(run, done, stage, optimizer, ema, best, more, config)
         if stop.requested:
             accelerator.wait_for_everyone()
             raise SystemExit(128 + stop.requested)
@@ -184,11 +233,88 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     if accelerator.is_main_process:
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
         ema.copy_to(stage.learning().values())
-        export_components(stage, dataset, run / "pipeline")
+        export_components(stage, dataset, run / "pipeline", classes.names)
     del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
     accelerator.free_memory()
     accelerator.end_training()
     return run / "pipeline"
+
+
+def _remark(log: RunLog, stage: Stage, datasets: dict[str, ClipDataset]) -> None:
+    """Write down what of the data is not used: clips that were left out, ends of captions."""
+    for place, dataset in datasets.items():
+        for line in getattr(dataset, "remarks", ()):
+            log.remark(0, f"{place}: {line}")
+        for line in caption_remarks(stage.components, dataset, place):
+            logger.warning(line)
+            log.remark(0, line)
+
+
+def _first_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
+    """What the first process finds; what it refuses all of them refuse, and none is left waiting."""
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer = [action(), None]
+        except (ValueError, OSError) as error:
+            answer = [None, error]
+    found, refusal = broadcast_object_list(answer)
+    if refusal is not None:
+        raise refusal
+    return found
+
+
+def _digests(stage: Stage, dataset: ClipDataset) -> dict[str, str]:
+    """Of what the run is trained with: frozen components by name, and "data"."""
+    clips = digest_of_clips(dataset)
+    found = digests_of({**stage.components, **stage.frozen}, without=stage.trained)
+    return found if clips is None else {**found, "data": clips}
+
+
+def seed_of_layers(seed: int, step: int, rank: int) -> int:
+    """Of layers that draw by themselves, such as dropout: another one for each step and process."""
+    if rank == 0:
+        return seed * 1_000_003 + step
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def _mean_terms(terms: Sequence[dict[str, float]], accelerator: Accelerator) -> dict[str, float]:
+    """Parts of the loss of a step: means over micro-batches and processes, as the loss itself."""
+    names = list(terms[0])
+    if not names:
+        return {}
+    values = torch.tensor([[part[name] for name in names] for part in terms], dtype=torch.float64)
+    means = accelerator.reduce(values.mean(dim=0).to(accelerator.device), reduction="mean")
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def _try_out(stage: Stage, batch: Batch, held_out: Batch, accelerator: Accelerator) -> None:
+    """Pass the first clips of training and validation through the stage once, before anything is written.
+
+    Raises:
+        ValueError: components, or components and clips, do not fit each other.
+    """
+    clip = to_device({key: value[:1] for key, value in held_out.items()}, accelerator.device)
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            with accelerator.autocast():
+                stage.train()({"step": 0, **batch})
+            stage.eval().validate(clip)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ArithmeticError, LookupError, TypeError) as error:
+        reason = textwrap.shorten(str(error), 300)
+        raise ValueError(f"components: they, or they and the clips, do not fit each other: {reason}") from error
+
+
+def _check_finite(step: int, weights: dict[str, Any]) -> None:
+    """Raise a ValueError if a weight is not a number."""
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"step {step}: {name} holds values that are not numbers; not saved, older checkpoints stay. Is "
+                "optimizer.lr too large?"
+            )
 
 
 def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
@@ -206,47 +332,8 @@ def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
             dataset.compiled = True
 
 
-class StopRequest:
-    """Remembers SIGTERM or SIGINT, so that the loop can save and leave after the current step; and when time is up.
-
-    Args:
-        minutes: how long the loop may run; None = no limit.
-
-    Attributes:
-        requested: the signal's number, 0 for none.
-        late: whether time is up, as of the last `agree`.
-    """
-
-    def __init__(self, minutes: float | None = None) -> None:
-        self.requested = 0
-        self.late = False
-        self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self.previous: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.previous[number] = signal.signal(number, self._remember)
-            except ValueError:  # not in the main thread: the caller handles signals
-                return
-
-    def agree(self, accelerator: Accelerator) -> None:
-        """Let all processes leave after the same step, whichever got the signal or ran out of time first."""
-        self.late = time.monotonic() >= self.deadline
-        if accelerator.num_processes > 1:
-            mine = torch.tensor([[self.requested, self.late]], device=accelerator.device)
-            requested, late = accelerator.gather(mine).amax(dim=0).tolist()
-            self.requested, self.late = requested, bool(late)
-
-    def restore(self) -> None:
-        """Let the signals act as they did before."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.requested = number
-
-
-def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
-    """Save every component of a stage, in the layout of a diffusers pipeline without its index.
+def export_components(stage: Stage, dataset: ClipDataset, folder: Path, class_names: Sequence[str] = ()) -> None:
+    """Save every component of a stage, in the layout of a diffusers pipeline without its index, and names of classes.
 
     The autoencoder stage measures the statistics of the motion latents first. The folder appears complete or not at
     all.
@@ -258,62 +345,31 @@ def export_components(stage: Stage, dataset: ClipDataset, folder: Path) -> None:
         for name, component in stage.components.items():
             component.save_pretrained(temporary / name)
         stage.save_extras(temporary)
-
-
-def _claim(run: Path, config: TrainConfig) -> None:
-    """Write the resolved configuration into the run folder; refuse a folder that belongs to another run."""
-    run.mkdir(parents=True, exist_ok=True)
-    resolved = config.model_dump(mode="json", by_alias=True)
-    path = run / "config.json"
-    if path.is_file():
-        previous = json.loads(path.read_text())
-        fixed = [
-            "stage",
-            "seed",
-            "components",
-            *(["data"] if _needs_captions(config) else []),
-        ]  # a tokenizer's captions
-        fields = type(config.data).model_fields.items()  # those that are newer than the run have their defaults
-        defaults = {name: field.default for name, field in fields if not field.is_required()}
-        previous["data"] = defaults | previous.get("data", {})
-        changed = [key for key in (*fixed, "edit") if previous.get(key) != resolved[key]]
-        before = {"kind": STAGES[config.stage].objective} | previous.get("objective", {})
-        changed += [f"objective.{name}" for name in _other_objective(config.objective, before)]
-        if changed:
-            raise ValueError(
-                f"output_dir: {run} belongs to a run with another {' and '.join(changed)}; choose a new folder"
-            )
-    write_whole(path, json.dumps(resolved, indent=1))
-
-
-def _other_objective(objective: Any, before: dict[str, Any]) -> list[str]:
-    """Fields in which an objective differs from another one, of those that decide what is trained at all."""
-    if before["kind"] != objective.kind:
-        return ["kind"]
-    fields = type(objective).model_fields
-    deciding = (
-        {"process"} if objective.kind in PLAIN_OBJECTIVES else fields.keys() - DiffusionSettings.model_fields.keys()
-    )
-    now = objective.model_dump(mode="json")
-    newer = {name: fields[name].default for name in deciding & fields.keys()}  # than the run: have their defaults
-    return sorted(name for name in newer if before.get(name, newer[name]) != now[name])
+        write_names(temporary, class_names)
+        if "digests" in getattr(dataset, "recipe", {}):
+            (temporary / LATENTS).write_text(json.dumps(dataset.recipe["digests"], indent=1))  # type: ignore[attr-defined]
 
 
 def _needs_captions(config: TrainConfig) -> bool:
     return any("tokenizer" in name and part.path is None for name, part in config.components.items())
 
 
-def _captions(dataset: ClipDataset) -> list[str]:
-    """Captions for a fresh tokenizer, without decoding clips where the dataset can name them."""
-    count = min(CAPTIONS_FOR_TOKENIZER, len(dataset))
-    if hasattr(dataset, "prompt"):
-        return [dataset.prompt(index) for index in range(count)]
-    return [dataset[index]["prompt"] for index in range(count)]
-
-
-def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any], state: dict[str, Any]) -> None:
-    """All or nothing: a missing part is an error."""
+def _restore(
+    stage: Stage,
+    optimizer: Any,
+    ema: EMAModel,
+    tensors: dict[str, Any],
+    state: dict[str, Any],
+    best: dict[str, Any],
+) -> dict[str, Any]:
+    """All or nothing: a missing part is an error. Returns the best step so far, with its loss."""
     try:
+        for name, weight in chain(tensors["model"].items(), tensors["ema"].items()):
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise ValueError(
+                    f"the checkpoint of step {state['step']} holds values that are not numbers in {name}; remove it "
+                    "to go on from the one before it"
+                )
         stage.load_state_dict(tensors["model"])
         if state["optimizer_groups"] is not None:  # a light checkpoint has no moments, they start anew
             inner = getattr(optimizer, "optimizer", optimizer)
@@ -323,7 +379,8 @@ def _restore(stage: Stage, optimizer: Any, ema: EMAModel, tensors: dict[str, Any
             {**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]}
         )
         ema.to(next(stage.parameters()).device)
-    except (KeyError, RuntimeError) as error:
+        return best if state["best"]["step"] is None else dict(state["best"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         reason = textwrap.shorten(str(error), 300)  # torch names every weight
         raise ValueError(f"the checkpoint of step {state['step']} does not fit this run: {reason}") from error
 
@@ -335,7 +392,7 @@ def _save(
     optimizer: Any,
     ema: EMAModel,
     best: dict[str, Any],
-    pending: list[dict[str, float]],
+    more: dict[str, Any],
     config: TrainConfig,
 ) -> None:
     moments, groups = pack_optimizer(getattr(optimizer, "optimizer", optimizer))
@@ -348,8 +405,8 @@ def _save(
         "optimizer_groups": groups,
         "ema": {"optimization_step": ema.optimization_step},
         "best": {"step": best["step"], "loss": best["loss"] if best["step"] is not None else None},
-        "pending": pending,  # values for the next line of the log
         "stage": config.stage,
+        **more,  # samples drawn, digests of what stays as it is, values for the next line of the log
     }
     save_checkpoint(run / "checkpoints", step, tensors, state)
     remove_old_checkpoints(run / "checkpoints", step, config.loop.keep_last, best["step"])
@@ -359,13 +416,23 @@ def _save(
 def _validate(
     stage: Stage, ema: EMAModel, held_out: list[dict[str, Any]], log: "RunLog", step: int, config: TrainConfig
 ) -> dict[str, float]:
-    """Mean metrics of the averaged weights on held-out clips at fixed timesteps, and a sample grid."""
+    """Mean metrics of the averaged weights on held-out clips at fixed timesteps, and a sample grid.
+
+    Raises:
+        ValueError: the loss is not a number.
+    """
     ema.store(stage.learning().values())
     ema.copy_to(stage.learning().values())
     stage.eval()
     try:
         device = next(stage.parameters()).device
         metrics = [stage.validate(to_device(batch, device)) for batch in held_out]
+        for batch, values in zip(held_out, metrics, strict=True):
+            if not values["loss"].isfinite():
+                raise ValueError(
+                    f"step {step}: the validation loss is {values['loss'].item()}, {name_clips([batch])}; stopped, "
+                    f"{config.output_dir} keeps its checkpoints"
+                )
         sizes = torch.tensor([float(len(batch["number"])) for batch in held_out])
         means = {
             key: float((torch.stack([m[key].float().cpu() for m in metrics]) * sizes).sum() / sizes.sum())

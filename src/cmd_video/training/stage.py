@@ -14,7 +14,9 @@ from torch import nn
 
 from .config import TrainConfig
 
-Batch = dict[str, Any]  # video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number
+# video (B, 3, F, H, W) or content_frame and motion_latents; prompt, class_label, number; step, the optimizer's
+Batch = dict[str, Any]
+LATENTS = "latents.json"  # in a run's folder of components: digests of what made the latents that it learned from
 
 
 class Stage(nn.Module):
@@ -41,6 +43,11 @@ class Stage(nn.Module):
             for name, component in components.items()
             if isinstance(component, nn.Module) and name not in trained
         }
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of clips that the network knows which learns; 0 = it is told none."""
+        return 0
 
     def place(self, device: torch.device) -> None:
         """Move the frozen components (the trained ones are moved by accelerate)."""

@@ -16,6 +16,7 @@ from transformers import CLIPTextModel
 
 from cmd_video.denoisers.content import ContentDenoiser
 from cmd_video.denoisers.denoiser import Denoiser
+from cmd_video.denoisers.labels import leave_dropping_to_conditions, null_label
 from cmd_video.denoisers.latent_space import decode_video
 from cmd_video.denoisers.motion import MotionDenoiser
 from cmd_video.denoisers.video import VideoDenoiser
@@ -47,6 +48,7 @@ class DiffusionStage(Stage):
         learns_text = bool(getattr(config.objective, "train_text_encoder", False))
         denoiser = make_denoiser(config, components, learns_text)
         name, text = denoiser.component, (denoiser.text_encoder,) if learns_text else ()
+        leave_dropping_to_conditions(components[name])
         if config.edit is not None:
             config.edit.edit(components[name], config.seed)
         super().__init__(config, components, trained=(name, *text))
@@ -65,12 +67,15 @@ class DiffusionStage(Stage):
         """The network that learns."""
         return self.components[self.name]
 
+    @property
+    def num_classes(self) -> int:
+        return null_label(self.model)
+
     def forward(self, batch: Batch) -> Tensor:
         rng = Draws.of(self.config.seed, batch["number"])
         with torch.no_grad():
             x_0, condition = self.denoiser.example(batch)  # (B, ...), and what may be told of it
-        turn = int(batch["number"][0]) // self.config.loop.batch_size
-        loss = self.objective.loss(self.model, x_0, condition, rng, turn).mean()
+        loss = self.objective.loss(self.model, x_0, condition, rng, turn=batch.get("step", 0)).mean()
         self.terms = self.objective.terms
         return loss
 

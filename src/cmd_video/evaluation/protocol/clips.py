@@ -19,10 +19,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from cmd_video.data.check import find_clips
 from cmd_video.data.clip import ClipError, check_span
 from cmd_video.data.decode import codec_and_rate, read_clip, read_frame_folder
 from cmd_video.data.frame_folders import list_frames
+from cmd_video.data.listing import counts
+from cmd_video.data.manifest import list_clips, paths_of
 from cmd_video.data.transforms import resize_and_crop_frame, to_uint8
 
 RESIZE = "antialiased bilinear until it covers, then the middle"
@@ -118,7 +119,13 @@ class FolderClips(ClipSource):
     """
 
     def __init__(self, path: str | Path | Sequence[Path], reading: Reading) -> None:
-        found = find_clips(path) if isinstance(path, str | Path) else list(path)
+        left_out: dict[str, int] = {}
+        if isinstance(path, str | Path):
+            manifest = list_clips(path)
+            manifest.warn(path)
+            found, left_out = paths_of(manifest), counts(manifest.left_out)
+        else:
+            found = list(path)
         chosen = reading.choose(len(found))
         self.paths = [found[number] for number in chosen]
         self._reading, self._places = reading, [reading.place(number) for number in chosen]
@@ -137,6 +144,8 @@ class FolderClips(ClipSource):
             else f"{reading.span} of the clip",
             "chosen": reading.chosen(len(found)),
         }
+        if left_out:
+            self.recipe["left_out"] = left_out
         check_span(reading.frames, reading.stride, reading.fps, 0, None)
         facts = [(str(file), *_stamp(file)) for file in self.paths]
         self.identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()

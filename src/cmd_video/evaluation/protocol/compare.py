@@ -10,7 +10,7 @@ from typing import Any
 
 SUBJECT = (
     "model", "model_sha256", "pixels_sha256", "unreadable", "sampling", "turbo_sha256", "preset", "content_sampler",
-    "motion_sampler", "content_frame", "chosen", "weights_sha256", "source_fps", "reconstructed",
+    "motion_sampler", "content_frame", "chosen", "weights_sha256", "source_fps", "reconstructed", "left_out",
 )  # fmt: skip
 OF_FEATURES = ("extractor", "extractor_sha256", "extractor_resize", "per", "features", "numbers")
 PLACES = ("source", "path", "video_root", "clip_model")  # where things lay; digests say what they were
