@@ -20,6 +20,14 @@ def test_uniform_timesteps_fill_the_schedule():
     assert timesteps.float().mean() == pytest.approx(499.5, abs=15)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_timestep_comes_the_last_one_too(count):
+    """The last one is what zero terminal SNR is about; all are equally likely."""
+    drawn = Draws.of(0, torch.arange(2000)).timesteps(count).bincount(minlength=count)
+    assert len(drawn) == count
+    assert drawn / 2000 == pytest.approx(torch.full((count,), 1 / count), abs=0.05)
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.0, 1.0), (-0.5, 0.3)])
 def test_logit_normal_has_its_median_and_spread(mean, std):
     share = (many((mean, std)).double() + 0.5) / 1000

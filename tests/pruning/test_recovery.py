@@ -98,6 +98,14 @@ def test_hinge_in_closed_form():
     assert generator_loss(student) == pytest.approx(1.0)
 
 
+def test_the_distance_of_features_is_a_sum_over_stages():
+    """Of means over numbers: another stage adds its own, however many there are."""
+    student = [torch.zeros(2, 3, 4), torch.zeros(5, 6)]
+    teacher = [torch.full((2, 3, 4), 2.0), torch.full((5, 6), 3.0)]
+    assert content_loss(student, teacher) == pytest.approx(4 + 9)
+    assert content_loss(student * 2, teacher * 2) == pytest.approx(2 * (4 + 9))
+
+
 def test_features_that_do_not_go_together():
     with pytest.raises(ValueError, match="teacher: its features .* do not match"):
         content_loss([torch.zeros(1, 2)], [torch.zeros(1, 3)])

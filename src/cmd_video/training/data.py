@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -166,8 +167,7 @@ def training_batches(
         except RuntimeError as error:
             if str(error).startswith("Caught"):  # a bug of ours, in a loading process
                 raise
-            for process in batches._workers:  # one that is stopped would not heed anything less
-                process.kill()
+            _end(batches)
             if "timed out" in str(error):
                 raise TimeoutError(
                     f"data: no batch came for {loop.timeout_s:g} s (loop.timeout_s) from the {loop.num_workers} "
@@ -207,6 +207,14 @@ def digest_of_clips(dataset: ClipDataset) -> str | None:
 
 def _as_it_is(loaded: Any) -> Any:
     return loaded
+
+
+def _end(batches: Any) -> None:
+    """End a loader's processes at once: one that is stopped heeds nothing less, and would be waited for."""
+    for process in batches._workers:
+        process.kill()
+    with suppress(RuntimeError):  # that they were killed
+        batches._shutdown_workers()
 
 
 def _start_loading(worker: int, trainer: int) -> None:

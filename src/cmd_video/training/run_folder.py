@@ -119,16 +119,12 @@ def compare(
         ValueError: it is another run: something that decides what is learned is not the same, or fewer steps are
             asked for than are done.
     """
+    if not state:  # nothing was learned here
+        return []
     if config.loop.steps < first_step:
         raise ValueError(f"loop.steps: {config.loop.steps}, but {run} has done {first_step}; allowed: that or more")
     changes = _differences(run, config)
     known = state.get("digests", {})
-    for name, digest in digests.items():
-        if name != "data" and known.get(name, digest) != digest:
-            raise ValueError(
-                f"components.{name}: not the one that the run in {run} was trained with up to step {first_step}, "
-                "though it is named alike; bring that one back, or choose a new output_dir"
-            )
     other_clips = known.get("data", digests.get("data")) != digests.get("data")
     moved = [change for change in changes if change.field in MOVABLE and "data" in known and not other_clips]
     allowed = {*HARMLESS, *(change.field for change in moved)}
@@ -136,6 +132,12 @@ def compare(
     if refused:
         said = " and ".join(f"{field} ({_short(old)}, now {_short(new)})" for field, old, new in refused[:3])
         raise ValueError(f"output_dir: {run} belongs to a run with another {said}; choose a new folder")
+    for name, digest in digests.items():
+        if name != "data" and known.get(name, digest) != digest:
+            raise ValueError(
+                f"components.{name}: not the one that the run in {run} was trained with up to step {first_step}, "
+                "though it is named alike; bring that one back, or choose a new output_dir"
+            )
     if other_clips:
         changes.append(Change("data", "the clips and captions of before", "others at the same place"))
     return changes
@@ -190,4 +192,4 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = value if value == ABSENT else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 120 else text[:117] + "..."

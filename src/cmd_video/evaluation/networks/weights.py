@@ -5,6 +5,7 @@ path = find_weights("i3d-torchscript", weights_dir)     # one line that says wha
 
 import hashlib
 import os
+import shutil
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import torch
 
 from cmd_video.data.files import sha256, whole_file
+
+TIMEOUT_S = 60.0  # without a byte from a server
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def get_weights(name: str, weights_dir: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with whole_file(folder / known.file) as temporary:
-            urllib.request.urlretrieve(known.url, temporary)
+            with urllib.request.urlopen(known.url, timeout=TIMEOUT_S) as answer, temporary.open("wb") as file:
+                shutil.copyfileobj(answer, file)
             verify(name, temporary)
     except OSError as error:
         raise ValueError(f"weights: cannot fetch {known.url}: {error}") from error
