@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from cmd_video.data.files import sha256, write_whole
+from cmd_video.data.files import sha256, write_json
 from cmd_video.pipelines.shipped import model_folder, shared_components
 
 PACKAGES = (
@@ -40,11 +40,12 @@ def write_result(
         device: where it was computed, for `hardware`.
 
     Raises:
+        ValueError: a number is NaN or infinite: nothing is written.
         OSError: the folder cannot be written.
     """
     record = {"name": name, **provenance(device), "protocol": protocol, "values": values}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+    write_json(path, record)
 
 
 def provenance(device: str | None = None) -> dict[str, Any]:
