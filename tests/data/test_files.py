@@ -151,13 +151,13 @@ def test_json_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{", "no JSON"), (b"", "no JSON"), (b"\xff\xfe\x00", "no JSON"), (b'{"a": NaN}', "it holds NaN"),
-        (b"[" * 100_000, "no JSON"), (b"[]", "holds a list, a dict is needed"), (b"null", "a dict is needed"),
+        (b"{", "is not JSON"), (b"", "is not JSON"), (b"\xff\xfe\x00", "is not JSON"), (b'{"a": NaN}', "is not JSON: it holds NaN"),
+        (b"[" * 100_000, "is not JSON"), (b"[]", "holds a list, an object is needed"), (b"null", "an object is needed"),
     ],
 )  # fmt: skip
 def test_what_is_no_json_is_one_line_with_the_file(content, reason, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"a.json: .*{reason}") as found:
+    with pytest.raises(ValueError, match=f"a.json .*{reason}|a.json {reason}") as found:
         read_json(tmp_path / "a.json", dict)
     assert "\n" not in str(found.value)
 

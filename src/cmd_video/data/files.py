@@ -64,9 +64,10 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     try:
         found = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, kind):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, a {kind.__name__} is needed")
+        needed = {dict: "an object", list: "a list"}.get(kind, f"a {kind.__name__}")
+        raise ValueError(f"{path} holds a {type(found).__name__}, {needed} is needed")
     return found
 
 

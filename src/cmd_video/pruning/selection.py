@@ -56,7 +56,7 @@ class BlockSelection:
             if unknown:
                 raise ValueError(f"{unknown[0]}: unknown name")
             return cls(str(values["model_class"]), tuple(map(str, removed)), str(values.get("reason", "")), widths)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"selection: not of the form {{model_class, removed, reason, widths}}: {error}"
             ) from error

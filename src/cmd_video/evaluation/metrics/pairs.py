@@ -21,8 +21,11 @@ from cmd_video.evaluation.protocol.clips import (
     storage_facts,
     stored_as,
 )
+from cmd_video.evaluation.protocol.finite import check_finite
 from cmd_video.evaluation.protocol.shared_work import Progress, Rows, every_row
 from cmd_video.evaluation.protocol.tables import digest_all, digest_of
+
+MAY_LACK = ("flicker_ratio", "warping_error", "warping_error_of_true")  # of a clip that stands still, or all covered
 
 
 def measure_pairs(
@@ -80,8 +83,12 @@ def measure_pairs(
 
 
 def mean_and_error(values: list[float]) -> dict[str, float | None]:
-    """`value`, the mean, and `standard_error`, None for a single number."""
-    numbers = torch.tensor(values, dtype=torch.float64)
+    """`value`, the mean, and `standard_error`, None for a single number.
+
+    Raises:
+        ValueError: one is NaN or infinite.
+    """
+    numbers = check_finite("clips: the metric", torch.tensor(values, dtype=torch.float64))
     error = float(numbers.std()) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"value": float(numbers.mean()), "standard_error": error}
 
@@ -123,4 +130,4 @@ def _measure(made: torch.Tensor, true: torch.Tensor, lpips: LPIPS | None, device
         for suffix, clip in (("", made), ("_of_true", true)):
             found[f"warping_error{suffix}"] = warping_error(clip, flow, seen)
             found[f"dynamic_degree{suffix}"] = dynamic_degree(flow if clip is true else optical_flow(clip))
-    return {name: value for name, value in found.items() if not math.isnan(value)}  # where everything is covered
+    return {name: value for name, value in found.items() if name not in MAY_LACK or not math.isnan(value)}
