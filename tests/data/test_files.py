@@ -14,7 +14,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from cmd_video.data.files import read_json, sha256, whole_file, whole_folder, write_json, write_whole
+from cmd_video.data.files import (
+    holds_something,
+    lock_folder,
+    read_json,
+    sha256,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_whole,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -128,6 +137,45 @@ def test_what_killed_processes_left_goes_with_the_next_writing(what, of, dead, t
         with whole_folder(tmp_path / "a"):
             pass
     assert names(tmp_path) == sorted([*kept, "a"])
+
+
+HOLD = "import sys, pathlib; from cmd_video.data.files import lock_folder; " \
+    "lock = lock_folder(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"  # fmt: skip
+
+
+def test_a_folder_is_one_process_s_until_it_ends_however_it_does(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"{tmp_path}: another process is at work in it"):
+            lock_folder(tmp_path)
+        other.kill()
+    lock_folder(tmp_path).close()
+    lock_folder(tmp_path).close()
+
+
+def test_a_folder_that_is_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    import fcntl
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (tmp_path / "a" / ".lock").unlink())
+    with pytest.raises(ValueError, match="another process is at work"):
+        lock_folder(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("entries", "holds"),
+    [
+        ([], False), ([".lock"], False), ([".recipe.tmp-host-1.json"], False), ([".a.tmp-4711"], False),
+        (["a"], True), ([".hidden"], True), ([".lock", "recipe.json"], True),
+    ],
+)  # fmt: skip
+def test_what_a_killed_process_left_is_nothing(entries, holds, tmp_path):
+    for entry in entries:
+        (tmp_path / entry).write_text("x")
+    assert holds_something(tmp_path) is holds
+    assert not holds_something(tmp_path / "none")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

@@ -46,7 +46,7 @@ SIGNATURES = (
 )
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
-__all__ = ["ClipError", "ClipInfo", "codec_and_rate", "probe", "read_clip", "read_frame_folder", "write_video"]
+__all__ = ["ClipError", "ClipInfo", "codec_and_rate", "probe", "read_clip", "read_frame_folder", "span_start", "write_video"]
 
 
 def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
@@ -141,6 +141,21 @@ def read_clip(
             raise
     first = start_frame(path, _frame_times(path), place, num_frames, stride, fps)
     return _read_from(path, first, num_frames, stride, fps, transform)
+
+
+def span_start(
+    path: str | Path, num_frames: int, *, stride: int = 1, fps: float | None = None, place: float
+) -> float:
+    """Where the span begins that `read_clip` takes at a place: number of its first frame, or with `fps` its moment in
+    seconds after the first frame; by the packets, without decoding.
+
+    Raises:
+        ClipError: the file cannot be read or is too short.
+    """
+    path = Path(path)
+    times = _packet_times(path)
+    first = start_frame(path, times, place, num_frames, stride, fps)
+    return first if fps is None else times[first] - times[0]
 
 
 def _read_from(

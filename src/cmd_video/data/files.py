@@ -7,6 +7,7 @@
     with whole_folder(path) as temporary:
         model.save_pretrained(temporary)
     read_json(path, dict)
+    lock = lock_folder(folder)                               # until lock.close()
     sha256(path)
 
 Whatever ends the work, an error or an interruption, leaves what was there before. What a killed process leaves is
@@ -23,10 +24,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from safetensors import SafetensorError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes in a folder are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
 LEFTOVER = re.compile(r"\..*\.tmp-(?:(?P<host>.+)-)?(?P<pid>\d+)(?:\.\w+)?", re.DOTALL)
 Content = TypeVar("Content")
 
@@ -113,6 +120,36 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a folder is there with something else in it than a lock and what is being written, or was half-written
+    by a process that was killed.
+    """
+    return folder.is_dir() and any(
+        entry.name != LOCK and not LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir()
+    )
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Keep other processes out of a folder until what this returns is closed, or this process ends, however it does.
+
+    Raises:
+        ValueError: another process is in it.
+        OSError: nothing can be written into it.
+    """
+    file = (folder / LOCK).open("w")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / LOCK).stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise BlockingIOError  # it was removed with its folder while this one opened it
+    except (BlockingIOError, FileNotFoundError) as error:
+        file.close()
+        raise ValueError(f"{folder}: another process is at work in it") from error
+    except OSError:  # a file system without locks
+        return file
+    return file
 
 
 def is_leftover(path: Path) -> bool:

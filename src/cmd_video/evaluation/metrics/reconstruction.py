@@ -103,6 +103,10 @@ class ReconstructedClips(ClipSource):
         """See `ClipSource`: that of the clip that went in."""
         return self._clips.storage(number)
 
+    def start(self, number: int) -> float:
+        """See `ClipSource`: of the clip that goes in."""
+        return self._clips.start(number)
+
     def origin(self, number: int) -> str | None:
         """See `ClipSource`: the clip that went in."""
         return self._origins.get(number)

@@ -33,7 +33,7 @@ from cmd_video.evaluation.protocol.clips import (
     stored_as,
 )
 from cmd_video.evaluation.protocol.finite import check_finite
-from cmd_video.evaluation.protocol.results import provenance
+from cmd_video.evaluation.protocol.results import provenance, shown_places
 from cmd_video.evaluation.protocol.shared_work import claim, deal_out, discard
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
@@ -69,7 +69,7 @@ class FeatureTable:
         weights = path.with_name(f"{path.name}.safetensors")
         with whole_file(weights) as temporary:
             save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
-        record = {"made_by": provenance(device), "protocol": self.protocol, "sha256": sha256(weights)}
+        record = {"made_by": provenance(device), "protocol": shown_places(self.protocol), "sha256": sha256(weights)}
         write_json(path.with_name(f"{path.name}.json"), record)
 
     @classmethod
