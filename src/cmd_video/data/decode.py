@@ -32,7 +32,7 @@ from .clip import (
     start_frame,
     too_short,
 )
-from .frame_folders import read_frame_folder
+from .frame_folders import list_frames, read_frame_folder
 from .video_file import exact, write_video
 
 LIMITS = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"}  # a playlist must not reach for the network
@@ -146,14 +146,14 @@ def read_clip(
 def span_start(
     path: str | Path, num_frames: int, *, stride: int = 1, fps: float | None = None, place: float
 ) -> float:
-    """Where the span begins that `read_clip` takes at a place: number of its first frame, or with `fps` its moment in
-    seconds after the first frame; by the packets, without decoding.
+    """Where the span begins that `read_clip` or `read_frame_folder` takes at a place: number of its first frame, or with
+    `fps` its moment in seconds after the first frame of the file; by the packets, without decoding.
 
     Raises:
         ClipError: the file cannot be read or is too short.
     """
     path = Path(path)
-    times = _packet_times(path)
+    times = [float(number) for number in range(len(list_frames(path)))] if path.is_dir() else _packet_times(path)
     first = start_frame(path, times, place, num_frames, stride, fps)
     return first if fps is None else times[first] - times[0]
 

@@ -34,7 +34,7 @@ except ImportError:  # Windows, where two processes in a folder are not noticed
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-LEFTOVER = re.compile(r"\..*\.tmp-(?:(?P<host>.+)-)?(?P<pid>\d+)(?:\.\w+)?", re.DOTALL)
+LEFTOVER = re.compile(r"\..*\.tmp-(.+-)?\d+(\.\w+)?", re.DOTALL)
 Content = TypeVar("Content")
 
 
@@ -152,10 +152,23 @@ def lock_folder(folder: Path) -> TextIO:
     return file
 
 
-def is_leftover(path: Path) -> bool:
-    """Whether a process of this machine that no longer runs left a file or folder half-written."""
-    found = LEFTOVER.fullmatch(path.name)
-    return found is not None and found["host"] in (None, _host()) and not _runs(int(found["pid"]))
+def is_left_behind(temporary: Path) -> bool:
+    """Whether nobody is at a temporary file or folder, `...tmp-HOST-PID`: its process was of this machine and is dead."""
+    host, _, number = temporary.name.rpartition(".tmp-")[2].partition(".")[0].rpartition("-")
+    return not number.isdecimal() or (host in ("", _host()) and not is_alive(int(number)))
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine; where that cannot be asked, it does."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def writable_file(path: Path) -> Path:
@@ -192,22 +205,9 @@ def _host() -> str:
 
 def _remove_leftovers(folder: Path) -> None:
     with suppress(OSError):  # a folder that cannot be listed, or that another process removes
-        for entry in [folder / name for name in os.listdir(folder) if ".tmp-" in name]:
-            if is_leftover(entry):
+        for entry in [folder / name for name in os.listdir(folder) if LEFTOVER.fullmatch(name)]:
+            if is_left_behind(entry):
                 (shutil.rmtree if entry.is_dir() else Path.unlink)(entry)
-
-
-def _runs(pid: int) -> bool:
-    """Whether there is such a process; where that cannot be asked, there is."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from cmd_video.data.check import find_clips
-from cmd_video.data.clip import ClipError, check_span, start_frame
+from cmd_video.data.clip import ClipError, check_span
 from cmd_video.data.decode import codec_and_rate, read_clip, read_frame_folder, span_start
 from cmd_video.data.frame_folders import list_frames
 from cmd_video.data.transforms import resize_and_crop_frame, to_uint8
@@ -167,13 +167,12 @@ class FolderClips(ClipSource):
 
     def start(self, number: int) -> float:
         """See `ClipSource`."""
-        path, reading, place = self.paths[number], self._reading, self._places[number]
+        reading, place = self._reading, self._places[number]
         if place == 0:
             return 0.0
-        if path.is_dir():
-            times = [float(frame) for frame in range(len(list_frames(path)))]
-            return start_frame(path, times, place, reading.frames, reading.stride, None)
-        return span_start(path, reading.frames, stride=reading.stride, fps=reading.fps, place=place)
+        return span_start(
+            self.paths[number], reading.frames, stride=reading.stride, fps=reading.fps, place=place
+        )
 
     def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
         reading, options = self._reading, {**self._options, "place": place}
