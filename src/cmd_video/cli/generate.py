@@ -116,7 +116,7 @@ def _read_yaml(text: str | None) -> dict[str, Any]:
     path = Path(text)
     try:
         found = yaml.safe_load(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"sampling: {text!r} is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise ValueError(f"sampling: {text!r} is no mapping, such as 'content: {{eta: 1.0}}'")

@@ -88,6 +88,6 @@ def _mask(path: Path, size: tuple[int, ...]) -> Any:
     try:
         with Image.open(path) as picture:
             gray = picture.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"mask: {path} is not a picture") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"mask: {path} is not a picture, or too large a one") from error
     return torch.from_numpy(np.asarray(gray) > 127).float()

@@ -63,8 +63,15 @@ class BlockSelection:
 
     @classmethod
     def load(cls, path: Path) -> "BlockSelection":
-        """Read a file that holds `to_json`."""
-        return cls.from_json(path.read_text())
+        """Read a file that holds `to_json`.
+
+        Raises:
+            ValueError: it holds something else; the message names it.
+        """
+        try:
+            return cls.from_json(path.read_text())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"selection: {path} is no text: {error}") from error
 
 
 def select_blocks(

@@ -415,7 +415,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a configuration is a mapping of fields, found {type(values).__name__}")
@@ -431,6 +431,6 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
                 raise ValueError(f"overrides: {override!r}: {parent} is not a section")
         try:
             target[leaf] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {error}") from error
     return TrainConfig.model_validate(values)

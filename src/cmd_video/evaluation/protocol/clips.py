@@ -202,7 +202,7 @@ class ArrayClips(ClipSource):
         try:
             found = np.load(path, allow_pickle=False, mmap_mode="r" if str(path).endswith(".npy") else None)
             arrays = {name: found[name] for name in found} if hasattr(found, "files") else {"array": found}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
         videos = [array for array in arrays.values() if array.ndim == 5]
         if len(videos) != 1 or videos[0].dtype != np.uint8 or videos[0].shape[-1] != 3:
