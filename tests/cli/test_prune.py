@@ -270,7 +270,7 @@ def test_weights_that_lack_some(run, motion_model, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"importance": float("nan"), "cost": 0.1}, "importance: blocks.1: nan is not a finite number"),
+        ({"importance": float("nan"), "cost": 0.1}, "importance.json is not JSON: it holds NaN"),
         ({"importance": 1.0, "cost": -5}, "cost: blocks.1: -5.0 is not a share in [0, 1]"),
         ({"importance": 1.0, "cost": 50}, "cost: blocks.1: 50.0 is not a share in [0, 1]"),
     ],

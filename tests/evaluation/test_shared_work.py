@@ -7,7 +7,11 @@ import sys
 import pytest
 import torch
 
-from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, every_row
+from cmd_video.data.clip import ClipError
+from cmd_video.evaluation.networks.extractors import build_extractor
+from cmd_video.evaluation.protocol.clips import MadeClips
+from cmd_video.evaluation.protocol.shared_work import NotOurs, SharedRows, discard, every_row, work_on
+from cmd_video.evaluation.protocol.tables import extract
 from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.sprites.scenes import render, sample_scene
 
@@ -62,6 +66,67 @@ def test_a_first_failure_leaves_nothing_and_another_work_is_refused(tmp_path):
     for recipe, count in (({"seed": 1}, 3), ({"seed": 0}, 4)):
         with pytest.raises(ValueError, match="holds an interrupted evaluation of something else; remove it"):
             SharedRows(tmp_path / "work", recipe)(count, 1, squares)
+
+
+@pytest.mark.parametrize("left", [[], [".recipe.tmp-host-4711.json"], [".recipe.tmp-4711.json", ".lock"]])
+def test_a_kill_before_the_recipe_has_its_name_keeps_nothing_out(left, tmp_path):
+    (tmp_path / "work").mkdir()
+    for name in left:
+        (tmp_path / "work" / name).write_text('{"see')
+    assert SharedRows(tmp_path / "work", {"seed": 0})(3, 1, squares) == squares(range(3))
+
+
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "diary.txt").write_text("x")
+    with pytest.raises(NotOurs, match="exists and holds no interrupted evaluation"), work_on(tmp_path / "work"):
+        SharedRows(tmp_path / "work", {})(3, 1, squares)
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["diary.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, ClipError])
+def test_a_mistake_in_the_clips_leaves_nothing_but_work_of_others_stays(error, tmp_path):
+    def fail(numbers):
+        if numbers == [2]:
+            raise error("a.mp4", "too small")
+        return squares(numbers)
+
+    with pytest.raises(error), work_on(tmp_path / "work"):
+        SharedRows(tmp_path / "work", {})(3, 1, fail)
+    assert not (tmp_path / "work").exists()
+    SharedRows(tmp_path / "work", {"seed": 0})(3, 1, squares)
+    with pytest.raises(NotOurs), work_on(tmp_path / "work"):
+        SharedRows(tmp_path / "work", {"seed": 1})(3, 1, squares)
+    assert (tmp_path / "work" / "rows-0000.jsonl").is_file()
+
+
+RIVAL = """
+import sys
+from pathlib import Path
+from cmd_video.evaluation.protocol.shared_work import claim
+claim(Path(sys.argv[1]), {"seed": 0})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("which", ["rows", "features"])
+def test_of_two_at_the_same_work_the_second_is_told(which, tmp_path):
+    """Not that a file of the first one, which it removes at its end, cannot be read."""
+    clips = MadeClips(lambda numbers: torch.zeros(len(numbers), 3, 4, 16, 16), 3, {"frames": 4})
+    begin = {
+        "rows": lambda: SharedRows(tmp_path / "work", {"seed": 0})(3, 1, squares),
+        "features": lambda: extract(clips, build_extractor("pixels"), tmp_path / "work"),
+    }[which]
+    command = [sys.executable, "-c", RIVAL, str(tmp_path / "work")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rival:
+        assert rival.stdout.readline() == "held\n"
+        with pytest.raises(NotOurs, match="another process is at work in it; wait for it, or choose another output"):
+            begin()
+        assert (tmp_path / "work" / "recipe.json").is_file()
+        rival.kill()
+    discard(tmp_path / "work")
+    begin()
 
 
 def test_adherence_goes_on_with_the_same_numbers(tmp_path):

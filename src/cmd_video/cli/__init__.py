@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 import typer
@@ -122,9 +123,9 @@ def print_version(wanted: bool) -> None:
 def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> int:
     """Run the command line and return its exit code.
 
-    A mistake of the user (a wrong flag, `ValueError`, which pydantic's ValidationError is too, or `OSError`) becomes
-    one line on stderr and exit code 2. Any other exception is a bug of ours and keeps its traceback; with the
-    environment variable CMD_VIDEO_TRACEBACK=1 they all do.
+    A mistake of the user (a wrong flag, or what `errors.is_mistake` says) becomes one line on stderr and exit code 2.
+    Any other exception is a bug of ours and keeps its traceback; with the environment variable CMD_VIDEO_TRACEBACK=1
+    they all do.
 
     Args:
         argv: the arguments without the program's name; None = those of this process.
@@ -132,15 +133,17 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     app = build_app(verbs)
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files may hold bytes that are no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = app(arguments or ["--help"], prog_name="cmd-video", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED
-    except (UsageProblem, ValueError, OSError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == "1":
-            raise
-        from cmd_video.cli.errors import describe
+    except Exception as error:
+        from cmd_video.cli.errors import describe, is_mistake
 
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not (isinstance(error, UsageProblem) or is_mistake(error)):
+            raise
         print(f"error: {describe(error, options_of(app, arguments))}", file=sys.stderr)
         return EXIT_USER_ERROR
     if result == EXIT_INTERRUPTED:

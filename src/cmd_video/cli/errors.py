@@ -1,4 +1,10 @@
-"""A user's mistake in one line: what is wrong, the value that was given, what is allowed."""
+"""A user's mistake in one line: what is wrong, the value that was given, what is allowed.
+
+Which exceptions are a user's is said here alone: those that readers and checks raise on purpose, `ValueError` and
+`OSError`, and a few that libraries raise of files and machines in types of their own, by name, so that no library is
+imported to ask. Every other type, TypeError and KeyError above all, is a bug of ours: whoever reads what a user wrote
+turns it into a ValueError there, where the file is known.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +18,29 @@ if TYPE_CHECKING:
 ARGUMENTS = re.compile(r"\w+((, | and | or )\w+)*(?=:)")  # what a message is about
 
 
+NO_MEMORY = "not enough memory: {}; make frames, clips or what is done at a time smaller"
+FOREIGN = {  # by the name of a type that is no ValueError or OSError, a user's mistake, and how it is said
+    "safetensors_rust.SafetensorError": "damaged or no safetensors: {}",
+    "_pickle.UnpicklingError": "a file holds a pickle that is more than tensors, and is not opened",
+    "PIL.Image.DecompressionBombError": "a picture is too large: {}",
+    "builtins.MemoryError": NO_MEMORY,
+    "torch.OutOfMemoryError": NO_MEMORY,
+}
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether an exception tells of what a user gave, or of his machine, rather than of a bug."""
+    return isinstance(error, ValueError | OSError) or _foreign(error) is not None
+
+
+def _foreign(error: BaseException) -> str | None:
+    """How an exception of FOREIGN is said; torch tells of a CPU without memory in a RuntimeError."""
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return NO_MEMORY
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+    return next((said for name in names for key, said in FOREIGN.items() if name.endswith(key)), None)
+
+
 def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
     """Return the message of an exception as one line.
 
@@ -22,7 +51,10 @@ def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
     """
     from pydantic import ValidationError
 
-    if isinstance(error, ValidationError):
+    foreign = None if isinstance(error, ValueError | OSError) else _foreign(error)
+    if foreign is not None:
+        text = foreign.format(next(iter(str(error).splitlines()), "") or type(error).__name__)
+    elif isinstance(error, ValidationError):
         text = "\n".join(describe_problem(error, problem) for problem in error.errors(include_url=False))
     elif isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -33,7 +65,8 @@ def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
             text += f", got {short(error.__cause__.errors()[0]['input'])}"
     else:
         text = as_typed(str(error), options or {})
-    return one_line(text) or type(error).__name__
+    printable = text.encode(errors="backslashreplace").decode()  # paths may hold bytes that are no UTF-8
+    return one_line(printable) or type(error).__name__
 
 
 def as_typed(text: str, options: Mapping[str, str]) -> str:

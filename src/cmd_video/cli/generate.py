@@ -118,7 +118,7 @@ def _read_yaml(text: str | None) -> dict[str, Any]:
     path = Path(text)
     try:
         found = yaml.safe_load(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"sampling: {text!r} is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise ValueError(f"sampling: {text!r} is no mapping, such as 'content: {{eta: 1.0}}'")
@@ -219,9 +219,7 @@ def _slug(text: str) -> str:
 
 def _write(frames: Any, files: list[Path], record: dict[str, Any], fps: int, scale: int) -> None:
     """The clip in each format, and its record as JSON beside the first."""
-    import json
-
-    from cmd_video.data.files import write_whole
+    from cmd_video.data.files import write_json
     from cmd_video.data.pictures import enlarge
     from cmd_video.data.video_file import write_video
 
@@ -229,4 +227,4 @@ def _write(frames: Any, files: list[Path], record: dict[str, Any], fps: int, sca
     for file in files:
         write_video(enlarge(frames, scale), file, fps)
         print(file)
-    write_whole(files[0].with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False))
+    write_json(files[0].with_suffix(".json"), record)

@@ -1,6 +1,5 @@
 """`cmd-video merge BASE TUNED -o OUT`: weights along a fine-tuning and beyond it."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +22,10 @@ def command(
     parts = {"content": ["unet"], "motion": ["motion_transformer"], "both": ["unet", "motion_transformer"]}
     if part not in parts:
         raise ValueError(f"part: {part!r} is none of {', '.join(parts)}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    from cmd_video.data.files import holds_something, whole_folder, write_json
+
+    if output.exists() and (not output.is_dir() or holds_something(output)):
         raise ValueError(f"output: {output} is not a new or empty folder")
-    from cmd_video.data.files import whole_folder, write_whole
     from cmd_video.evaluation.protocol.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.techniques import technique
@@ -42,5 +42,5 @@ def command(
             "tuned": tuned,
             "tuned_sha256": digest_model(tuned),
         }
-        write_whole(temporary / "merge.json", json.dumps({**made_of, "part": part, **settings.model_dump()}, indent=1))
+        write_json(temporary / "merge.json", {**made_of, "part": part, **settings.model_dump()})
     print(output)

@@ -47,8 +47,10 @@ def usable_device(name: str) -> str:
     """The name of a device that is there.
 
     Raises:
-        ValueError: there is no such device, or torch was built without it.
+        ValueError: there is no such device, or torch was built without it, or it is the one without numbers.
     """
+    if name == "meta":
+        raise ValueError("device: 'meta' holds no numbers; allowed: cpu, cuda, mps")
     if name != "cpu":  # which is there, and needs no import of torch to know
         from cmd_video.benchmark.timing import check_device
 

@@ -24,7 +24,7 @@ from .sources import (
 
 def command(
     made: Annotated[str, typer.Argument(help="Clips to judge: a folder, manifest, .npz.")],
-    true: Annotated[str, typer.Argument(help="What they should be: as many, in the same order of names.")],
+    true: Annotated[str, typer.Argument(help="What they should be: as many, of the same names.")],
     output: Output = Path("paired.json"),
     lpips: Annotated[str | None, typer.Option(help="Also LPIPS: alex or vgg; needs `weights get`.")] = None,
     frames: Frames = 16,
@@ -69,6 +69,13 @@ def command(
     unreadable = protocol["unreadable"]
     if unreadable:
         print(f"{len(unreadable)} pairs left out, such as {unreadable[0]}", file=sys.stderr)
+    rates = [protocol[side]["source_fps"] for side in ("made", "real")]
+    if fps is None and all(rates) and rates[0] != rates[1]:
+        print(
+            f"--fps: files of {rates[0]} frames per second to judge, of {rates[1]} true ones; frames were compared by "
+            "their number, not by their moment",
+            file=sys.stderr,
+        )
     for name, row in values.items():
         print(f"{name:14s} {row['value']:.4f}" + (f" +- {row['standard_error']:.2g}" if row["standard_error"] else ""))
     print(output)

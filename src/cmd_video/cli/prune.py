@@ -1,6 +1,5 @@
 """`cmd-video prune MODEL -o DIR`: a smaller model, with the blocks left out that a rule, a file or a budget says."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,19 +162,20 @@ def _dtype(folder: Path) -> "torch.dtype":
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object."""
+    from cmd_video.data.files import read_json
+
     try:
-        values = json.loads(path.read_text())
+        return read_json(path, dict)
     except ValueError as error:
-        raise ValueError(f"MODEL: {path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"MODEL: {path} holds a {type(values).__name__}, an object is needed")
-    return values
+        raise ValueError(f"MODEL: {error}") from error
 
 
 def _read_importance(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Importance and cost of each block, from a file."""
+    from cmd_video.data.files import read_json
+
     try:
-        blocks = json.loads(path.read_text())
+        blocks = read_json(path, dict)
         blocks = blocks.get("values", blocks)
         values = {key: float(row["importance"]) for key, row in blocks.items()}
         costs = {key: float(row["cost"]) for key, row in blocks.items()}

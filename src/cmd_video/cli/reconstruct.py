@@ -38,9 +38,7 @@ def command(
         raise ValueError(f"--output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
     if not clip.exists():
         raise FileNotFoundError(2, "no such file or folder", str(clip))
-    import json
-
-    from cmd_video.data.files import write_whole
+    from cmd_video.data.files import write_json
     from cmd_video.data.pictures import enlarge, side_by_side
     from cmd_video.data.video_file import write_video
     from cmd_video.evaluation.metrics.reconstruction import open_clip, reconstruction_metrics, show_reconstruction
@@ -60,7 +58,7 @@ def command(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_video(enlarge(side_by_side(shown), scale), output, fps)
     facts = {"clip": str(clip), "model": model or "default", **metrics}
-    write_whole(output.with_suffix(".json"), json.dumps(facts, indent=1))
+    write_json(output.with_suffix(".json"), facts)
     for name in ("reconstruction", "content_frame", "mean_frame"):
         print(f"{name.replace('_', ' '):15s} PSNR {metrics[name]['psnr']:6.2f} dB   SSIM {metrics[name]['ssim']:.4f}")
     print(output)

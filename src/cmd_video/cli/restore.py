@@ -45,9 +45,7 @@ def command(
         raise ValueError(f"output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
     if not clip.exists():
         raise FileNotFoundError(2, "no such file or folder", str(clip))
-    import json
-
-    from cmd_video.data.files import write_whole
+    from cmd_video.data.files import write_json
     from cmd_video.data.pictures import enlarge, side_by_side
     from cmd_video.data.transforms import to_uint8
     from cmd_video.data.video_file import write_video
@@ -73,7 +71,7 @@ def command(
     write_video(enlarge(shown, scale), output, fps)
     record = {"clip": str(clip), "task": task, "factor": factor, "mask": mask and str(mask), "prompt": prompt}
     record |= {"model": model or "default", "method": "variational", "settings": settings, "frames": frames}
-    write_whole(output.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False))
+    write_json(output.with_suffix(".json"), record)
     print(output)
 
 

@@ -141,13 +141,13 @@ def _name(layout: str, number: int, sample: int, condition: dict[str, Any], file
 
 def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], layout: str) -> None:
     """Write the recipe and a manifest that training and `evaluate` read; refuse a folder with another recipe."""
-    from cmd_video.data.files import write_whole
+    from cmd_video.data.files import holds_something, write_whole
 
     path = output / "recipe.json"
     text = json.dumps({**recipe, "clips": rows}, indent=1, ensure_ascii=False)
     if path.is_file() and path.read_text() != text:
         raise ValueError(f"--output: {output} holds clips of another command; choose a new folder")
-    if not path.is_file() and output.exists() and any(output.iterdir()):
+    if not path.is_file() and holds_something(output):
         raise ValueError(f"--output: {output} is not empty")
     output.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

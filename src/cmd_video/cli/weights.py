@@ -18,7 +18,7 @@ def list_files(weights_dir: WeightsDir = None) -> None:
 
     Example: cmd-video weights list
     """
-    from cmd_video.evaluation.networks.weights import WEIGHT_FILES, find_weights, weights_folder
+    from cmd_video.evaluation.networks.weights import WEIGHT_FILES, find_weights, shown_digest, weights_folder
 
     print(f"folder: {weights_folder(weights_dir)}")
     for name, known in WEIGHT_FILES.items():
@@ -29,7 +29,7 @@ def list_files(weights_dir: WeightsDir = None) -> None:
         size = "" if known.size is None else f"{known.size / 1e6:.1f} MB  "
         print(f"{name:16s} {known.file}  {size}{found}")
         print(f"{'':16s} {known.source}, {known.url or 'no address'}")
-        print(f"{'':16s} sha256 {known.sha256}")
+        print(f"{'':16s} sha256 {shown_digest(name)}")
 
 
 @app.command()
@@ -49,6 +49,9 @@ def verify(name: Name, weights_dir: WeightsDir = None) -> None:
 
     Example: cmd-video weights verify i3d --weights-dir weights/
     """
-    from cmd_video.evaluation.networks.weights import find_weights
+    from cmd_video.data.files import sha256
+    from cmd_video.evaluation.networks.weights import WEIGHT_FILES, find_weights, shown_digest
 
-    print(f"{find_weights(name, weights_dir)}: as published")
+    path = find_weights(name, weights_dir)
+    whole = len(WEIGHT_FILES[name].sha256) == 64
+    print(f"{path}: " + ("as published" if whole else f"sha256 {sha256(path)}, which {shown_digest(name)}"))

@@ -1,22 +1,41 @@
-"""Files and folders that appear whole or not at all, and the digests of files.
+"""Files and folders that appear whole or not at all, JSON in and out, and the digests of files.
 
     write_whole(path, text)                                  # or bytes
+    write_json(path, {"psnr": 31.4})                         # no NaN
     with whole_file(path) as temporary:                      # for what writes its file itself
         save_file(tensors, temporary)
     with whole_folder(path) as temporary:
         model.save_pretrained(temporary)
+    read_json(path, dict)
+    lock = lock_folder(folder)                               # until lock.close()
     sha256(path)
 
 Whatever ends the work, an error or an interruption, leaves what was there before. What a killed process leaves is
-hidden, `.NAME.tmp-PID`, does not count, and goes with the next folder of that name.
+hidden, `.NAME.tmp-HOST-PID`, and goes when the next one writes beside it.
 """
 
 import hashlib
+import json
+import math
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeVar
+
+from safetensors import SafetensorError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes in a folder are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+LEFTOVER = re.compile(r"\..*\.tmp-(.+-)?\d+(\.\w+)?", re.DOTALL)
+Content = TypeVar("Content")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -29,13 +48,49 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write what JSON can hold.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite, which is no JSON; the message says where it stands.
+        OSError: it cannot be written.
+    """
+    for place, number in _numbers(content):
+        if not math.isfinite(number):
+            raise ValueError(f"{place}: {number}, which is no number that a result can have; {path} is not written")
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def read_json(path: Path, kind: type[Content]) -> Content:
+    """Read JSON whose outermost value is of a kind, such as `dict`.
+
+    Raises:
+        ValueError: it is no JSON, holds NaN or infinity, or is something else; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_bytes(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, kind):
+        needed = {dict: "an object", list: "a list"}.get(kind, f"a {kind.__name__}")
+        raise ValueError(f"{path} holds a {type(found).__name__}, {needed} is needed")
+    return found
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name beside a file, of the same suffix, to write it under; it becomes the file when the block ends well."""
-    temporary = path.with_name(f".{path.stem[:40]}.tmp-{os.getpid()}{path.suffix}")
+    """A name beside a file, of the same suffix, to write it under; it becomes the file when the block ends well.
+
+    Raises:
+        OSError: it cannot be written, also where safetensors says so in an error of its own.
+    """
+    temporary = _temporary(path.with_name(path.stem[:40]), path.suffix)
+    _remove_leftovers(path.parent)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _said_as_oserror(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,33 +104,64 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         replace: it may be there, and then goes.
 
     Raises:
-        OSError: it is there and holds something, or nothing can be written.
+        OSError: it is there and holds something, or nothing can be written, as for `whole_file`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.tmp-"
-    temporary = path.with_name(f"{prefix}{os.getpid()}")
-    for entry in list(path.parent.iterdir()):
-        if entry.name.startswith(prefix) and (entry == temporary or is_left_behind(entry)):
-            shutil.rmtree(entry, ignore_errors=True)
+    temporary = _temporary(path)
+    _remove_leftovers(path.parent)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that had this number before
     temporary.mkdir()
     try:
-        yield temporary
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+        with _said_as_oserror(path):
+            yield temporary
+            if replace:
+                shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
+def holds_something(folder: Path) -> bool:
+    """Whether a folder is there with something else in it than a lock and what is being written, or was half-written
+    by a process that was killed.
+    """
+    return folder.is_dir() and any(
+        entry.name != LOCK and not LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir()
+    )
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Keep other processes out of a folder until what this returns is closed, or this process ends, however it does.
+
+    Raises:
+        ValueError: another process is in it.
+        OSError: nothing can be written into it.
+    """
+    file = (folder / LOCK).open("w")
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / LOCK).stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise BlockingIOError  # it was removed with its folder while this one opened it
+    except (BlockingIOError, FileNotFoundError) as error:
+        file.close()
+        raise ValueError(f"{folder}: another process is at work in it") from error
+    except OSError:  # a file system without locks
+        return file
+    return file
+
+
 def is_left_behind(temporary: Path) -> bool:
-    """Whether the process that was writing a temporary file or folder, `...tmp-PID`, is dead on this machine."""
-    number = temporary.name.rpartition(".tmp-")[2].partition(".")[0]
-    return not number.isdecimal() or not is_alive(int(number))
+    """Whether nobody is at a temporary file or folder, `...tmp-HOST-PID`: its process was of this machine and is dead."""
+    host, _, number = temporary.name.rpartition(".tmp-")[2].partition(".")[0].rpartition("-")
+    return not number.isdecimal() or (host in ("", _host()) and not is_alive(int(number)))
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process of this number runs on this machine; where that cannot be asked, it does."""
+    if os.name != "posix":
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -106,3 +192,41 @@ def sha256(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: total)
     return total.hexdigest()
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    return path.with_name(f".{path.name}.tmp-{_host()}-{os.getpid()}{suffix}")
+
+
+def _host() -> str:
+    """Name of this machine: processes of several may share a folder, and numbers are of one machine."""
+    return re.sub(r"\W", "_", socket.gethostname())[:64]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    with suppress(OSError):  # a folder that cannot be listed, or that another process removes
+        for entry in [folder / name for name in os.listdir(folder) if LEFTOVER.fullmatch(name)]:
+            if is_left_behind(entry):
+                (shutil.rmtree if entry.is_dir() else Path.unlink)(entry)
+
+
+@contextmanager
+def _said_as_oserror(path: Path) -> Iterator[None]:
+    """What safetensors says when a disk is full is no OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
+
+
+def _numbers(content: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers in a JSON value with where they stand, "values.psnr"."""
+    if isinstance(content, float):
+        yield place, content
+    elif isinstance(content, dict | list | tuple):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _numbers(value, f"{place}.{key}" if place else str(key))
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")

@@ -51,7 +51,7 @@ def shared_components(folder: Path) -> dict[str, Path]:
     index = folder / "model_index.json"
     if find_spec("cmd_video_sprites") is None or folder.parent != sprites_folder() or not index.is_file():
         return {}
-    parts = {name for name, part in json.loads(index.read_text()).items() if isinstance(part, list) and part[0]}
+    parts = {name for name, part in json.loads(index.read_text()).items() if isinstance(part, list) and any(part)}
     return {name: model_folder(None) / name for name in sorted(parts) if not (folder / name).is_dir()}
 
 
@@ -63,5 +63,5 @@ def component_folder(folder: Path, name: str) -> Path:
 def import_own_classes(index: Mapping[str, Any]) -> None:
     """Import what a model_index.json names of this package, such as pruned models: diffusers does not by itself."""
     for part in index.values():
-        if isinstance(part, list) and str(part[0]).startswith("cmd_video."):
+        if isinstance(part, list) and part and str(part[0]).startswith("cmd_video."):
             import_module(part[0])

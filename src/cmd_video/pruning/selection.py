@@ -56,15 +56,22 @@ class BlockSelection:
             if unknown:
                 raise ValueError(f"{unknown[0]}: unknown name")
             return cls(str(values["model_class"]), tuple(map(str, removed)), str(values.get("reason", "")), widths)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"selection: not of the form {{model_class, removed, reason, widths}}: {error}"
             ) from error
 
     @classmethod
     def load(cls, path: Path) -> "BlockSelection":
-        """Read a file that holds `to_json`."""
-        return cls.from_json(path.read_text())
+        """Read a file that holds `to_json`.
+
+        Raises:
+            ValueError: it holds something else; the message names it.
+        """
+        try:
+            return cls.from_json(path.read_text())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"selection: {path} is no text: {error}") from error
 
 
 def select_blocks(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
 
-from cmd_video.data.files import write_whole
+from cmd_video.data.files import whole_folder, write_whole
 from cmd_video.data.transforms import to_uint8
 from cmd_video.data.video_file import write_video
 
@@ -30,7 +30,7 @@ def write_sprites(
     """Write clips, a manifest with prompt and motion of each, and the whole ground truth, `scenes.jsonl`.
 
     Args:
-        output: folder to write; new or empty.
+        output: folder to write; new or empty. It appears with all in it, or not at all.
         num_clips: scenes 0 to num_clips - 1.
         height: H in pixels.
         width: W in pixels.
@@ -41,27 +41,27 @@ def write_sprites(
         progress: called with the number of clips written.
 
     Returns:
-        The manifest, `output/manifest.jsonl`, which appears when all clips are written.
+        The manifest, `output/manifest.jsonl`.
 
     Raises:
         ValueError: there is no such split, or the folder holds something.
     """
     if split not in get_args(Split):
         raise ValueError(f"split: {split!r} is none of {', '.join(get_args(Split))}")
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output: {output} is not empty")
     dataset = SpritesDataset(num_clips, height, width, num_frames, seed, cast("Split", split))
-    output.mkdir(parents=True, exist_ok=True)
     rows, truths = [], []
-    for number in range(num_clips):
-        scene = dataset.scene(number)
-        frames = to_uint8(render(scene, num_frames, height, width))
-        name = f"{number:06d}.mp4"
-        write_video(frames, output / name, fps)
-        rows.append({"path": name, "prompt": scene.prompt, "label": scene.motion})
-        truths.append({"path": name, **asdict(scene)})
-        if progress is not None:
-            progress(number + 1)
-    for file, lines in (("scenes.jsonl", truths), ("manifest.jsonl", rows)):
-        write_whole(output / file, "".join(json.dumps(line) + "\n" for line in lines))
+    with whole_folder(output) as temporary:
+        for number in range(num_clips):
+            scene = dataset.scene(number)
+            frames = to_uint8(render(scene, num_frames, height, width))
+            name = f"{number:06d}.mp4"
+            write_video(frames, temporary / name, fps)
+            rows.append({"path": name, "prompt": scene.prompt, "label": scene.motion})
+            truths.append({"path": name, **asdict(scene)})
+            if progress is not None:
+                progress(number + 1)
+        for file, lines in (("scenes.jsonl", truths), ("manifest.jsonl", rows)):
+            write_whole(temporary / file, "".join(json.dumps(line) + "\n" for line in lines))
     return output / "manifest.jsonl"

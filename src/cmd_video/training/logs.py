@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cmd_video.data.files import write_whole
+from cmd_video.data.files import whole_file, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ class RunLog:
             self.board.add_image("samples", pixels, step)
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"step-{step:08d}.png")
+        with whole_file(folder / f"step-{step:08d}.png") as temporary:
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(temporary)
 
     def changed(self, step: int, changes: list[str]) -> None:
         """Say and note what is not as it was when the run was here last."""

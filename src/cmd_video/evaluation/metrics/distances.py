@@ -23,6 +23,7 @@ from cmd_video.evaluation.metrics.distribution import (
 )
 from cmd_video.evaluation.networks.extractors import Classify, Extractor
 from cmd_video.evaluation.protocol.clips import ClipSource
+from cmd_video.evaluation.protocol.finite import check_finite
 from cmd_video.evaluation.protocol.tables import FeatureTable
 
 SAME = ("extractor", "extractor_sha256", "extractor_resize", "frames")
@@ -74,7 +75,7 @@ def measure(
         of the real clips. `nearest` also has `pairs`, see `nearest_pairs`.
 
     Raises:
-        ValueError: the tables hold different features, or too few.
+        ValueError: the tables hold different features, or too few, or a number that comes out is NaN.
     """
     for field in (*SAME, "numbers"):
         mine, other = (table.protocol.get(field) for table in (real, made))
@@ -106,6 +107,8 @@ def measure(
     if len(made.dynamic) and len(real.dynamic):
         error = float(made.dynamic.std()) / math.sqrt(len(made.dynamic)) if len(made.dynamic) > 1 else math.nan
         values["dynamic_degree"] = _row(Estimate(float(made.dynamic.mean()), error), float(real.dynamic.mean()))
+    for name, row in values.items():
+        check_finite(f"features: {name}", torch.tensor([row["value"], row["real_against_real"] or 0.0]))
     return values
 
 

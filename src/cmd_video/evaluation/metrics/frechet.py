@@ -8,6 +8,8 @@ N vectors of d numbers. With fewer vectors than d numbers the distance is biased
 
 import torch
 
+from cmd_video.evaluation.protocol.finite import check_finite
+
 
 class FeatureStatistics:
     """Mean and covariance of feature vectors that come in batches.
@@ -25,13 +27,12 @@ class FeatureStatistics:
         """Add vectors (N, d) of any floating type.
 
         Raises:
-            ValueError: they are no such table, or hold values that are not numbers.
+            ValueError: they are no such table, or hold values that are NaN or infinite.
         """
         if features.ndim != 2:
             raise ValueError(f"features: expected (N, d), got {tuple(features.shape)}")
         features = features.detach().double().cpu()
-        if not features.isfinite().all():
-            raise ValueError("features: hold values that are not numbers")
+        check_finite("features: the batch", features)
         self.count += len(features)
         self._sum = self._sum + features.sum(dim=0)
         self._outer = self._outer + features.T @ features

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cmd_video.evaluation.networks.lpips import LPIPS
+from cmd_video.evaluation.protocol.finite import check_finite
 
 STILL = 1e-3  # mean change between frames, of 2, below which a clip stands still
 
@@ -59,13 +60,15 @@ def paired_metrics(
         from motion.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or there is a NaN.
     """
     if prediction.shape != target.shape or prediction.ndim != 5:
         raise ValueError(f"clips: expected two (B, 3, F, H, W), got {tuple(prediction.shape)}, {tuple(target.shape)}")
     if min(prediction.shape[-2:]) < 11:
         height, width = prediction.shape[-2:]
         raise ValueError(f"clips: frames of {height}x{width}, SSIM's window needs 11x11 or more")
+    for name, video in (("prediction", prediction), ("target", target)):
+        check_finite(f"clips: the {name}", video)
     prediction = prediction.float().clamp(-1, 1)
     squared = (prediction - target).square().flatten(1).mean(dim=1)
     values = {"psnr": 10 * torch.log10(4 / squared.clamp(min=4e-6)), "ssim": ssim(prediction, target)}

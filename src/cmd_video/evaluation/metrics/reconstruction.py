@@ -20,6 +20,7 @@ from cmd_video.denoisers.latent_space import ImageAutoencoder, decode_video, enc
 from cmd_video.evaluation.metrics.paired import ssim
 from cmd_video.evaluation.metrics.pairs import mean_and_error
 from cmd_video.evaluation.protocol.clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
+from cmd_video.evaluation.protocol.finite import check_finite
 from cmd_video.evaluation.protocol.shared_work import Progress, Row, Rows, every_row
 from cmd_video.evaluation.protocol.tables import digest_all, digest_of
 from cmd_video.models import CMDAutoencoder
@@ -88,7 +89,7 @@ class ReconstructedClips(ClipSource):
         """See `ClipSource`; one at a time, for they may differ in size.
 
         Raises:
-            ValueError: the autoencoder cannot take their size.
+            ValueError: the autoencoder cannot take their size, or gives NaN.
         """
         found: list[torch.Tensor | ClipError] = []
         for number, clip in zip(numbers, self._clips.read(numbers), strict=True):
@@ -101,6 +102,10 @@ class ReconstructedClips(ClipSource):
     def storage(self, number: int) -> tuple[str | None, float | None]:
         """See `ClipSource`: that of the clip that went in."""
         return self._clips.storage(number)
+
+    def start(self, number: int) -> float:
+        """See `ClipSource`: of the clip that goes in."""
+        return self._clips.start(number)
 
     def origin(self, number: int) -> str | None:
         """See `ClipSource`: the clip that went in."""
@@ -118,7 +123,7 @@ class ReconstructedClips(ClipSource):
         video = to_float(clip)[None].to(self._autoencoder.device)  # (1, 3, F, H, W)
         content_frame, motion_latents = self._autoencoder.encode(encode_video(self._vae, video), return_dict=False)
         made = decode_video(self._vae, self._autoencoder.decode(content_frame, motion_latents).sample)
-        return to_uint8(made[0].cpu())
+        return to_uint8(check_finite("autoencoder: the reconstruction", made[0].cpu()))
 
 
 @torch.no_grad()
@@ -132,6 +137,9 @@ def reconstruction_rows(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | Non
 
     Returns:
         for each clip, for each of SHOWN: `squared`, the mean squared error, `psnr` (dB, at most 60) and `ssim`.
+
+    Raises:
+        ValueError: the autoencoder gives NaN.
     """
     content_frame, motion_latents = autoencoder.encode(encode_video(vae, video), return_dict=False)
     shown = {
@@ -141,7 +149,7 @@ def reconstruction_rows(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | Non
     }
     found: dict[str, dict[str, list[float]]] = {}
     for name, prediction in shown.items():
-        prediction = prediction.clamp(-1, 1)
+        prediction = check_finite(f"autoencoder: the {name.replace('_', ' ')}", prediction).clamp(-1, 1)
         squared = (prediction - video).square().flatten(1).double().mean(dim=1)
         psnr = 10 * torch.log10(4 / squared.clamp(min=4e-6))
         found[name] = {"squared": squared.tolist(), "psnr": psnr.tolist(), "ssim": ssim(prediction, video).tolist()}

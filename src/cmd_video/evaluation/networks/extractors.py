@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from cmd_video.evaluation.networks.weights import find_weights
+from cmd_video.evaluation.protocol.finite import check_finite
 from cmd_video.section import named
 
 Classify = Callable[[torch.Tensor], torch.Tensor]  # features (N, d) -> logits (N, classes)
@@ -48,13 +49,13 @@ class Extractor:
         """Features in float32 on the CPU.
 
         Raises:
-            ValueError: not uint8 (B, F, H, W, 3), or too few frames.
+            ValueError: not uint8 (B, F, H, W, 3), or too few frames, or the features are not finite.
         """
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
             raise ValueError(f"frames: expected uint8 (B, F, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
         if frames.shape[1] < self.min_frames:
             raise ValueError(f"frames: {self.name} needs {self.min_frames} or more, got {frames.shape[1]}")
-        return self.run(frames).float().cpu()
+        return check_finite(f"extractor: {self.name}", self.run(frames).float().cpu())
 
 
 class Row(NamedTuple):

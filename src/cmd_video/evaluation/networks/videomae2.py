@@ -64,7 +64,10 @@ def load_videomae2(path: Path, **config: Any) -> VideoMAE2:
     Raises:
         ValueError: there is no such file, it holds more than weights, or those of another network.
     """
-    return load_exactly(VideoMAE2(**config), renamed(read_weights(path)), path)
+    state = renamed(read_weights(path))
+    with torch.device("meta"):  # gigabytes are filled only for weights that fit
+        load_exactly(VideoMAE2(**config), state, path)
+    return load_exactly(VideoMAE2(**config), state, path)
 
 
 def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -25,7 +25,9 @@ class WeightFile:
         file: its name in the folder of weights.
         url: where it can be fetched, or None where there is no stable address.
         source: who published it.
-        sha256: digest of the whole file; its first eight digits where no more are published.
+        sha256: digest of the whole file; its first eight digits where no more are published, and then the file is only
+            as sure as its source: 32 bits keep damage out, no forger. Results hold the digest of the weights that were
+            used, so those of another file are not comparable.
         size: bytes, if known.
     """
 
@@ -67,8 +69,8 @@ WEIGHT_FILES: dict[str, WeightFile] = {
         "pt_inception-2015-12-05-6726825d.pth",
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         "pytorch-fid: TensorFlow's Inception of 2015, for FID",
-        "6726825d",
-        None,
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        95_628_359,
     ),
     "squeezenet": WeightFile(
         "squeezenet_v1.0_imagenet_fp16.pt",
@@ -128,7 +130,7 @@ def find_weights(name: str, weights_dir: Path | None = None) -> Path:
         if path.is_file():
             verify(name, path)
             return path
-    remedy = f"put it there from {known.url or known.source} (sha256 {known.sha256})"
+    remedy = f"put it there from {known.url or known.source} (sha256 {shown_digest(name)})"
     if known.url is not None:
         remedy += f", or run `cmd-video weights get {name}`"
     raise ValueError(f"weights: no {known.file} in {folder}; {remedy}")
@@ -148,6 +150,12 @@ def verify(name: str, path: Path) -> None:
             f"weights: {path} has sha256 {found} and {path.stat().st_size} bytes, "
             f"expected {known.sha256}{size}; remove it and fetch it again"
         )
+
+
+def shown_digest(name: str) -> str:
+    """The digest in words, which say where it is not a whole one."""
+    known = _known(name)
+    return known.sha256 if len(known.sha256) == 64 else f"begins with {known.sha256}, no more is published"
 
 
 def get_weights(name: str, weights_dir: Path | None = None) -> Path:

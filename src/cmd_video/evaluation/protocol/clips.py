@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from cmd_video.data.clip import ClipError, check_span
-from cmd_video.data.decode import codec_and_rate, read_clip, read_frame_folder
+from cmd_video.data.decode import codec_and_rate, read_clip, read_frame_folder, span_start
 from cmd_video.data.frame_folders import list_frames
 from cmd_video.data.listing import counts
 from cmd_video.data.manifest import list_clips, paths_of
@@ -50,6 +50,15 @@ class ClipSource(Protocol):
     def storage(self, number: int) -> tuple[str | None, float | None]:
         """Codec that a clip is stored with, and its own frames per second; None where it has none."""
         return None, None
+
+    def start(self, number: int) -> float:
+        """Where in a clip the frames that are read begin: their number, or seconds where a rate is read; 0 where clips
+        are taken whole.
+
+        Raises:
+            ClipError: it cannot be read.
+        """
+        return 0.0
 
     def origin(self, number: int) -> str | None:
         """Digest of the clip that one was computed from, after it was read; None for a clip that is as it is."""
@@ -147,7 +156,7 @@ class FolderClips(ClipSource):
         if left_out:
             self.recipe["left_out"] = left_out
         check_span(reading.frames, reading.stride, reading.fps, 0, None)
-        facts = [(str(file), *_stamp(file)) for file in self.paths]
+        facts = [(str(file), _stamp(file)) for file in self.paths]
         self.identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -164,6 +173,13 @@ class FolderClips(ClipSource):
             return (f"{list_frames(path)[0].suffix.lower()} pictures", None) if path.is_dir() else codec_and_rate(path)
         except ClipError:
             return None, None
+
+    def start(self, number: int) -> float:
+        """See `ClipSource`."""
+        reading, place = self._reading, self._places[number]
+        if place == 0:
+            return 0.0
+        return span_start(self.paths[number], reading.frames, stride=reading.stride, fps=reading.fps, place=place)
 
     def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
         reading, options = self._reading, {**self._options, "place": place}
@@ -193,7 +209,7 @@ class ArrayClips(ClipSource):
         try:
             found = np.load(path, allow_pickle=False, mmap_mode="r" if str(path).endswith(".npy") else None)
             arrays = {name: found[name] for name in found} if hasattr(found, "files") else {"array": found}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
         videos = [array for array in arrays.values() if array.ndim == 5]
         if len(videos) != 1 or videos[0].dtype != np.uint8 or videos[0].shape[-1] != 3:
@@ -242,13 +258,10 @@ class MadeClips(ClipSource):
         return [to_uint8(video) for video in self._make(numbers)]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; of a folder of its entries together, zeros where there is nothing."""
-    if not path.exists():
-        return 0, 0
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [file.stat() for file in files]
-    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of each entry of a folder; nothing where there is nothing."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    return [(file.name, found.st_size, found.st_mtime_ns) for file in files for found in [file.lstat()]]
 
 
 def stored_as(clips: ClipSource, number: int, clip: torch.Tensor) -> dict[str, Any]:
@@ -306,7 +319,7 @@ def open_clips(path: Path, reading: Reading) -> ClipSource:
         return FolderClips(path, reading)
     source = ArrayClips(path, reading.num_clips, reading.draw_seed)
     frames, size = source.recipe["frames"], tuple(source.recipe["size"])
-    as_it_is = Reading(frames, size, num_clips=reading.num_clips, draw_seed=reading.draw_seed)
+    as_it_is = Reading(frames, size, num_clips=reading.num_clips, draw_seed=reading.draw_seed, span=reading.span)
     if replace(reading, size=reading.size or size) != as_it_is:
         raise ValueError(
             f"{path}: arrays are taken as they are, {frames} frames of {size[0]}x{size[1]}, got {reading}"

@@ -3,10 +3,11 @@
 found = compare(read_result(a), read_result(b));  found.comparable, found.different
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cmd_video.data.files import read_json
 
 SUBJECT = (
     "model", "model_sha256", "pixels_sha256", "unreadable", "sampling", "turbo_sha256", "preset", "content_sampler",
@@ -41,14 +42,14 @@ def read_result(path: Path) -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path, dict)
         if not {"name", "protocol", "values"} <= set(record):
             raise ValueError("it lacks name, protocol or values")
         for field, kind in (("name", str), ("protocol", dict), ("values", dict), ("versions", dict)):
             if not isinstance(record.get(field, kind()), kind):
                 raise ValueError(f"{field} is no {'text' if kind is str else 'object'}")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: no result file: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no result file: {str(error).removeprefix(f'{path} ')}") from error
     return record
 
 

@@ -5,7 +5,9 @@ write_result(Path("benchmarks/results/adherence.json"), "adherence", values, pro
 
 import hashlib
 import json
+import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,13 +19,16 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from cmd_video.data.files import sha256, write_whole
+from cmd_video.data.files import sha256, write_json
 from cmd_video.pipelines.shipped import model_folder, shared_components
 
 PACKAGES = (
     "cmd-video", "torch", "diffusers", "transformers", "numpy", "av", "pillow", "torchmetrics",
     "opencv-python-headless", "opencv-python",
 )  # fmt: skip
+PLACES = ("source", "path", "video_root", "clip_model", "model")  # fields of a protocol that say where things lay
+PREFIX = re.compile(r"(?:-{0,2}[\w.-]+[=:](?!//))?")
+INNER = re.compile(r"(?<=[\s\[{:=,'\"])/[^\s,}\]'\"]+")
 ORIGIN = ("_name_or_path", "_diffusers_version", "transformers_version")
 
 
@@ -40,11 +45,12 @@ def write_result(
         device: where it was computed, for `hardware`.
 
     Raises:
+        ValueError: a number is NaN or infinite: nothing is written.
         OSError: the folder cannot be written.
     """
-    record = {"name": name, **provenance(device), "protocol": protocol, "values": values}
+    record = {"name": name, **provenance(device), "protocol": shown_places(protocol), "values": values}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+    write_json(path, record)
 
 
 def provenance(device: str | None = None) -> dict[str, Any]:
@@ -56,11 +62,38 @@ def provenance(device: str | None = None) -> dict[str, Any]:
         else "cmd-video"
     )
     return {
-        "command": f"{program} {shlex.join(sys.argv[1:])}".rstrip(),
+        "command": f"{program} {shlex.join(map(_shown_argument, sys.argv[1:]))}".rstrip(),
         "date": date.today().isoformat(),
         "hardware": hardware(device),
         "versions": {package: _version(package) for package in PACKAGES},
     }
+
+
+def shown_places(protocol: Any, field: str = "") -> Any:
+    """A protocol without absolute paths, which say more of a machine and its user than of a result: digests say what
+    lay there.
+    """
+    if isinstance(protocol, dict):
+        return {name: shown_places(value, str(name)) for name, value in protocol.items()}
+    if isinstance(protocol, list):
+        return [shown_places(value, field) for value in protocol]
+    return _shown(protocol) if field in PLACES and isinstance(protocol, str) else protocol
+
+
+def _shown_argument(argument: str) -> str:
+    """An argument of the command: PATH, --option=PATH, field=PATH, videomae:PATH, field={path: PATH}."""
+    if "{" in argument:
+        return INNER.sub(lambda found: _shown(found[0]), argument)
+    length = len(PREFIX.match(argument)[0])  # type: ignore[index]  # it matches anything
+    return argument[:length] + _shown(argument[length:])
+
+
+def _shown(path: str) -> str:
+    """A path below the current folder; of one that is elsewhere its name."""
+    if not Path(path).is_absolute():
+        return path
+    place = Path(os.path.normpath(path))
+    return str(place.relative_to(Path.cwd())) if place.is_relative_to(Path.cwd()) else f".../{place.name}"
 
 
 def digest_model(model: str | None) -> str:

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from cmd_video.data.files import write_whole
-from cmd_video.evaluation.protocol.clips import NothingReadable
+from cmd_video.data.files import holds_something, lock_folder, write_whole
 
 Row = dict[str, Any]  # JSON-able
 Make = Callable[[list[int]], list[Row]]
 Progress = Callable[[int, int], None]
+_LOCKS: dict[Path, TextIO] = {}  # of the folders that this process works in
 Rows = Callable[[int, int, Make, Progress | None], list[Row]]  # count, at a time, what makes them, progress
 
 
@@ -32,21 +32,29 @@ def processes(device: str) -> tuple[PartialState, str]:
     return state, str(state.device) if device == "cuda" else device
 
 
+class NotOurs(ValueError):
+    """A folder of work that belongs to something else, or to another process."""
+
+
 def claim(work: Path, recipe: Row) -> None:
-    """Take a folder for a work, or go on with the same work in it.
+    """Take a folder for a work, or go on with the same work in it; it is this process's until `discard`.
 
     Raises:
-        ValueError: it belongs to something else.
+        NotOurs: it belongs to something else, or another process is at the same work.
     """
     path, text = work / "recipe.json", json.dumps(recipe, indent=1)
-    if path.is_file():
-        if path.read_text() != text:
-            raise ValueError(f"{work}: holds an interrupted evaluation of something else; remove it")
-        return
-    if work.exists() and any(work.iterdir()):
-        raise ValueError(f"{work}: exists and holds no interrupted evaluation")
+    if not path.is_file() and holds_something(work):
+        raise NotOurs(f"{work}: exists and holds no interrupted evaluation")
     work.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+    if work not in _LOCKS:
+        try:
+            _LOCKS[work] = lock_folder(work)
+        except ValueError as error:
+            raise NotOurs(f"{error}; wait for it, or choose another output") from error
+    if not path.is_file():
+        write_whole(path, text)
+    elif path.read_text() != text:
+        raise NotOurs(f"{work}: holds an interrupted evaluation of something else; remove it")
 
 
 def deal_out(missing: list[int], state: PartialState) -> list[int]:
@@ -58,14 +66,18 @@ def deal_out(missing: list[int], state: PartialState) -> list[int]:
 def discard(work: Path) -> None:
     """Remove a folder of work, once what it was for is written."""
     shutil.rmtree(work, ignore_errors=True)
+    if work in _LOCKS:
+        _LOCKS.pop(work).close()
 
 
 @contextmanager
 def work_on(work: Path) -> Iterator[None]:
-    """Work in a folder that goes when it turns out that no clip can be read: what is mended would be another work."""
+    """Work in a folder that goes when clips turn out to be a mistake: what is mended would be another work."""
     try:
         yield
-    except NothingReadable:
+    except NotOurs:
+        raise
+    except ValueError:
         discard(work)
         raise
 
@@ -95,7 +107,7 @@ class SharedRows:
         """All rows; each process returns the same.
 
         Raises:
-            ValueError: the folder belongs to something else.
+            NotOurs: the folder belongs to something else, or to another process.
         """
         state = PartialState(cpu=not torch.cuda.is_available())
         if state.is_main_process:

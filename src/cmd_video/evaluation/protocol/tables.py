@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
-from cmd_video.data.files import sha256, whole_file, write_whole
+from cmd_video.data.files import read_json, sha256, whole_file, write_json
 from cmd_video.evaluation.networks.extractors import Extractor
 from cmd_video.evaluation.networks.flow import dynamic_degree, optical_flow
 from cmd_video.evaluation.protocol.clips import (
@@ -32,7 +32,8 @@ from cmd_video.evaluation.protocol.clips import (
     storage_facts,
     stored_as,
 )
-from cmd_video.evaluation.protocol.results import provenance
+from cmd_video.evaluation.protocol.finite import check_finite
+from cmd_video.evaluation.protocol.results import provenance, shown_places
 from cmd_video.evaluation.protocol.shared_work import claim, deal_out, discard
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
@@ -48,6 +49,9 @@ class FeatureTable:
         dynamic: float32 (clips,), the dynamic degree of each; none for single frames.
         protocol: source, extractor and digests, JSON-able.
         made_by: of a table that was loaded, the command, versions and hardware that made it.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
     """
 
     features: torch.Tensor
@@ -55,14 +59,18 @@ class FeatureTable:
     protocol: dict[str, Any]
     made_by: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for values in (self.features, self.dynamic):
+            check_finite("features: the table", values)
+
     def save(self, path: Path, device: str | None = None) -> None:
         """Write `path`.safetensors and `path`.json, each by rename; the JSON, last, holds the other's digest."""
         path.parent.mkdir(parents=True, exist_ok=True)
         weights = path.with_name(f"{path.name}.safetensors")
         with whole_file(weights) as temporary:
             save_file({"features": self.features.contiguous(), "dynamic": self.dynamic.contiguous()}, temporary)
-        record = {"made_by": provenance(device), "protocol": self.protocol, "sha256": sha256(weights)}
-        write_whole(path.with_name(f"{path.name}.json"), json.dumps(record, indent=1))
+        record = {"made_by": provenance(device), "protocol": shown_places(self.protocol), "sha256": sha256(weights)}
+        write_json(path.with_name(f"{path.name}.json"), record)
 
     @classmethod
     def load(cls, path: Path) -> "FeatureTable":
@@ -74,7 +82,7 @@ class FeatureTable:
         base = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
         weights = base.with_name(f"{base.name}.safetensors")
         try:
-            record = json.loads(base.with_name(f"{base.name}.json").read_text())
+            record = read_json(base.with_name(f"{base.name}.json"), dict)
             if sha256(weights) != record["sha256"]:
                 raise ValueError(f"{weights.name} is not the file that its JSON describes")
             tensors = load_file(weights)
