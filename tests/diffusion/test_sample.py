@@ -2,7 +2,23 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    DDIMInverseScheduler,
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    IPNDMScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UnCLIPScheduler,
+    UniPCMultistepScheduler,
+)
 
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
@@ -11,6 +27,7 @@ from cmd_video.diffusion.solvers import (
     EtaSolver,
     SchedulerSolver,
     check_starts,
+    check_steps,
     ddim,
     jumps,
     multistep,
@@ -176,3 +193,117 @@ def test_a_batch_with_a_source_for_each_sample_is_its_samples():
     for number in range(3):
         alone = sample(exact(process), solver, steps, z[number : number + 1], sources(4 + number))
         torch.testing.assert_close(together[number], alone[0])
+
+
+# --- where steps start and end ---------------------------------------------------------------------------------------
+
+SPACINGS = ("leading", "trailing", "linspace")
+X_0 = torch.tensor([0.5, -0.7, 0.2]).view(1, 1, 3)
+
+
+def known(process):
+    """The prediction of who knows X_0."""
+
+    def denoise(x_t, step):
+        t = torch.full((1,), process.levels([step.t])[0])
+        return process.target(X_0, process.noise_of(X_0, x_t, t), t)
+
+    return denoise
+
+
+@pytest.mark.parametrize("steps", [1, 6, 7, 13, 19, 30, 43, 50, 334, 501, 700])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDIMParallelScheduler, CogVideoXDDIMScheduler])
+def test_every_step_of_ddim_ends_where_the_next_one_starts_and_the_last_one_clean(kind, spacing, steps):
+    """Who knows x_0 finds at every step the noise that it began with, if x is at the level that the step names."""
+    scheduler = kind(timestep_spacing=spacing, **({} if kind is CogVideoXDDIMScheduler else {"clip_sample": False}))
+    process, solver = process_of(scheduler), SchedulerSolver(scheduler, steps)
+    z = draw(1)[:, :1, :3].double()
+    t = torch.tensor(process.levels(solver.timesteps[:1]))
+    x = process.marginal(X_0.double(), z, t)
+    for step in steps_at(solver.timesteps, 1000):
+        t = torch.tensor(process.levels([step.t]))
+        if process.signal[t] < 1 and process.noise[t] > 0.05:  # below, the division by it is rough
+            torch.testing.assert_close(process.noise_of(X_0.double(), x, t), z, atol=2e-3, rtol=0)
+        x = solver.step(known(process), x, step, None)
+    torch.testing.assert_close(x, X_0.double(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [7, 13, 30, 50])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(
+    "kind",
+    [DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler,
+     HeunDiscreteScheduler, LCMScheduler, PNDMScheduler],
+)  # fmt: skip
+def test_other_schedulers_end_clean_or_are_refused(kind, spacing, steps):
+    settings = {"clip_sample": False} if kind in (DDPMScheduler, LCMScheduler) else {}
+    scheduler = kind(timestep_spacing=spacing, **{"set_alpha_to_one": True} if kind is PNDMScheduler else settings)
+    process = process_of(scheduler)
+    try:
+        check_steps("steps", scheduler, steps)
+    except ValueError as error:
+        few = spacing == "leading" and steps == 7 and kind in (HeunDiscreteScheduler,)
+        uneven = kind is PNDMScheduler and spacing != "leading"
+        assert few or uneven, error
+        return
+    solver = SchedulerSolver(scheduler, steps)
+    rng = torch.Generator().manual_seed(0)
+    x = sample(known(process), solver, steps_at(solver.timesteps, 1000), draw(1)[:, :1, :3], rng)
+    torch.testing.assert_close(x, X_0, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 25, 50])
+def test_where_the_steps_divide_the_schedule_ddim_is_diffusers_own_to_the_bit(steps):
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction")
+    process, solver = process_of(scheduler), SchedulerSolver(scheduler, steps)
+    plan = steps_at(solver.timesteps, 1000)
+    found = sample(exact(process), solver, plan, draw(2))
+    scheduler.set_timesteps(steps)
+    x = draw(2)
+    for step, timestep in zip(plan, scheduler.timesteps, strict=True):
+        x = scheduler.step(exact(process)(x, step), timestep, x).prev_sample
+    assert torch.equal(found, x)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 334, 501, 700])
+def test_steps_that_begin_where_signal_is_due_are_refused_with_what_is_allowed(steps):
+    with pytest.raises(ValueError, match=rf"^motion: {steps}: .*leading' allows 4\.\.333, 363\.\.500, 724\.\.1000$"):
+        check_steps("motion", DDIMScheduler(timestep_spacing="leading"), steps)
+    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    check_steps("motion", scheduler, steps)
+    assert scheduler.timesteps[0] == 999
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler])
+@pytest.mark.parametrize(
+    "schedule", [{}, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}]
+)
+@pytest.mark.parametrize("steps", [20, 25, 50])
+def test_usual_numbers_of_steps_are_allowed_with_every_spacing(kind, schedule, steps):
+    for spacing in SPACINGS[: 2 if kind is PNDMScheduler else 3]:
+        check_steps("steps", kind(timestep_spacing=spacing, **schedule), steps)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LCMScheduler])
+def test_one_step_of_linspace_is_at_the_clean_end_and_refused(kind):
+    if kind is LCMScheduler:
+        check_steps("steps", kind(timestep_spacing="linspace"), 1)  # has timesteps of its own
+        return
+    with pytest.raises(ValueError, match="steps: 1: they start at timestep 0.*allows 2..1000$"):
+        check_steps("steps", kind(timestep_spacing="linspace"), 1)
+
+
+def test_timesteps_that_repeat_and_rise_are_refused():
+    with pytest.raises(ValueError, match=r"steps: 1000: timesteps repeat;.*allows 1\.\.999$"):
+        check_steps("steps", DPMSolverMultistepScheduler(timestep_spacing="linspace"), 1000)
+    with pytest.raises(ValueError, match="do not fall"):
+        check_steps("steps", DDIMInverseScheduler(), 50)
+
+
+def test_schedulers_of_another_noise_or_another_step_are_refused_by_name():
+    with pytest.raises(ValueError, match="scheduler: the noise of IPNDMScheduler is not known"):
+        process_of(IPNDMScheduler())
+    for kind in (CogVideoXDPMScheduler, UnCLIPScheduler):
+        with pytest.raises(ValueError, match=f"scheduler: the step of {kind.__name__} asks for .*prev|old"):
+            SchedulerSolver(kind(), 10)

@@ -11,6 +11,7 @@ from cmd_video.denoisers.latent_space import encode_video
 from cmd_video.evaluation.metrics.reconstruction import reconstruction_metrics
 from cmd_video.evaluation.protocol.results import digest_model
 from cmd_video.pipelines import shipped
+from cmd_video.pipelines.sampling import ModelSampling
 from cmd_video.sprites.scenes import SpritesDataset
 from cmd_video.training.components import build_components
 from cmd_video.training.config import ComponentConfig
@@ -131,3 +132,12 @@ def test_motion_latents_have_unit_variance(pipe):
         normalized = pipe.autoencoder.normalize_latents(latents)
     assert normalized.std(dim=(0, 2, 3)).tolist() == pytest.approx([1.0] * 8, abs=0.15)
     assert normalized.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.0] * 8, abs=0.2)
+
+
+@pytest.mark.parametrize("model", shipped.SHIPPED)
+@pytest.mark.parametrize("steps", [1, 2, 334, 501, 700])
+def test_the_motion_steps_of_a_shipped_model_begin_in_pure_noise(model, steps):
+    pipe = CMDPipeline.from_pretrained(model)
+    motion = pipe.sampling.motion if pipe.sampling.motion.starts else ModelSampling(num_inference_steps=steps)
+    motion.check(pipe.motion, pipe.motion_transformer, "motion_")
+    assert motion.ready(pipe.motion)[1][0].t == 999

@@ -15,7 +15,10 @@ from cmd_video.models import AutoencoderPixelUnshuffle, CMDAutoencoder, CMDMotio
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.training.tokenizer import train_tokenizer
 
-SCHEDULER = {"clip_sample": False, "prediction_type": "v_prediction", "beta_schedule": "scaled_linear"}
+SCHEDULER = {
+    "clip_sample": False, "prediction_type": "v_prediction", "beta_schedule": "scaled_linear",
+    "timestep_spacing": "trailing",
+}  # fmt: skip
 AUTOENCODER: dict[str, Any] = {
     "sample_size": (8, 8),
     "num_frames": 4,

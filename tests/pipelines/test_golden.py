@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from cmd_video import CMDPipeline
 from cmd_video.pipelines.sampling import PRESETS, ModelSampling, Sampling
@@ -21,6 +22,9 @@ def draw(pipeline, **arguments):
 
 
 def with_preset(pipeline, preset):
+    for part in ("content_scheduler", "motion_scheduler"):  # as these samples were drawn first
+        leading = DDIMScheduler.from_config(getattr(pipeline, part).config, timestep_spacing="leading")
+        setattr(pipeline, part, leading)
     if PRESETS[preset].sampler == "distilled":
         jumps = ModelSampling(starts=(999, 749, 499, 249))
         pipeline.sampling = Sampling(content=jumps, motion=jumps)

@@ -82,7 +82,7 @@ def test_an_image_model_becomes_a_video_pipeline(make_folder, generate, variant,
     expected = "v_prediction" if variant == "sd21-v" else "epsilon"
     assert pipe.content_scheduler.config.prediction_type == expected
     assert pipe.sampling == Sampling() and pipe.sampling.content.guidance_scale == 7.5
-    out = generate(pipe, "a red ball", height=16, width=16, num_frames=4)
+    out = generate(pipe, "a red ball", num_inference_steps=20, height=16, width=16, num_frames=4)
     assert out.frames.shape == (1, 4, 3, 16, 16) and out.frames.isfinite().all()
     pipe.save_pretrained(tmp_path / "cmd")
     assert CMDPipeline.from_pretrained(tmp_path / "cmd").content_scheduler.config.prediction_type == expected
@@ -99,10 +99,10 @@ def test_the_content_frame_is_what_the_image_model_draws(make_folder, generate):
     assert not pipe.content_scheduler.config.clip_sample  # latents are never clipped
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     picture = image_model(
-        "a red ball", latents=noise, num_inference_steps=3, guidance_scale=4.0, height=16, width=16, output_type="pt"
+        "a red ball", latents=noise, num_inference_steps=20, guidance_scale=4.0, height=16, width=16, output_type="pt"
     ).images
     out = generate(
-        pipe, "a red ball", seed=5, num_inference_steps=3, guidance_scale=4.0, height=16, width=16, num_frames=4
+        pipe, "a red ball", seed=5, num_inference_steps=20, guidance_scale=4.0, height=16, width=16, num_frames=4
     )
     torch.testing.assert_close(out.content_frames, picture, atol=1e-4, rtol=1e-3)
 

@@ -135,7 +135,7 @@ def test_a_spacing_that_a_preset_gave_becomes_that_of_sampling(text_pipeline, ol
     scales = {"guidance_scale": 3.0, "motion_guidance_scale": 2.0}
     old = load(old_folder(**settings, **scales, decode_content_frame=False))
     assert old.sampling == todays and old.sampling.content.spacing == "linspace"
-    assert old.content_scheduler.config.timestep_spacing == "leading"
+    assert old.content_scheduler.config.timestep_spacing == "trailing"
     assert torch.equal(generate(old, "a red ball", num_inference_steps=None).frames, expected)
     old.save_pretrained(tmp_path / "new")  # once more, and it is not upgraded twice
     new = load(tmp_path / "new")

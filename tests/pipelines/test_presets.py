@@ -153,10 +153,10 @@ def test_outside_the_interval_a_step_runs_the_condition_only(text_pipeline, gene
         count_rows(text_pipeline.unet, content),
         count_rows(text_pipeline.motion_transformer.latent_embed, motion),
     ]
-    generate(text_pipeline, "a red ball", num_inference_steps=4, guidance_interval=(0.2, 0.6))
+    generate(text_pipeline, "a red ball", num_inference_steps=4, guidance_interval=(0.4, 0.8))
     for hook in hooks:
         hook.remove()
-    assert content == motion == [1, 2, 2, 1]  # timesteps 750, 500, 250, 0
+    assert content == motion == [1, 2, 2, 1]  # timesteps 999, 749, 499, 249
 
 
 @pytest.mark.parametrize(("scales", "expected"), [((1.0, 1.0), 1), ((3.0, 1.0), 2), ((1.0, 2.0), 2)])
@@ -274,6 +274,12 @@ def test_samplers_keep_schedule_and_prediction_type_also_on_disk(config, tmp_pat
 
 def test_the_fast_preset_asks_for_noise_as_noise(text_pipeline):
     """From the last timestep on, whatever spacing the scheduler came with, which stays."""
+    for part in ("content_scheduler", "motion_scheduler"):
+        setattr(
+            text_pipeline,
+            part,
+            DDIMScheduler.from_config(text_pipeline.content_scheduler.config, timestep_spacing="leading"),
+        )
     text_pipeline.use_preset("fast")
     for part in (text_pipeline.content, text_pipeline.motion):
         own = text_pipeline.components[part.scheduler]

@@ -154,7 +154,9 @@ def process_of(scheduler: Any) -> Process:
                 "(exp(max_shift) is that of the largest videos)"
             )
         return _flow(scheduler.config.num_train_timesteps, scheduler.config.shift)
-    kind = scheduler.config.prediction_type
+    kind = scheduler.config.get("prediction_type")
+    if kind is None or not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(f"scheduler: the noise of {type(scheduler).__name__} is not known here; DDIMScheduler's is")
     if kind not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type: {kind!r} is none of {', '.join(PREDICTION_TYPES)}")
     if isinstance(scheduler, EulerDiscreteScheduler) and scheduler.config.timestep_type == "continuous":

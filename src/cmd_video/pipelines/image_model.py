@@ -78,7 +78,7 @@ def load_image_model(
         "unet": unet.eval(),
         "motion_transformer": motion_transformer.eval(),
         "content_scheduler": scheduler,
-        "motion_scheduler": DDIMScheduler(clip_sample=False),  # DiT's linear schedule
+        "motion_scheduler": DDIMScheduler(clip_sample=False, timestep_spacing="trailing"),  # DiT's linear schedule
         "vae": vae.eval(),
         "text_encoder": text_encoder.eval(),
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),

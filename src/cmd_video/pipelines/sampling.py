@@ -22,7 +22,16 @@ from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
-from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver, check_starts, ddim, jumps, multistep, with_schedule
+from cmd_video.diffusion.solvers import (
+    EtaSolver,
+    SchedulerSolver,
+    check_starts,
+    check_steps,
+    ddim,
+    jumps,
+    multistep,
+    with_schedule,
+)
 from cmd_video.section import Section, by_kind, by_technique
 from cmd_video.techniques import TECHNIQUES, technique
 
@@ -87,13 +96,23 @@ class ModelSampling(Section):
 
     def check(self, denoiser: Denoiser, model: Any, prefix: str = "") -> None:
         """Raise a ValueError that names the argument, with this before its name, its value and what is allowed."""
-        total, steps = denoiser.components[denoiser.scheduler].config.num_train_timesteps, self.num_inference_steps
+        scheduler, steps = self.scheduler(denoiser), self.num_inference_steps
+        total = scheduler.config.num_train_timesteps
         if steps > total:
             raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{total}")
         if self.starts is not None:
             check_starts("starts", self.starts, total)
+        elif self.process is None:
+            check_steps(f"{prefix}num_inference_steps", scheduler, steps)
         for wrap in self.wraps:
             wrap.check(model)
+
+    def scheduler(self, denoiser: Denoiser) -> Any:
+        """The denoiser's scheduler, its timesteps spaced as it is said here."""
+        scheduler = denoiser.components[denoiser.scheduler]
+        if self.spacing in (None, scheduler.config.get("timestep_spacing")):
+            return scheduler
+        return type(scheduler).from_config(scheduler.config, timestep_spacing=self.spacing)
 
     def ready(
         self, denoiser: Denoiser, device: torch.device | None = None, x_1: Tensor | None = None
@@ -105,9 +124,7 @@ class ModelSampling(Section):
             device: where its timesteps lie.
             x_1: source of a process that has one.
         """
-        scheduler = denoiser.components[denoiser.scheduler]
-        if self.spacing not in (None, scheduler.config.get("timestep_spacing")):
-            scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing=self.spacing)
+        scheduler = self.scheduler(denoiser)
         process = process_of(scheduler) if self.process is None else self.process.process(scheduler)
         own = self.process if self.solver is None else self.solver
         if own is not None:
