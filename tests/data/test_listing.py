@@ -77,6 +77,17 @@ def test_what_is_no_clip_is_named_everywhere_alike(folder, name, caplog, capsys)
     assert written["left_out"] == [{"path": str(left), "reason": reason}]
 
 
+def test_a_clip_with_several_captions_is_one_clip(folder, tmp_path):
+    from cmd_video.cli.sources import dataset_clips
+    from cmd_video.training.config import VideoData
+
+    rows = [{"path": "set/a/x.mp4", "prompt": text} for text in ("one", "two")]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = VideoData(kind="manifest", path=str(tmp_path / "m.jsonl"), num_frames=4, height=16, width=16)
+    assert len(data.open()) == 2 and len(find_clips(tmp_path / "m.jsonl")) == 1
+    assert len(FolderClips(tmp_path / "m.jsonl", Reading(4))) == len(dataset_clips(data, "", Reading(4))) == 1
+
+
 def test_nothing_is_said_where_all_is_used(folder, caplog):
     (folder / "a" / "x.txt").write_text("a clip")
     (folder / "a" / "x.json").write_text("{}")

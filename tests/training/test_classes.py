@@ -112,6 +112,36 @@ def test_a_run_that_goes_on_from_a_model_takes_its_numbers(classifier, run_train
         run_train(config)
 
 
+def test_sprites_and_their_files_are_the_same_classes(tiny_config, run_train, batches, tmp_path):
+    from cmd_video.sprites.make import write_sprites
+    from cmd_video.sprites.words import MOTIONS
+
+    path = write_sprites(tmp_path / "sprites", 6, 16, 16, 4)
+    held = {"kind": "manifest", "path": str(path), **SIZE, "train": False}
+    run_train(
+        tiny_config("classifier", tmp_path / "run", validation__data=held, validation__num_clips=6, loop__steps=1)
+    )
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert batches == {row["prompt"]: MOTIONS.index(row["label"]) for row in rows}
+    assert json.loads((tmp_path / "run" / "class_names.json").read_text()) == list(MOTIONS)
+
+
+def test_pruning_measures_by_the_same_numbers(classifier, run_train, tmp_path):
+    from cmd_video.training.classes import validation_numbers
+    from cmd_video.training.config import TrainConfig
+
+    data = write_set(tmp_path / "train", CLASSES, "class_folder")
+    held = write_set(tmp_path / "held", CLASSES[1:], "class_folder")
+    config = TrainConfig.model_validate(classifier(data, held))
+    opened = config.validation.data.open()
+    assert validation_numbers(config, 4, opened) == {0: 1, 1: 2, 2: 3}  # of training data, for no model knows names
+    assert validation_numbers(config, 0, opened) == {}
+    folder = run_train(classifier(data, held))
+    changed = classifier({**data, "path": str(tmp_path / "gone")}, held, "another")
+    changed["components"]["classifier"] = {"path": str(folder)}
+    assert validation_numbers(TrainConfig.model_validate(changed), 4, opened) == {0: 1, 1: 2, 2: 3}
+
+
 def test_numbers_stay_numbers(classifier, run_train, batches, tmp_path):
     data = write_set(tmp_path / "train", CLASSES, "manifest")
     path = tmp_path / "train" / "m.jsonl"

@@ -159,10 +159,12 @@ def _one_rendering(videos: list[Path]) -> tuple[list[Path], list[Path]]:
     for path in videos:
         by_stem.setdefault(path.stem, []).append(path)
     taken: list[Path] = []
-    for paths in by_stem.values():
-        main = [path for path in paths if path.suffix.lower() in MAIN_SUFFIXES]
-        taken += main or paths[:1]
-    return taken, [path for path in videos if path not in set(taken)]
+    renderings: list[Path] = []
+    for paths in by_stem.values():  # each in the order of VIDEO_SUFFIXES
+        main = sum(path.suffix.lower() in MAIN_SUFFIXES for path in paths)
+        taken += paths[: max(main, 1)]
+        renderings += paths[max(main, 1) :]
+    return taken, renderings
 
 
 def _is_still(webp: Path) -> bool:
