@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from cmd_video.data.latents import LatentsDataset
 from cmd_video.data.video_file import write_video
 from cmd_video.training import loop
+from cmd_video.training.classes import known_names, validation_numbers
+from cmd_video.training.config import ComponentConfig, TrainConfig
 from cmd_video.training.encode import encode_run
 from cmd_video.training.export import export_pipeline
 
@@ -126,10 +129,24 @@ def test_sprites_and_their_files_are_the_same_classes(tiny_config, run_train, ba
     assert json.loads((tmp_path / "run" / "class_names.json").read_text()) == list(MOTIONS)
 
 
-def test_pruning_measures_by_the_same_numbers(classifier, run_train, tmp_path):
-    from cmd_video.training.classes import validation_numbers
-    from cmd_video.training.config import TrainConfig
+def test_parts_that_know_other_classes_are_refused(tmp_path):
+    for name, text in (("a", '["x", "y"]'), ("b", '["y", "x"]'), ("c", "{}")):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "class_names.json").write_text(text)
 
+    def known(unet: str, teacher: str) -> list[str]:
+        parts = {"unet": unet, "teacher": teacher}
+        components = {name: ComponentConfig(path=str(tmp_path / path)) for name, path in parts.items()}
+        return known_names(SimpleNamespace(output_dir=str(tmp_path / "run"), components=components))
+
+    assert known("a", "a/unet") == ["x", "y"]
+    with pytest.raises(ValueError, match="components: classes of unet are .*, of teacher"):
+        known("a", "b/unet")
+    with pytest.raises(ValueError, match="c/class_names.json: holds no names of classes"):
+        known("a", "c")
+
+
+def test_pruning_measures_by_the_same_numbers(classifier, run_train, tmp_path):
     data = write_set(tmp_path / "train", CLASSES, "class_folder")
     held = write_set(tmp_path / "held", CLASSES[1:], "class_folder")
     config = TrainConfig.model_validate(classifier(data, held))
