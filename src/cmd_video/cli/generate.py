@@ -189,13 +189,15 @@ def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[
 def _open_image(path: Path | None) -> "Image | None":
     if path is None:
         return None
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from cmd_video.data.clip import ClipError
+    from cmd_video.data.picture_file import read_picture
 
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"--image: {path} is not a picture") from error
+        return Image.fromarray(read_picture(path).numpy())
+    except ClipError as error:
+        raise ValueError(f"image: {error}") from error
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:

@@ -81,15 +81,18 @@ def _mask(path: Path, size: tuple[int, ...]) -> Any:
     """1 where a pixel is known: (H, W).
 
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is no picture that can be read.
     """
     import numpy as np
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from cmd_video.data.clip import ClipError
+    from cmd_video.data.picture_file import read_picture
 
     try:
-        with Image.open(path) as picture:
-            gray = picture.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"mask: {path} is not a picture") from error
+        gray = Image.fromarray(read_picture(path).numpy()).convert("L")
+    except ClipError as error:
+        raise ValueError(f"mask: {error}") from error
+    gray = gray.resize((size[1], size[0]), Image.Resampling.NEAREST)
     return torch.from_numpy(np.asarray(gray) > 127).float()

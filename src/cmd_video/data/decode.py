@@ -35,11 +35,20 @@ from .clip import (
 )
 from .container import Video, opened
 from .cut_file import cut_short
-from .frame_folders import read_frame_folder
+from .frame_folders import list_frames, read_frame_folder
 from .frame_index import FrameIndex, frames_from, index_container, index_packets
 from .video_file import write_video
 
-__all__ = ["ClipError", "ClipInfo", "codec_and_rate", "probe", "read_clip", "read_frame_folder", "write_video"]
+__all__ = [
+    "ClipError",
+    "ClipInfo",
+    "codec_and_rate",
+    "probe",
+    "read_clip",
+    "read_frame_folder",
+    "span_start",
+    "write_video",
+]
 
 
 def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
@@ -134,6 +143,26 @@ def read_clip(
         if error.problem != "too short":
             raise
     return span.decode(span.start_of(*_frame_times(path), place))
+
+
+def span_start(path: str | Path, num_frames: int, *, stride: int = 1, fps: float | None = None, place: float) -> float:
+    """Where the span begins that `read_clip` or `read_frame_folder` takes at a place.
+
+    Number of its first frame, or with `fps` its moment in seconds after the first frame of the file; by the packets,
+    without decoding.
+
+    Raises:
+        ClipError: the file cannot be read or is too short.
+    """
+    path = Path(path)
+    if path.is_dir():
+        times, duration = [float(number) for number in range(len(list_frames(path)))], 1.0
+    else:
+        with _open(path) as video:
+            index = index_packets(video) if isinstance(video, Video) else None
+        times, duration = _frame_times(path) if index is None else (list(index.times), index.duration)
+    first = _Span(path, num_frames, stride, fps, None).start_of(times, duration, place)
+    return first if fps is None else times[first] - times[0]
 
 
 @dataclass(frozen=True)

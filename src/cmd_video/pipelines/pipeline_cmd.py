@@ -39,7 +39,16 @@ from cmd_video.techniques import of_seam, technique
 
 from .class_names import check_id2label, label_numbers, names_by_number
 from .image_model import load_image_model
-from .inputs import as_list, check_condition, check_generator, check_images, check_multiple, default_size, size_unit
+from .inputs import (
+    as_list,
+    check_condition,
+    check_generator,
+    check_images,
+    check_multiple,
+    default_size,
+    read_image,
+    size_unit,
+)
 from .older import upgrade_index, upgrade_schedulers
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
@@ -368,7 +377,9 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def encode_image(self, image: Any, num_videos: int) -> torch.Tensor:
         """Given images as content frames: (B, C, h, w)."""
-        pixels = self.video_processor.preprocess(image).to(self._execution_device, self.autoencoder.dtype)
+        device = self._execution_device
+        pixels = torch.stack([read_image(one).to(device) for one in as_list(image)]) * 2 - 1  # (B, 3, H, W)
+        pixels = pixels.to(self.autoencoder.dtype)
         return encode_images(self.vae, pixels).repeat_interleave(num_videos, dim=0)
 
     def prepare_latents(self, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
