@@ -28,9 +28,15 @@ def check_command(
         str | None, typer.Option(help="Model whose tokenizer the captions are for: a folder, hub id or `default`.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every verdict to this file.")] = None,
+    digests_file: Annotated[
+        Path | None,
+        typer.Option("--write-digests", help="Write a .jsonl manifest of the usable clips, with their sha256."),
+    ] = None,
 ) -> None:
     """Decode every clip from end to end and say which can be used for training, and why the others cannot; what was
     found and is not used is counted and named.
+
+    A file whose sha256 is not the one in its manifest is damaged.
 
     Of a training configuration (.yaml) all its clips are looked at, as it reads them, and its captions.
 
@@ -41,12 +47,16 @@ def check_command(
     from rich.text import Text
 
     from cmd_video.data.check import Report, check_clips
+    from cmd_video.data.digests import write_digests
     from cmd_video.data.manifest import list_clips, paths_of
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise FileNotFoundError(2, "--json: no such folder", str(json_file.parent))
+    if digests_file is not None and (digests_file.suffix != ".jsonl" or not digests_file.absolute().parent.is_dir()):
+        raise ValueError(f"--write-digests: {digests_file} must be a .jsonl file in a folder that is there")
     if path.suffix in (".yaml", ".yml"):
         given = {"--kind": kind != "auto", "--video-root": video_root, "--split": split, "--tokenizer": tokenizer}
+        given["--write-digests"] = digests_file
         twice = [option for option, value in given.items() if value]
         if twice:
             raise ValueError(f"{', '.join(twice)}: {path} is a training configuration, which says that itself")
@@ -58,7 +68,7 @@ def check_command(
     reports = []
     for title, manifest, frames, step, cut in sets:
         progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
-        report = check_clips(progress, frames, step)
+        report = check_clips(progress, frames, step, {each.path: each.sha256 for each in manifest.records})
         report = Report(report.verdicts, [each for each in manifest.left_out if each.path not in manifest.missing])
         _show(console, f"{title}: {frames} frames, stride {step}", report, cut)
         reports.append(report)
@@ -68,6 +78,9 @@ def check_command(
             [each for report in reports for each in report.left_out],
         ).save(json_file)
         console.print(Text(str(json_file)))
+    if digests_file is not None:
+        write_digests(digests_file, sets[0][1], reports[0].usable())
+        console.print(Text(str(digests_file)))
 
 
 def _show(console: Any, title: str, report: Any, cut: list[str]) -> None:

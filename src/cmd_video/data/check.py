@@ -7,13 +7,14 @@ A clip is "ok"; "odd": usable, and the verdict says what is done with it; or has
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from .clip import ClipError, ClipInfo, ClipProblem, check_span, too_short
 from .decode import probe
+from .digests import check_digest
 from .files import write_whole
 from .frame_folders import probe_frame_folder
 from .listing import LeftOut
@@ -56,6 +57,10 @@ class Report:
         found = Counter(verdict.verdict for verdict in self.verdicts)
         return {name: found[name] for name in VERDICTS if found[name]}
 
+    def usable(self) -> set[Path]:
+        """Clips that are "ok" or "odd"."""
+        return {Path(verdict.path) for verdict in self.verdicts if verdict.verdict in ("ok", "odd")}
+
     def save(self, path: str | Path) -> None:
         """Write counts and every verdict as JSON.
 
@@ -78,24 +83,29 @@ def find_clips(
     return paths_of(list_clips(path, kind, video_root=video_root, split=split))
 
 
-def check_clips(paths: Iterable[Path], num_frames: int, stride: int = 1) -> Report:
+def check_clips(
+    paths: Iterable[Path], num_frames: int, stride: int = 1, digests: Mapping[Path, str | None] | None = None
+) -> Report:
     """Decode clips and judge whether `num_frames` frames, `stride` apart, can be taken from each.
 
     Args:
         paths: the clips, files or folders of pictures; drawn one at a time.
         num_frames: frames of a training clip.
         stride: every stride-th frame is taken.
+        digests: what files must hash to by their manifest, as training compares them.
 
     Raises:
         ValueError: num_frames or stride is out of range.
     """
     check_span(num_frames, stride, None, 0, None)
-    return Report([check_clip(path, num_frames, stride) for path in paths])
+    stated = digests or {}
+    return Report([check_clip(path, num_frames, stride, stated.get(path)) for path in paths])
 
 
-def check_clip(path: Path, num_frames: int, stride: int = 1) -> Verdict:
+def check_clip(path: Path, num_frames: int, stride: int = 1, digest: str | None = None) -> Verdict:
     """Judge one clip."""
     try:
+        check_digest(path, digest)
         info = probe_frame_folder(path) if path.is_dir() else probe(path)
     except ClipError as error:
         where = "" if error.path == path else f"{error.path.name}: "
@@ -121,4 +131,4 @@ def oddities(info: ClipInfo) -> list[str]:
         < info.header_frames - 1,
         f"more than {info.num_frames} frames, counted no further": not info.complete,
     }
-    return [text for text, applies in found.items() if applies]
+    return [text for text, applies in found.items() if applies] + list(info.notes)

@@ -23,8 +23,8 @@ from torch.utils.data import Dataset
 from .classes import mirror_classes
 from .clip import ClipError, check_span
 from .decode import read_clip, read_frame_folder
+from .digests import check_digest
 from .directions import in_mirror
-from .files import sha256
 from .listing import counts
 from .manifest import ClipRecord, load_manifest
 from .transforms import flip_horizontal, resize_and_crop_frame, to_float
@@ -113,26 +113,39 @@ class VideoDataset(Dataset):
         return [record.prompt for record in self.records]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        for further in range(len(self)):
+            item = self.item(index, further)
+            if item is not None:
+                return item
+        raise ValueError(f"none of {len(self)} clips can be read; the first: {self._first_failure()}")
+
+    def item(self, index: int, further: int = 0) -> dict[str, Any] | None:
+        """An item without another clip in the place of one that cannot be read: None, and a note of it.
+
+        Args:
+            index: as of an item.
+            further: of the clip that comes so many later in the order, as the item.
+
+        Raises:
+            ValueError: too many clips cannot be read.
+        """
         if index < 0:
             raise IndexError(f"item {index}: numbers start at 0")
         turn, first = divmod(index, len(self))
         order = _order(self.seed, turn, len(self)) if self.train else range(len(self))
         generator = np.random.default_rng([self.seed, 1, index])
         place, mirrored = (generator.random() if self.train else 0.5), self.flip and generator.random() < 0.5
-        for step in range(len(self)):
-            record = self.records[int(order[(first + step) % len(self)])]
-            try:
-                frames = self._read(record, place)
-            except ClipError as error:
-                self.note(str(record.path), error.reason)
-                continue
-            prompt, label = record.prompt, record.class_label
-            if mirrored:
-                frames, prompt = flip_horizontal(frames), in_mirror(prompt)
-                label = self._mirror_classes.get(label, label)
-            named = {"prompt": prompt, "class_label": label, "path": str(record.path)}
-            return {"video": to_float(frames), **named}
-        raise ValueError(f"none of {len(self)} clips can be read; the first: {self._first_failure()}")
+        record = self.records[int(order[(first + further) % len(self)])]
+        try:
+            frames = self._read(record, place)
+        except ClipError as error:
+            self.note(str(record.path), error.reason)
+            return None
+        prompt, label = record.prompt, record.class_label
+        if mirrored:
+            frames, prompt = flip_horizontal(frames), in_mirror(prompt)
+            label = self._mirror_classes.get(label, label)
+        return {"video": to_float(frames), "prompt": prompt, "class_label": label, "path": str(record.path)}
 
     def _read(self, record: ClipRecord, place: float) -> torch.Tensor:
         """Frames of one clip: uint8 (F, H, W, 3)."""
@@ -148,9 +161,9 @@ class VideoDataset(Dataset):
         if record.sha256 is None:
             return
         if record.path not in self._verified:
-            if not record.path.is_file():
-                raise ClipError(record.path, "has a sha256 but is not a file", "missing")
-            self._verified[record.path] = sha256(record.path) == record.sha256
+            self._verified[record.path] = False
+            check_digest(record.path, record.sha256)
+            self._verified[record.path] = True
         if not self._verified[record.path]:
             raise ClipError(record.path, "its sha256 is not the one in the manifest")
 

@@ -146,23 +146,22 @@ def read_clip(
 
 
 def span_start(path: str | Path, num_frames: int, *, stride: int = 1, fps: float | None = None, place: float) -> float:
-    """Where the span begins that `read_clip` or `read_frame_folder` takes at a place: number of its first frame, or with
-    `fps` its moment in seconds after the first frame of the file; of a video by its packets, without decoding.
+    """Where the span begins that `read_clip` or `read_frame_folder` takes at a place.
+
+    Number of its first frame, or with `fps` its moment in seconds after the first frame of the file; by the packets,
+    without decoding.
 
     Raises:
         ClipError: the file cannot be read or is too short.
     """
     path = Path(path)
-    span = _Span(path, num_frames, stride, fps, None)
     if path.is_dir():
         times, duration = [float(number) for number in range(len(list_frames(path)))], 1.0
-    elif is_webp(path):
-        times, duration = _frame_times(path)
     else:
-        with opened(path) as video:
-            index = index_packets(video)
-        times, duration = list(index.times), index.duration
-    first = span.start_of(times, duration, place)
+        with _open(path) as video:
+            index = index_packets(video) if isinstance(video, Video) else None
+        times, duration = _frame_times(path) if index is None else (list(index.times), index.duration)
+    first = _Span(path, num_frames, stride, fps, None).start_of(times, duration, place)
     return first if fps is None else times[first] - times[0]
 
 

@@ -47,7 +47,8 @@ def write_latents(
     Args:
         folder: where to write.
         batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; an empty
-            one where the shard is there already and whole (`is_whole`), so that a second run goes on.
+            one where the shard is there already and whole (`is_whole`), so that a second run goes on. One without a
+            prompt, where no clip could be read, makes no shard.
         recipe: what made them, JSON-able.
         class_names: name of each class label; empty where labels are numbers, None where that is not known.
 
@@ -55,13 +56,15 @@ def write_latents(
         Number of clips.
 
     Raises:
-        ValueError: the folder holds latents of another recipe.
+        ValueError: the folder holds latents of another recipe, or there is no clip.
     """
     folder = Path(folder)
     claim_latents(folder, recipe)
     shards: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
         path = shard_path(folder, number)
+        if batch and not batch["prompt"]:
+            continue
         if batch:
             tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
             shard = Shard({**tensors, "class_label": batch["class_label"].long().cpu()}, list(batch["prompt"]))
@@ -69,6 +72,8 @@ def write_latents(
             with whole_file(path) as temporary:
                 save_file(shard.tensors, temporary, metadata=metadata)
         shards.append({"file": path.name, "clips": len(read_shard(path).prompts)})
+    if not shards:
+        raise ValueError(f"{folder}: no clip to write")
     total = sum(entry["clips"] for entry in shards)
     index = {"recipe": recipe, "clips": total, "class_names": class_names, "shards": shards}
     write_whole(folder / "index.json", json.dumps(index, indent=1))
@@ -111,9 +116,9 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def is_whole(path: Path, clips: int) -> bool:
-    """Whether a shard of so many clips is there and not damaged."""
+    """Whether a shard of at most so many clips is there and not damaged; it has fewer where some could not be read."""
     try:
-        return path.is_file() and len(read_shard(path).prompts) == clips
+        return path.is_file() and len(read_shard(path).prompts) <= clips
     except ValueError:
         return False
 

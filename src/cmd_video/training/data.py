@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -46,10 +46,18 @@ class NumberedDataset(torch.utils.data.Dataset):
         self.dataset, self.classes = dataset, dict(classes or {})
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        item = self.dataset[number]
+        return self._numbered(self.dataset[number], number)
+
+    def _numbered(self, item: dict[str, Any], number: int) -> dict[str, Any]:
         if self.classes:
             item = {**item, "class_label": self.classes.get(item["class_label"], item["class_label"])}
         return {**item, "number": number}
+
+    def readable(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Items of these numbers but those whose clips cannot be read; no other one takes their place."""
+        own = getattr(self.dataset, "item", self.dataset.__getitem__)  # only files can be damaged
+        items = ((number, own(number)) for number in numbers)
+        return (self._numbered(item, number) for number, item in items if item is not None)
 
 
 class Loaded(NamedTuple):
@@ -236,10 +244,14 @@ def _start_loading(worker: int, trainer: int) -> None:
 def fixed_batches(
     dataset: ClipDataset, count: int, batch_size: int, classes: Mapping[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """The first `count` items, in batches; the same every time. Classes are numbered as `NumberedDataset` does."""
-    numbered = NumberedDataset(dataset, classes)
-    count = min(count, len(dataset))
-    return [
-        finish_batch(dataset, collate([numbered[number] for number in range(first, min(first + batch_size, count))]))
-        for first in range(0, count, batch_size)
-    ]
+    """The first `count` items but those whose clips cannot be read, in batches; the same every time. Classes are
+    numbered as `NumberedDataset` does.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    items = list(NumberedDataset(dataset, classes).readable(range(min(count, len(dataset)))))
+    if not items:
+        raise ValueError(f"data: none of the first {count} clips can be read")
+    batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
+    return [finish_batch(dataset, collate(batch)) for batch in batches]

@@ -6,6 +6,7 @@ encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from cmd_video.models import CMDAutoencoder
 from .classes import names_of
 from .components import load_autoencoder
 from .config import LatentsData, VideoData, load_config
-from .data import collate
+from .data import NumberedDataset, collate
 from .digests import digest_of
 
 
@@ -37,6 +38,7 @@ def encode_run(
     passes: int = 1,
 ) -> int:
     """Encode the first clips of a run's data with its autoencoder; whole shards are kept, so a second call goes on.
+    Clips that cannot be read are named in a warning each, and left out.
 
     Args:
         run: a finished run that holds an autoencoder.
@@ -73,12 +75,15 @@ def encode_run(
     dataset = data.open()
     count = min(num_clips, passes * len(dataset))
 
+    readable = NumberedDataset(dataset).readable
+
     def encode(numbers: range) -> dict[str, Any]:
+        items = readable(numbers)  # no other clip in the place of a damaged one
         parts = []
-        for first in range(numbers.start, numbers.stop, batch_size):
-            batch = collate([dataset[number] for number in range(first, min(first + batch_size, numbers.stop))])
+        while chunk := list(islice(items, batch_size)):
+            batch = collate(chunk)
             parts.append({**batch, **_encode(autoencoder, vae, batch["video"].to(device))})
-        tensors = ("content_frame", "motion_latents", "class_label")
+        tensors = ("content_frame", "motion_latents", "class_label") if parts else ()
         return {
             "prompt": [prompt for part in parts for prompt in part["prompt"]],
             **{key: torch.cat([part[key] for part in parts]) for key in tensors},
