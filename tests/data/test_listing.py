@@ -77,6 +77,17 @@ def test_what_is_no_clip_is_named_everywhere_alike(folder, name, caplog, capsys)
     assert written["left_out"] == [{"path": str(left), "reason": reason}]
 
 
+def test_a_clip_with_several_captions_is_one_clip(folder, tmp_path):
+    from cmd_video.cli.sources import dataset_clips
+    from cmd_video.training.config import VideoData
+
+    rows = [{"path": "set/a/x.mp4", "prompt": text} for text in ("one", "two")]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = VideoData(kind="manifest", path=str(tmp_path / "m.jsonl"), num_frames=4, height=16, width=16)
+    assert len(data.open()) == 2 and len(find_clips(tmp_path / "m.jsonl")) == 1
+    assert len(FolderClips(tmp_path / "m.jsonl", Reading(4))) == len(dataset_clips(data, "", Reading(4))) == 1
+
+
 def test_nothing_is_said_where_all_is_used(folder, caplog):
     (folder / "a" / "x.txt").write_text("a clip")
     (folder / "a" / "x.json").write_text("{}")
@@ -136,14 +147,17 @@ def test_linked_folders_are_entered_once(tmp_path):
     link(tmp_path / "set/dog/gone.mp4", tmp_path / "nowhere.mp4")
     link(tmp_path / "set/dog/4.mp4", tmp_path / "store/dog/3.mp4")
     link(tmp_path / "set/bird", tmp_path / "nowhere")
+    link(tmp_path / "set/ring", tmp_path / "set/ring")
+    link(tmp_path / "store/cat/deep/up", tmp_path / "store")
     manifest = load_manifest("class_folder", tmp_path / "set")
     assert manifest.class_names == ["cat", "dog"]
     paths = [record.path.relative_to(tmp_path / "set").as_posix() for record in manifest.records]
     assert sorted(paths) == ["cat/1.mp4", "cat/deep/2.mp4", "dog/3.mp4", "dog/4.mp4"]
-    assert manifest.missing == [tmp_path / "set/bird", tmp_path / "set/dog/gone.mp4"]
-    assert "2 listed are not there, the first" in manifest.remarks()[0]
+    assert manifest.missing == [tmp_path / "set/bird", tmp_path / "set/dog/gone.mp4", tmp_path / "set/ring"]
+    assert [path for path, reason in manifest.left_out if "a link" in reason] == [tmp_path / "set/cat/deep/up"]
+    assert "3 listed are not there, the first" in manifest.remarks()[0]
     link(tmp_path / "top", tmp_path / "set")
-    assert len(find_clips(tmp_path / "top")) == 6  # those that are missing get a verdict, too
+    assert len(find_clips(tmp_path / "top")) == 7  # those that are missing get a verdict, too
     assert check_clip(tmp_path / "set/bird", 4).verdict == check_clip(tmp_path / "set/dog/gone.mp4", 4).verdict
     assert check_clip(tmp_path / "set/bird", 4).verdict == "missing"
 

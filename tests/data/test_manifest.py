@@ -87,6 +87,21 @@ def test_half_an_emoji_is_named(tmp_path, column):
         load_manifest("manifest", tmp_path / "m.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", "path,label,label\na.mp4,x,y\n"),
+        ("m.csv", "path,label,path\na.mp4,x,b.mp4\n"),
+        ("m.jsonl", '{"path": "a.mp4", "label": "x", "label": "y"}'),
+    ],
+)
+def test_what_is_said_twice_is_refused(tmp_path, name, text):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}: .*'(label|path)' is there twice"):
+        load_manifest("manifest", tmp_path / name)
+
+
 def test_a_class_folder_must_have_a_name_in_text(tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()

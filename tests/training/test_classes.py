@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from cmd_video.data.latents import LatentsDataset
 from cmd_video.data.video_file import write_video
 from cmd_video.training import loop
+from cmd_video.training.classes import known_names, validation_numbers
+from cmd_video.training.config import ComponentConfig, TrainConfig
 from cmd_video.training.encode import encode_run
 from cmd_video.training.export import export_pipeline
 
@@ -110,6 +113,50 @@ def test_a_run_that_goes_on_from_a_model_takes_its_numbers(classifier, run_train
     config["components"]["classifier"] = {"path": str(first / "classifier")}
     with pytest.raises(ValueError, match=r"^data: class 'e_new' is none of .* \(the model's classes\)"):
         run_train(config)
+
+
+def test_sprites_and_their_files_are_the_same_classes(tiny_config, run_train, batches, tmp_path):
+    from cmd_video.sprites.make import write_sprites
+    from cmd_video.sprites.words import MOTIONS
+
+    path = write_sprites(tmp_path / "sprites", 6, 16, 16, 4)
+    held = {"kind": "manifest", "path": str(path), **SIZE, "train": False}
+    run_train(
+        tiny_config("classifier", tmp_path / "run", validation__data=held, validation__num_clips=6, loop__steps=1)
+    )
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert batches == {row["prompt"]: MOTIONS.index(row["label"]) for row in rows}
+    assert json.loads((tmp_path / "run" / "class_names.json").read_text()) == list(MOTIONS)
+
+
+def test_parts_that_know_other_classes_are_refused(tmp_path):
+    for name, text in (("a", '["x", "y"]'), ("b", '["y", "x"]'), ("c", "{}")):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "class_names.json").write_text(text)
+
+    def known(unet: str, teacher: str) -> list[str]:
+        parts = {"unet": unet, "teacher": teacher}
+        components = {name: ComponentConfig(path=str(tmp_path / path)) for name, path in parts.items()}
+        return known_names(SimpleNamespace(output_dir=str(tmp_path / "run"), components=components))
+
+    assert known("a", "a/unet") == ["x", "y"]
+    with pytest.raises(ValueError, match="components: classes of unet are .*, of teacher"):
+        known("a", "b/unet")
+    with pytest.raises(ValueError, match="c/class_names.json: holds no names of classes"):
+        known("a", "c")
+
+
+def test_pruning_measures_by_the_same_numbers(classifier, run_train, tmp_path):
+    data = write_set(tmp_path / "train", CLASSES, "class_folder")
+    held = write_set(tmp_path / "held", CLASSES[1:], "class_folder")
+    config = TrainConfig.model_validate(classifier(data, held))
+    opened = config.validation.data.open()
+    assert validation_numbers(config, 4, opened) == {0: 1, 1: 2, 2: 3}  # of training data, for no model knows names
+    assert validation_numbers(config, 0, opened) == {}
+    folder = run_train(classifier(data, held))
+    changed = classifier({**data, "path": str(tmp_path / "gone")}, held, "another")
+    changed["components"]["classifier"] = {"path": str(folder)}
+    assert validation_numbers(TrainConfig.model_validate(changed), 4, opened) == {0: 1, 1: 2, 2: 3}
 
 
 def test_numbers_stay_numbers(classifier, run_train, batches, tmp_path):

@@ -83,7 +83,8 @@ def command(
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
     source |= {"reward": reward, "class_label": label_number, "sampler": type(pipe.content_scheduler).__name__}
-    source["class_name"] = dict(enumerate(pipe.class_names)).get(label_number)
+    names = dict(enumerate(pipe.class_names))
+    source["class_name"] = names.get(label_number) if isinstance(label_number, int) else None
     shown = []
     for number in range(count):
         prompt, own_seed = texts[number // num_videos], seed + number

@@ -32,6 +32,8 @@ def command(
 
     settings = technique("weight_extrapolation").settings(scale=scale, keep=keep, seed=seed)
     old, new = load_pipeline(base), load_pipeline(tuned)
+    if old.class_names and new.class_names and old.class_names != new.class_names:
+        raise ValueError(f"base: its classes are {old.class_names}, those of tuned {new.class_names}")
     for name in parts[part]:
         setattr(new, name, settings.edit(getattr(old, name), getattr(new, name)))
     with whole_folder(output) as temporary:

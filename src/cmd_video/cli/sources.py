@@ -184,7 +184,7 @@ def dataset_clips(data: Any, source: str, reading: "Reading") -> "ClipSource":
     if isinstance(dataset, VideoDataset):  # by itself it would put another clip in a damaged one's place
         frames, size, stride, fps = dataset.num_frames, dataset.size, dataset.stride, dataset.fps
         its_own = replace(reading, frames=frames, size=size, stride=stride, fps=fps)
-        files = FolderClips([record.path for record in dataset.records], its_own)
+        files = FolderClips(list(dict.fromkeys(record.path for record in dataset.records)), its_own)
         files.recipe |= {"source": source, "listed_but_missing": dataset.missing}
         if dataset.left_out:
             files.recipe["left_out"] = dataset.left_out

@@ -130,7 +130,7 @@ def _walk(root: Path) -> tuple[dict[Path, list[Path]], list[LeftOut]]:
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         real = folder.resolve()
-        if real in listed or real in above:
+        if real in listed or real in above or real in folder.parent.resolve().parents:
             left_out.append(LeftOut(folder, "a link to a folder that is listed already, or that it lies in"))
             continue
         listed.add(real)
@@ -144,9 +144,9 @@ def _walk(root: Path) -> tuple[dict[Path, list[Path]], list[LeftOut]]:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(path):  # False, not an error, for links that lead nowhere or in a ring
                 (links if entry.is_symlink() else folders).append(path)
-            elif entry.is_file() or path.suffix.lower() in PICTURE_SUFFIXES + BESIDE_SUFFIXES:
+            elif os.path.isfile(path) or path.suffix.lower() in PICTURE_SUFFIXES + BESIDE_SUFFIXES:
                 files[folder].append(path)
             else:
                 left_out.append(LeftOut(path, NOT_THERE if entry.is_symlink() else "no regular file"))
@@ -159,10 +159,12 @@ def _one_rendering(videos: list[Path]) -> tuple[list[Path], list[Path]]:
     for path in videos:
         by_stem.setdefault(path.stem, []).append(path)
     taken: list[Path] = []
-    for paths in by_stem.values():
-        main = [path for path in paths if path.suffix.lower() in MAIN_SUFFIXES]
-        taken += main or paths[:1]
-    return taken, [path for path in videos if path not in set(taken)]
+    renderings: list[Path] = []
+    for paths in by_stem.values():  # each in the order of VIDEO_SUFFIXES
+        main = sum(path.suffix.lower() in MAIN_SUFFIXES for path in paths)
+        taken += paths[: max(main, 1)]
+        renderings += paths[max(main, 1) :]
+    return taken, renderings
 
 
 def _is_still(webp: Path) -> bool:

@@ -200,10 +200,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, columns) of a csv file with a header."""
     reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise ValueError(f"{path}: column {double!r} is there twice")
         for row in reader:
             if None in row or None in row.values():
-                names = len(reader.fieldnames or ())
-                raise ValueError(f"{path}: line {reader.line_num} does not have the {names} columns of the header")
+                raise ValueError(
+                    f"{path}: line {reader.line_num} does not have the {len(names)} columns of the header"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
@@ -213,12 +218,21 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                row = json.loads(line, object_pairs_hook=_each_once)
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}: line {number} is {type(row).__name__}, must be an object")
             yield number, row
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which may not say two things of one name."""
+    names = [name for name, _ in pairs]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise ValueError(f"{double!r} is there twice")
+    return dict(pairs)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -337,7 +351,8 @@ def _by_first_folder(path: Path, clips: list[Path], left_out: list[LeftOut]) -> 
     numbers = {name: number for number, name in enumerate(class_names)}
     records = [ClipRecord(clip, class_prompt(name), numbers[class_name(name)]) for clip, name in zip(clips, names)]
     folders = in_order(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    empty = [LeftOut(folder, "a class without a clip") for folder in folders if folder.name not in names]
+    known = set(names)
+    empty = [LeftOut(folder, "a class without a clip") for folder in folders if folder.name not in known]
     return Manifest(records, class_names, left_out + empty)
 
 

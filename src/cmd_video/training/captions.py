@@ -37,6 +37,9 @@ def cut_by(components: Mapping[str, Any], captions: Sequence[str], place: str) -
         tokenizer = components.get(name)
         if tokenizer is None or not captions:
             continue
+        if not any(captions):
+            lines.append(f"{place}: none of {len(captions)} clips has a caption, {encoder} is told nothing")
+            continue
         most = TOKENS.get(type(components.get(encoder)).__name__, tokenizer.model_max_length)
         lost = [(text, rest) for text, rest in zip(captions, cut_off(tokenizer, captions, most), strict=True) if rest]
         if lost:

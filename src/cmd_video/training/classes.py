@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, TypeAdapter
+
 from cmd_video.data.classes import translate
 from cmd_video.data.files import write_whole
 from cmd_video.pipelines.class_names import names_by_number
@@ -23,6 +25,15 @@ from .config import TrainConfig
 logger = logging.getLogger(__name__)
 CLASS_NAMES = "class_names.json"
 CONDITIONED = ("unet", "motion_transformer", "classifier", "video_model", "teacher")  # components that know classes
+
+
+_NAMES = TypeAdapter(list[str])
+
+
+class _Index(BaseModel):
+    """What of a pipeline's model_index.json is about classes."""
+
+    id2label: dict[str, str] | None = None
 
 
 class Classes(NamedTuple):
@@ -96,13 +107,12 @@ def read_names(folder: Path) -> list[str]:
         ValueError: the file holds something else.
     """
     path, index = folder / CLASS_NAMES, folder / "model_index.json"
-    if path.is_file():
-        names = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{path}: no list of names")
-        return names
-    labels = json.loads(index.read_text(encoding="utf-8")).get("id2label") if index.is_file() else None
-    return names_by_number(labels)
+    try:
+        if path.is_file():
+            return _NAMES.validate_json(path.read_bytes())
+        return names_by_number(_Index.model_validate_json(index.read_bytes()).id2label) if index.is_file() else []
+    except ValueError as error:
+        raise ValueError(f"{path if path.is_file() else index}: holds no names of classes") from error
 
 
 def write_names(folder: Path, names: Sequence[str]) -> None:
@@ -112,14 +122,23 @@ def write_names(folder: Path, names: Sequence[str]) -> None:
 
 
 def known_names(config: TrainConfig) -> list[str]:
-    """Names that were settled before: when this run began, or by the model that it goes on from."""
-    folders = [Path(config.output_dir)]
+    """Names that were settled before: when this run began, or by the model that it goes on from.
+
+    Raises:
+        ValueError: components that know classes know others, or in another order.
+    """
+    known: dict[str, list[str]] = {}
     for name in CONDITIONED:
         component = config.components.get(name)
         if component is not None and component.path is not None and model_folder(component.path).is_dir():
             folder = model_folder(component.path)
-            folders += [folder, folder.parent]
-    return next((names for names in map(read_names, folders) if names), [])
+            names = read_names(folder) or read_names(folder.parent)
+            known |= {name: names} if names else {}
+    for name, names in known.items():
+        first = next(iter(known))
+        if names != known[first]:
+            raise ValueError(f"components: classes of {first} are {known[first]}, of {name} {names}")
+    return read_names(Path(config.output_dir)) or next(iter(known.values()), [])
 
 
 def _labels(dataset: Any) -> Sequence[int]:

@@ -140,7 +140,7 @@ class VideoData(Section):
     fps: float | None = Field(None, gt=0)
     """Take frames at this rate instead of a stride."""
     flip: bool = False
-    """Mirror half of the clips."""
+    """Mirror half of the clips; left and right change places in their captions and classes."""
     seed: int = Field(0, ge=0, lt=MAX_SEED)
     """Of which span of a clip is read, and of what augmentation does."""
     train: bool = True
