@@ -71,6 +71,13 @@ WRONG = [
     ("text", {"image": torch.zeros(3, 16, 16)}, ["image", "(16, 16)", "(B, 3, H, W)"]),
     ("text", {"image": torch.zeros(1, 4, 16, 16)}, ["image", "(4, 16, 16)", "(B, 3, H, W)"]),
     ("text", {"image": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["image", "uint8", "float"]),
+    ("text", {"image": torch.full((1, 3, 16, 16), 200.0)}, ["image", "200", "[0, 1]"]),
+    ("text", {"image": torch.full((1, 3, 16, 16), -1.0)}, ["image", "-1", "[0, 1]"]),
+    ("text", {"image": torch.full((1, 3, 16, 16), 1.5, dtype=torch.float16)}, ["image", "1.5", "[0, 1]"]),
+    ("text", {"image": torch.full((1, 3, 16, 16), float("nan"))}, ["image", "nan", "[0, 1]"]),
+    ("text", {"image": [torch.zeros(3, 16, 16), torch.full((3, 16, 16), 2.0)]}, ["image", "2", "[0, 1]"]),
+    ("text", {"image": PIL.Image.new("F", (16, 16))}, ["image", "range is not known"]),
+    ("class", {"image": torch.full((1, 3, 16, 16), 255.0)}, ["image", "255", "[0, 1]"]),
     ("text", {"image": [picture(16, 16)] * 2, "prompt": "a"}, ["image", "2", "1 prompts"]),
     ("class", {"image": picture(8, 8), "class_labels": [1, 2]}, ["image", "1", "2 prompts or classes"]),
 ]
@@ -127,3 +134,41 @@ def test_a_long_negative_prompt_is_told_too(text_pipeline, generate, caplog):
     with caplog.at_level(logging.WARNING):
         out = generate(text_pipeline, "a", negative_prompt="b " * 20)
     assert "cut off" in caplog.text and out.truncated_prompts == [None]
+
+
+def turned() -> PIL.Image.Image:
+    """A picture that is stored lying."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8, :8] = 255
+    stored = PIL.Image.fromarray(pixels).transpose(PIL.Image.Transpose.ROTATE_90)
+    stored.getexif()[0x0112] = 6
+    return stored
+
+
+def transparent() -> PIL.Image.Image:
+    """White, but for what is seen through it, which is hidden under green."""
+    pixels = np.full((16, 16, 4), 255, np.uint8)
+    pixels[8:] = pixels[:, 8:] = (0, 255, 0, 0)
+    return PIL.Image.fromarray(pixels)
+
+
+def sixteen_bits() -> PIL.Image.Image:
+    pixels = np.zeros((16, 16), np.uint16)
+    pixels[:8, :8] = 65535
+    return PIL.Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("make", [turned, transparent, sixteen_bits])
+def test_pictures_are_read_as_training_data_are(text_pipeline, make):
+    expected = torch.zeros(3, 16, 16)
+    expected[:, :8, :8] = 1
+    plain = PIL.Image.fromarray((expected * 255).byte().permute(1, 2, 0).numpy())
+    frames = [text_pipeline.encode_image(image, 1) for image in (make(), plain, expected[None])]
+    assert torch.equal(frames[0], frames[1]) and torch.equal(frames[0], frames[2])
+
+
+def test_a_picture_stored_lying_has_its_upright_size(text_pipeline, generate):
+    stored = PIL.Image.new("RGB", (16, 24))
+    stored.getexif()[0x0112] = 6
+    out = generate(text_pipeline, image=stored, height=16, width=24, num_inference_steps=1)
+    assert out.frames.shape[-2:] == (16, 24)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .clip import MAX_PIXELS, ClipError, Shown, size_changed
+from .cut_file import cut_short
 from .picture_file import on_black
 from .video_file import exact
 
@@ -138,7 +139,8 @@ def opened(path: Path) -> Iterator[Video]:
             raise ClipError(path, f"a still picture ({kind.removesuffix('_pipe')}), not a video", "not a video")
         streams = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not streams:
-            raise ClipError(path, f"no video stream (format {kind})", "no video stream")
+            cut = cut_short(path)
+            raise ClipError(path, cut or f"no video stream (format {kind})", "damaged" if cut else "no video stream")
         context = streams[0].codec_context
         if context is None:
             raise ClipError(path, "no decoder for its codec")

@@ -9,6 +9,7 @@ metadata what its tensors and prompts hash to.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,10 +239,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not an index of latents ({type(error).__name__}: {error}); {again}") from error
     if not names:
         raise ValueError(f"{path}: no shards; {again}")
-    for number, name in enumerate(names):
-        expected = shard_path(folder, number).name
-        if name != expected:
-            raise ValueError(f"{path}: {name!r} at place {number}, must be {expected!r}; {again}")
+    for before, name in zip(["", *names], names):  # a number is passed over where no clip of it could be read
+        if not re.fullmatch(r"shard-\d{5,}\.safetensors", name) or name <= before:
+            raise ValueError(f"{path}: {name!r} after {before!r}, shards must be numbered and ascend; {again}")
     if sum(counts) != total:
         raise ValueError(f"{path}: {total} clips, its shards have {sum(counts)}; {again}")
     return dict(index)
