@@ -154,7 +154,7 @@ def test_the_command_line_and_the_pipeline_read_alike(tmp_path, kind):
     from pathlib import Path
 
     from cmd_video.cli.generate import _open_image
-    from cmd_video.pipelines.inputs import read_image
+    from cmd_video.pipelines.pictures import read_image
 
     path, exif = Path(tmp_path / "a.png"), Image.Exif()
     exif[0x0112] = 6

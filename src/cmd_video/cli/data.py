@@ -50,13 +50,14 @@ def check_command(
     from cmd_video.data.digests import write_digests
     from cmd_video.data.manifest import list_clips, paths_of
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "--json: no such folder", str(json_file.parent))
-    if digests_file is not None and (digests_file.suffix != ".jsonl" or not digests_file.absolute().parent.is_dir()):
-        raise ValueError(f"--write-digests: {digests_file} must be a .jsonl file in a folder that is there")
+    for option, file in (("--json", json_file), ("--write-digests", digests_file)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(2, f"{option}: no such folder", str(file.parent))
+    if digests_file is not None and digests_file.suffix != ".jsonl":
+        raise ValueError(f"--write-digests: {digests_file} must end in .jsonl")
     if path.suffix in (".yaml", ".yml"):
         given = {"--kind": kind != "auto", "--video-root": video_root, "--split": split, "--tokenizer": tokenizer}
-        given["--write-digests"] = digests_file
+        given |= {"--write-digests": digests_file}
         twice = [option for option, value in given.items() if value]
         if twice:
             raise ValueError(f"{', '.join(twice)}: {path} is a training configuration, which says that itself")
@@ -73,10 +74,8 @@ def check_command(
         _show(console, f"{title}: {frames} frames, stride {step}", report, cut)
         reports.append(report)
     if json_file is not None:
-        Report(
-            [verdict for report in reports for verdict in report.verdicts],
-            [each for report in reports for each in report.left_out],
-        ).save(json_file)
+        verdicts = [verdict for report in reports for verdict in report.verdicts]
+        Report(verdicts, [each for report in reports for each in report.left_out]).save(json_file)
         console.print(Text(str(json_file)))
     if digests_file is not None:
         write_digests(digests_file, sets[0][1], reports[0].usable())

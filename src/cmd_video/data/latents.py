@@ -9,8 +9,8 @@ metadata what its tensors and prompts hash to.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,9 +62,11 @@ def write_latents(
     folder = Path(folder)
     claim_latents(folder, recipe)
     shards: list[dict[str, Any]] = []
+    empty: list[int] = []
     for number, batch in enumerate(batches):
         path = shard_path(folder, number)
         if batch and not batch["prompt"]:
+            empty.append(number)
             continue
         if batch:
             tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
@@ -77,6 +79,8 @@ def write_latents(
         raise ValueError(f"{folder}: no clip to write")
     total = sum(entry["clips"] for entry in shards)
     index = {"recipe": recipe, "clips": total, "class_names": class_names, "shards": shards}
+    if empty:
+        index["without_clips"] = empty
     write_whole(folder / "index.json", json.dumps(index, indent=1))
     return total
 
@@ -234,14 +238,16 @@ def _read_index(folder: Path) -> dict[str, Any]:
         index = json.loads(path.read_text())
         names = [str(entry["file"]) for entry in index["shards"]]
         counts = [int(entry["clips"]) for entry in index["shards"]]
-        total = int(index["clips"])
+        total, empty = int(index["clips"]), {int(number) for number in index.get("without_clips", [])}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not an index of latents ({type(error).__name__}: {error}); {again}") from error
     if not names:
         raise ValueError(f"{path}: no shards; {again}")
-    for before, name in zip(["", *names], names):  # a number is passed over where no clip of it could be read
-        if not re.fullmatch(r"shard-\d{5,}\.safetensors", name) or name <= before:
-            raise ValueError(f"{path}: {name!r} after {before!r}, shards must be numbered and ascend; {again}")
+    numbers = (number for number in count() if number not in empty)
+    for place, (number, name) in enumerate(zip(numbers, names)):
+        expected = shard_path(folder, number).name
+        if name != expected:
+            raise ValueError(f"{path}: {name!r} at place {place}, must be {expected!r}; {again}")
     if sum(counts) != total:
         raise ValueError(f"{path}: {total} clips, its shards have {sum(counts)}; {again}")
     return dict(index)

@@ -6,12 +6,9 @@ size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None,
 import math
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
 
 from cmd_video.data.classes import check_text
-from cmd_video.data.picture_file import upright_rgb
 
 
 def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any) -> int:
@@ -57,40 +54,6 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
     if isinstance(negative_prompt, list) and len(negative_prompt) != size:
         raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
     return size
-
-
-def check_images(images: list[Any], height: int, width: int) -> None:
-    """Raise a ValueError unless all are pictures of this size, see `read_image`."""
-    for image in images:
-        found = tuple(read_image(image).shape[1:])
-        if found != (height, width):
-            raise ValueError(f"image: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
-
-
-def read_image(image: Any) -> torch.Tensor:
-    """A picture as numbers: float32 (3, H, W) in [0, 1].
-
-    Args:
-        image: of Pillow, read as files of training data are: turned upright, transparency laid on black, 16 bits
-            scaled to 8; or a float tensor (3, H, W) in [0, 1].
-
-    Raises:
-        ValueError: it is something else, or its values lie elsewhere.
-    """
-    if isinstance(image, PIL.Image.Image):
-        try:
-            pixels = np.array(upright_rgb(image))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"image: {error}") from error
-        return torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)
-    if not (isinstance(image, torch.Tensor) and image.is_floating_point() and image.ndim == 3 and len(image) == 3):
-        kind = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
-        raise ValueError(f"image: expected PIL images or a float tensor (B, 3, H, W) in [0, 1], found {kind}")
-    if not image.isfinite().all() or image.numel() and not 0 <= float(image.min()) <= float(image.max()) <= 1:
-        raise ValueError(
-            f"image: values from {float(image.min()):g} to {float(image.max()):g}, a tensor must lie in [0, 1]"
-        )
-    return image.detach().float()
 
 
 def check_multiple(name: str, value: Any, unit: int) -> None:

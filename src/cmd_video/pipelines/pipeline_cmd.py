@@ -39,17 +39,9 @@ from cmd_video.techniques import of_seam, technique
 
 from .class_names import check_id2label, label_numbers, names_by_number
 from .image_model import load_image_model
-from .inputs import (
-    as_list,
-    check_condition,
-    check_generator,
-    check_images,
-    check_multiple,
-    default_size,
-    read_image,
-    size_unit,
-)
+from .inputs import as_list, check_condition, check_generator, check_multiple, default_size, size_unit
 from .older import upgrade_index, upgrade_schedulers
+from .pictures import check_images, read_image
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder, shared_components

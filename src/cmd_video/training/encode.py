@@ -83,11 +83,7 @@ def encode_run(
         while chunk := list(islice(items, batch_size)):
             batch = collate(chunk)
             parts.append({**batch, **_encode(autoencoder, vae, batch["video"].to(device))})
-        tensors = ("content_frame", "motion_latents", "class_label") if parts else ()
-        return {
-            "prompt": [prompt for part in parts for prompt in part["prompt"]],
-            **{key: torch.cat([part[key] for part in parts]) for key in tensors},
-        }
+        return _joined(parts)
 
     def shards() -> Iterator[dict[str, Any]]:
         for number, first in enumerate(range(0, count, shard_size)):
@@ -110,6 +106,13 @@ def encode_run(
         "shard_size": shard_size,
     }
     return write_latents(output, shards(), recipe, None if names is None else list(names))
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several batches as one; of none, one without a prompt."""
+    tensors = ("content_frame", "motion_latents", "class_label") if parts else ()
+    prompts = [prompt for part in parts for prompt in part["prompt"]]
+    return {"prompt": prompts, **{key: torch.cat([part[key] for part in parts]) for key in tensors}}
 
 
 def _sha256_of(described: list[Any]) -> str:
