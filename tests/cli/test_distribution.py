@@ -143,7 +143,9 @@ def test_clips_as_an_autoencoder_gives_them_back(run, folders, tiny_config, tiny
     )
     assert record["protocol"]["real"]["pixels_sha256"] == expected["protocol"]["real"]["pixels_sha256"]
     made, true = (record["protocol"][side] for side in ("made", "real"))
-    assert made["reconstructed"]["model"] == f".../{tiny_pipeline.name}" and made["codecs"] == true["codecs"] == ["h264"]
+    assert made["reconstructed"]["model"] == f".../{tiny_pipeline.name}" and made["codecs"] == true["codecs"] == [
+        "h264"
+    ]
     assert true["source_fps"] == [8.0] and made["of_pixels_sha256"] == true["pixels_sha256"] != made["pixels_sha256"]
     (tmp_path / "few").mkdir()
     for number, path in enumerate(sorted(real.glob("*.mp4"))):

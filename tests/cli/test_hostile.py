@@ -1,4 +1,4 @@
-"""Files that nobody would write on purpose, or on purpose only: one line that names them, exit code 2, and no code runs.
+"""Files that nobody would write on purpose, or on purpose only: one line, exit code 2, and no code runs.
 
 What tells a mistake from a bug is tested beside it: a bug keeps its traceback.
 """
@@ -75,7 +75,10 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 MODELS = {
-    **{f"index {content[:3]!r}": part("model_index.json", content) for content in (b"[]", b"7", b"{}", b"{", b"", DEEP)},
+    **{
+        f"index {content[:3]!r}": part("model_index.json", content)
+        for content in (b"[]", b"7", b"{}", b"{", b"", DEEP)
+    },
     "index of another encoding": part("model_index.json", b"\xff\xfe\x00\x01"),
     **{
         f"unet is {value}": index(unet=value)
@@ -175,7 +178,8 @@ FILES = {  # name of the file, what writes it, the command that reads it
     "a text as archive": ("in.npz", plain(b"text"), PAIRED),
     "a picture that is too large": ("in.png", picture, [*GENERATE, "--image", "{in}"]),
     "a mask that is too large": (
-        "in.png", picture, ["restore", "{in}", "--task", "inpaint", "--mask", "{in}", "--model", "{m}", "-o", "{out}/a.mp4"]
+        "in.png", picture,
+        ["restore", "{in}", "--task", "inpaint", "--mask", "{in}", "--model", "{m}", "-o", "{out}/a.mp4"],
     ),
     **{
         f"ViT-g of {what}": ("in.pt", write, [*CALC, "videomaev2:{in}", "--reference", "{m}"])
@@ -201,7 +205,10 @@ ARGUMENTS = {
     "half an emoji as clip": (["reconstruct", "caf\ud83d.mp4", "--model", "{m}"], "caf"),
     "half an emoji as clips": (["evaluate", "paired", "caf\ud83d", "b", "-o", "{out}/a.json"], "caf"),
     "a name with nothing in it": (["evaluate", "paired", "a\0b", "b", "-o", "{out}/a.json"], ""),
-    "too long a name": (["generate", "x", "--model", "{m}", "-o", "{out}/" + "a" * 300 + ".mp4"], "File name too long"),
+    "too long a name": (
+        ["generate", "x", "--model", "{m}", "-o", "{out}/" + "a" * 300 + ".mp4"],
+        "File name too long",
+    ),
     "a typo below a folder": ([*GENERATE[:2], "--model", "{m}/../modle"], "no folder "),
     "depth on the command line": ([*GENERATE, "--sampling", "[" * 5000], "is no YAML"),
 }
@@ -227,7 +234,9 @@ def test_a_typo_is_no_hub_id_where_its_folder_is_there(exists, run, places, monk
 def test_a_name_of_bytes_is_written_and_told(places, monkeypatch):
     """A name that is no UTF-8, as old disks have them: that it cannot be printed must not undo what was done."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-    arguments = [word.format(m=places / "m", out=places / "out").replace("a.mp4", "caf\udce9.mp4") for word in GENERATE]
+    arguments = [
+        word.format(m=places / "m", out=places / "out").replace("a.mp4", "caf\udce9.mp4") for word in GENERATE
+    ]
     assert main(arguments) == 0
     assert b"caf\xe9.mp4" in os.listdir(os.fsencode(places / "out"))
 

@@ -43,7 +43,13 @@ def as_array(folder, clips, names):
 
 
 WRITERS = {"files": as_files, "pictures": as_pictures, "array": as_array}
-PAIRS = [("files", "files"), ("files", "pictures"), ("pictures", "pictures"), ("array", "files"), ("array", "pictures")]
+PAIRS = [
+    ("files", "files"),
+    ("files", "pictures"),
+    ("pictures", "pictures"),
+    ("array", "files"),
+    ("array", "pictures"),
+]
 NAMES = ("0", "1")
 
 

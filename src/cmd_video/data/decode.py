@@ -46,7 +46,16 @@ SIGNATURES = (
 )
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 
-__all__ = ["ClipError", "ClipInfo", "codec_and_rate", "probe", "read_clip", "read_frame_folder", "span_start", "write_video"]
+__all__ = [
+    "ClipError",
+    "ClipInfo",
+    "codec_and_rate",
+    "probe",
+    "read_clip",
+    "read_frame_folder",
+    "span_start",
+    "write_video",
+]
 
 
 def probe(path: str | Path, max_frames: int = 100_000) -> ClipInfo:
@@ -143,11 +152,9 @@ def read_clip(
     return _read_from(path, first, num_frames, stride, fps, transform)
 
 
-def span_start(
-    path: str | Path, num_frames: int, *, stride: int = 1, fps: float | None = None, place: float
-) -> float:
-    """Where the span begins that `read_clip` or `read_frame_folder` takes at a place: number of its first frame, or with
-    `fps` its moment in seconds after the first frame of the file; by the packets, without decoding.
+def span_start(path: str | Path, num_frames: int, *, stride: int = 1, fps: float | None = None, place: float) -> float:
+    """Where the span begins that `read_clip` or `read_frame_folder` takes at a place: number of its first frame, or
+    with `fps` its moment in seconds after the first frame of the file; by the packets, without decoding.
 
     Raises:
         ClipError: the file cannot be read or is too short.

@@ -170,9 +170,7 @@ class FolderClips(ClipSource):
         reading, place = self._reading, self._places[number]
         if place == 0:
             return 0.0
-        return span_start(
-            self.paths[number], reading.frames, stride=reading.stride, fps=reading.fps, place=place
-        )
+        return span_start(self.paths[number], reading.frames, stride=reading.stride, fps=reading.fps, place=place)
 
     def _read(self, path: Path, place: float) -> torch.Tensor | ClipError:
         reading, options = self._reading, {**self._options, "place": place}
