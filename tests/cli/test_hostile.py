@@ -1,4 +1,4 @@
-"""Files that nobody would write on purpose, or on purpose only: one line that names them, exit code 2, and no code runs.
+"""Files that nobody would write on purpose, or on purpose only: one line, exit code 2, and no code runs.
 
 What tells a mistake from a bug is tested beside it: a bug keeps its traceback.
 """
@@ -75,7 +75,10 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 MODELS = {
-    **{f"index {content[:3]!r}": part("model_index.json", content) for content in (b"[]", b"7", b"{}", b"{", b"", DEEP)},
+    **{
+        f"index {content[:3]!r}": part("model_index.json", content)
+        for content in (b"[]", b"7", b"{}", b"{", b"", DEEP)
+    },
     "index of another encoding": part("model_index.json", b"\xff\xfe\x00\x01"),
     **{
         f"unet is {value}": index(unet=value)
@@ -175,7 +178,8 @@ FILES = {  # name of the file, what writes it, the command that reads it
     "a text as archive": ("in.npz", plain(b"text"), PAIRED),
     "a picture that is too large": ("in.png", picture, [*GENERATE, "--image", "{in}"]),
     "a mask that is too large": (
-        "in.png", picture, ["restore", "{in}", "--task", "inpaint", "--mask", "{in}", "--model", "{m}", "-o", "{out}/a.mp4"]
+        "in.png", picture,
+        ["restore", "{in}", "--task", "inpaint", "--mask", "{in}", "--model", "{m}", "-o", "{out}/a.mp4"],
     ),
     **{
         f"ViT-g of {what}": ("in.pt", write, [*CALC, "videomaev2:{in}", "--reference", "{m}"])

@@ -199,8 +199,9 @@ def test_json_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{", "is not JSON"), (b"", "is not JSON"), (b"\xff\xfe\x00", "is not JSON"), (b'{"a": NaN}', "is not JSON: it holds NaN"),
-        (b"[" * 100_000, "is not JSON"), (b"[]", "holds a list, an object is needed"), (b"null", "an object is needed"),
+        (b"{", "is not JSON"), (b"", "is not JSON"), (b"\xff\xfe\x00", "is not JSON"), (b"[" * 100_000, "is not JSON"),
+        (b'{"a": NaN}', "is not JSON: it holds NaN"), (b"[]", "holds a list, an object is needed"),
+        (b"null", "an object is needed"),
     ],
 )  # fmt: skip
 def test_what_is_no_json_is_one_line_with_the_file(content, reason, tmp_path):

@@ -73,3 +73,25 @@ def test_one_frame_has_no_motion():
         optical_flow(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="frames: optical flow needs 12 pixels or more on each side, got 8x16"):
         optical_flow(torch.zeros(2, 8, 16, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("moving", "expected"), [(20, 50.0), (10, 25.0), (40, 50.0), (0, 0.0)])
+def test_dynamic_degree_looks_at_the_fastest_twentieth(moving, expected):
+    """400 pixels, of which some move by 10 pixels on a side of 20: the mean of the fastest 20 of them."""
+    flow = torch.zeros(3, 400, 2)
+    flow[:, torch.randperm(400, generator=torch.Generator().manual_seed(0))[:moving]] = torch.tensor([6.0, 8.0])
+    assert dynamic_degree(flow.view(3, 20, 20, 2)) == pytest.approx(expected)
+
+
+def test_warping_error_is_the_mean_square_where_something_is_seen():
+    """By numbers: one pixel to the right, brightness other by 51 of 255 = 0.2, and only the left half seen."""
+    frames = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    frames[0, :, :, :] = torch.arange(16).view(1, 16, 1) * 8
+    frames[1, :, 1:] = frames[0, :, :-1] + 51
+    flow = torch.zeros(1, 16, 16, 2)
+    flow[..., 0] = 1.0
+    seen = torch.zeros(1, 16, 16, dtype=torch.bool)
+    seen[:, :, :8] = True
+    assert warping_error(frames, flow, seen) == pytest.approx(0.04, rel=1e-5)
+    frames[1, :, 12:] = 255
+    assert warping_error(frames, flow, seen) == pytest.approx(0.04, rel=1e-5)  # what is not seen does not count

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmd_video.evaluation.networks.classic import C3D, I3D, INCEPTIONS, SqueezeNet, _pad_same
+from cmd_video.evaluation.networks.classic import C3D, I3D, INCEPTIONS, SqueezeNet, _MaxPool3d, _pad_same, _Unit3D
 from cmd_video.evaluation.networks.extractors import build_extractor
 from cmd_video.evaluation.networks.videomae2 import VideoMAE2, load_videomae2, renamed
 from cmd_video.evaluation.networks.weights import WEIGHT_FILES
@@ -75,6 +75,46 @@ def test_padding_is_tensorflows(size, kernel, stride):
     assert len(padded.unfold(0, kernel, stride)) == outputs
     before, after = int((padded[: size // 2] == 0).sum()), int((padded[size // 2 :] == 0).sum())
     assert before in (after, after - 1)  # as many on both sides, the odd one behind
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads"),  # in front and behind, of frames, rows and columns
+    [
+        (7, 2, ((2, 3), (2, 3), (3, 3))),
+        (3, 2, ((0, 1), (0, 1), (1, 1))),
+        (3, 1, ((1, 1), (1, 1), (1, 1))),
+        (1, 1, ((0, 0), (0, 0), (0, 0))),
+    ],
+)
+@pytest.mark.parametrize("layer", ["convolution", "pool"])
+def test_i3d_pads_as_tensorflow_does(layer, kernel, stride, pads):
+    """Clips of 6 frames of 8x9, padded by hand: an even size gets the odd zero behind."""
+    torch.manual_seed(0)
+    clip = torch.randn(1, 3, 6, 8, 9) - 1.0  # a zero is more than most: a pool sees the border
+    around = [side for pair in reversed(pads) for side in pair]
+    if layer == "convolution":
+        unit = _Unit3D(3, 4, kernel, stride).eval()
+        expected = nn.functional.conv3d(F.pad(clip, around), unit.conv3d.weight, stride=stride)
+        expected = F.relu(expected / (1 + unit.bn.eps) ** 0.5)
+    else:
+        unit = _MaxPool3d((kernel,) * 3, (stride,) * 3)
+        expected = F.max_pool3d(F.pad(clip, around), kernel, stride)
+    torch.testing.assert_close(unit(clip), expected, rtol=1e-4, atol=1e-5)
+    assert expected.shape[2:] == tuple(-(-size // stride) for size in (6, 8, 9))
+
+
+@torch.no_grad()
+def test_c3d_takes_its_mean_color_from_red_green_blue():
+    """The mean color is what the first layer sees as nothing; in another order it would not be."""
+    with torch.device("meta"):
+        model = C3D().eval()  # only its first layer's input is looked at
+    color = torch.tensor([104.0, 117.0, 128.0]).view(1, 3, 1, 1, 1)  # MMAction2's configuration, of RGB
+    for video, nothing in ((color, True), (color.flip(1), False)):
+        seen = []
+        model.conv1a.forward = lambda x, seen=seen: seen.append(x) or torch.empty(1, 64, 16, 112, 112, device="meta")
+        model(video.expand(1, 3, 16, 112, 112))
+        assert bool((seen[0] == 0).all()) is nothing
 
 
 def test_weights_of_another_network_are_refused():

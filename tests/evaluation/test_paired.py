@@ -151,25 +151,44 @@ def test_frames_smaller_than_the_window_of_ssim():
         paired_metrics(torch.zeros(1, 3, 2, 4, 4), torch.zeros(1, 3, 2, 4, 4))
 
 
-def test_ssim_is_its_definition():
+def by_definition(first, second, crop=0):
     """Wang et al. 2004, equation 13, with a Gaussian window of 11 and sigma 1.5, on pictures in [0, 255] with
-    mirrored borders.
+    mirrored borders, of which `crop` pixels are left out at the end.
     """
-    draw = torch.Generator().manual_seed(0)
-    first = torch.rand(1, 3, 2, 32, 40, generator=draw) * 2 - 1
-    second = (first + 0.3 * torch.randn(first.shape, generator=draw)).clamp(-1, 1)
-    line = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    line = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2)).double()
     window = torch.outer(line, line)[None, None] / line.sum() ** 2
 
     def blurred(x):
         padded = nn.functional.pad(x, (5, 5, 5, 5), mode="reflect")
         return nn.functional.conv2d(padded.flatten(0, 1)[:, None], window)
 
-    x, y = ((video.transpose(1, 2).flatten(0, 1) + 1) * 127.5 for video in (first, second))
+    x, y = ((video.double().transpose(1, 2).flatten(0, 1) + 1) * 127.5 for video in (first, second))
     mean_x, mean_y = blurred(x), blurred(y)
     variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
     covariance = blurred(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similar = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similar /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    assert ssim(second, first).item() == pytest.approx(similar.mean().item(), abs=1e-4)
+    inside = slice(crop, -crop or None)
+    return similar[..., inside, inside].mean().item()
+
+
+def test_ssim_is_its_definition():
+    draw = torch.Generator().manual_seed(0)
+    first = torch.rand(1, 3, 2, 32, 40, generator=draw) * 2 - 1
+    second = (first + 0.3 * torch.randn(first.shape, generator=draw)).clamp(-1, 1)
+    assert ssim(second, first).item() == pytest.approx(by_definition(second, first), abs=1e-4)
+
+
+def test_ssim_counts_the_border_where_scikit_image_does_not():
+    """One number, worked out by hand once: a wrong border moves it by far more than the rounding.
+
+    A ramp against the ramp with a bright left edge, 32x40. scikit-image leaves five pixels on each side out, where
+    here they are mirrored; other versions of torchmetrics may do as it does, and then this fails.
+    """
+    ramp = torch.linspace(-0.5, 0.5, 40).view(1, 1, 1, 1, 40).expand(1, 3, 1, 32, 40).clone()
+    edge = ramp.clone()
+    edge[..., :4] += 0.5
+    everywhere, inside = (by_definition(edge, ramp, crop) for crop in (0, 5))
+    assert abs(everywhere - inside) > 0.02
+    assert ssim(edge, ramp).item() == pytest.approx(everywhere, abs=1e-4)

@@ -7,7 +7,7 @@ import torch
 
 from cmd_video.models import layers
 from cmd_video.models.autoencoder_cmd import VideoTransformer
-from cmd_video.models.layers import AdaLNZeroBlock, ResnetBlock, apply_rotary, rotary_table, sincos_table
+from cmd_video.models.layers import GEGLU, AdaLNZeroBlock, ResnetBlock, apply_rotary, rotary_table, sincos_table
 
 
 @pytest.mark.parametrize("shift", [(5,), (7, 0), (0, 11), (3, 8)])
@@ -114,3 +114,14 @@ def test_the_gates_of_an_adaln_block_are_per_sample():
     condition[1] = 0  # SiLU(0) = 0: this sample's gates stay shut
     out = block(x, condition)
     assert torch.equal(out[1], x[1]) and not torch.equal(out[0], x[0]) and not torch.equal(out[2], x[2])
+
+
+def test_geglu_s_second_half_is_the_gate():
+    """Equation 6 of arXiv 2002.05202: (x W) * GELU(x V), by numbers in which the halves differ."""
+    layer = GEGLU(1, mult=1).requires_grad_(False)
+    layer.proj_in.weight[:] = torch.tensor([[2.0], [3.0]])
+    layer.proj_in.bias.zero_(), layer.proj_out.bias.zero_()
+    layer.proj_out.weight.fill_(1.0)
+    for x in (-0.7, 0.4, 1.5):
+        gelu = 3 * x * 0.5 * (1 + math.erf(3 * x / math.sqrt(2)))
+        assert layer(torch.tensor([[x]])).item() == pytest.approx(2 * x * gelu, abs=1e-6)

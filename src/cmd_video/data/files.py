@@ -73,7 +73,7 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, kind):
-        needed = {dict: "an object", list: "a list"}.get(kind, f"a {kind.__name__}")
+        needed = "an object" if kind is dict else f"a {kind.__name__}"
         raise ValueError(f"{path} holds a {type(found).__name__}, {needed} is needed")
     return found
 
@@ -153,7 +153,7 @@ def lock_folder(folder: Path) -> TextIO:
 
 
 def is_left_behind(temporary: Path) -> bool:
-    """Whether nobody is at a temporary file or folder, `...tmp-HOST-PID`: its process was of this machine and is dead."""
+    """Whether nobody is at a temporary file or folder, `...tmp-HOST-PID`: its process, of this machine, is dead."""
     host, _, number = temporary.name.rpartition(".tmp-")[2].partition(".")[0].rpartition("-")
     return not number.isdecimal() or (host in ("", _host()) and not is_alive(int(number)))
 

@@ -3,6 +3,10 @@
     model = CMDMotionTransformer(**MOTION_TRANSFORMER_SIZES["L"], num_classes=101)
     noise = model(motion_latents, timestep, content_frame, class_labels=labels).sample
 
+Differs from paper: a learned vector for each plane tells tokens of rows from those of columns; the variance is not
+learned, though "as official DiT" would have it so; a text is the mean of its encoder's tokens, of which the paper says
+"linear" only.
+
 B batch, C channels, F frames, D motion channels, H', W' rows and columns of the planes, S tokens; `t` is diffusion
 time.
 """

@@ -119,8 +119,8 @@ def _check(made: ClipSource, true: ClipSource) -> None:
             where = [f"{start:.3g} s" if rate else f"frame {start:.0f}" for start in starts]
             raise ValueError(
                 f"span: pair {_name_of(made, true, number)}: of the clip to judge what begins at {where[0]} would be "
-                f"read, of the true one at {where[1]}, for they differ in length; allowed: span start, or clips of one "
-                "length"
+                f"read, of the true one at {where[1]}, for they differ in length; allowed: span start, or clips of "
+                "one length"
             )
 
 
@@ -154,7 +154,8 @@ def _row(made: ClipSource, true: ClipSource, number: int, lpips: LPIPS | None, d
     if clips[0].shape != clips[1].shape:
         mine, other = ("x".join(map(str, clip.shape[1:3])) for clip in clips)
         raise ValueError(
-            f"size: pair {_name_of(made, true, number)}: the clip to judge is {mine}, the true one {other}; give a size"
+            f"size: pair {_name_of(made, true, number)}: the clip to judge is {mine}, the true one {other}; "
+            "give a size"
         )
     return {
         "digests": [digest_of(clip) for clip in clips],
