@@ -1,5 +1,8 @@
-"""A tiny text-to-video pipeline on disk, made from configurations, and a way to call the command line in-process."""
+"""A tiny text-to-video pipeline on disk, made from configurations, a way to call the command line in-process, and
+every command that writes: a test with the argument `writing` runs for each.
+"""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +81,77 @@ def clip(tmp_path: Path) -> Path:
     path = tmp_path / "clip.mp4"
     write_video(frames, path, fps=8)
     return path
+
+
+WRITING = {  # what writes -> its arguments
+    "generate": ["generate", "a red circle", "--model", "{m}", "--steps", "1", "-o", "{out}/a.mp4"],
+    "generate many": [
+        "generate", "a red circle", "a star", "--model", "{m}", "--steps", "1", "--contact-sheet", "-o", "{out}/many",
+    ],
+    "reconstruct": ["reconstruct", "{clips}/0.mp4", "--model", "{m}", "-o", "{out}/a.gif"],
+    "restore": [
+        "restore", "{clips}/0.mp4", "--model", "{m}", "--task", "deblur", "--factor", "1", "--iterations", "1",
+        "-o", "{out}/a.mp4",
+    ],
+    "data check": ["data", "check", "{clips}", "--num-frames", "4", "--json", "{out}/a.json"],
+    "export": ["export", "{m}", "-o", "{out}/model"],
+    "prune": ["prune", "{m}", "--budget", "0.9", "--importance", "{importance}", "-o", "{out}/model"],
+    "merge": ["merge", "{m}", "{m}", "--scale", "0.5", "-o", "{out}/model"],
+    "evaluate reference": [
+        "evaluate", "reference", "{clips}", "--frames", "4", "--extractor", "pixels", "-o", "{out}/table",
+    ],
+    "evaluate calc": [
+        "evaluate", "calc", "{clips}", "--reference", "{clips}", "--frames", "4", "--extractor", "pixels",
+        "--neighbours", "2", "-o", "{out}/a.json",
+    ],
+    "evaluate paired": ["evaluate", "paired", "{clips}", "{clips}", "--frames", "4", "-o", "{out}/a.json"],
+    "evaluate reconstruction": [
+        "evaluate", "reconstruction", "--run", "{run}", "--config", "{config}", "-o", "{out}/a.json",
+    ],
+    "evaluate report": ["evaluate", "report", "{result}", "--samples", "{clips}", "-o", "{out}/report"],
+    "evaluate generate": ["evaluate", "generate", "{prompts}", "--model", "{m}", "--steps", "1", "-o", "{out}/made"],
+    "evaluate generate png": [
+        "evaluate", "generate", "{prompts}", "--model", "{m}", "--steps", "1", "--format", "png", "-o", "{out}/made",
+    ],
+    "train": ["train", "{config}", "--set", "output_dir={out}/run"],
+    "data encode": ["data", "encode", "{run}", "-o", "{out}/latents", "--num-clips", "8"],
+    "sprites make": [
+        "sprites", "make", "--num-clips", "2", "--height", "32", "--width", "32", "--num-frames", "4",
+        "-o", "{out}/made",
+    ],
+}  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "writing" in metafunc.fixturenames:
+        metafunc.parametrize("writing", WRITING, indirect=True)
+
+
+@pytest.fixture
+def writing(request: pytest.FixtureRequest, writing_places: dict[str, Path], tmp_path: Path) -> list[str]:
+    """Arguments of a command that writes below `tmp_path`."""
+    return [word.format(out=tmp_path, **writing_places) for word in WRITING[request.param]]
+
+
+@pytest.fixture(scope="session")
+def writing_places(tmp_path_factory, tiny_pipeline, tiny_config, run_train):
+    """What the commands read: a model, a finished run, clips, and files."""
+    folder = tmp_path_factory.mktemp("places")
+    (folder / "clips").mkdir()
+    from cmd_video.data.video_file import write_video
+
+    for number in range(4):
+        frames = np.random.default_rng(number).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+        write_video(frames, folder / "clips" / f"{number}.mp4", fps=8)
+    config = tiny_config("autoencoder", folder / "run", loop__steps=2, loop__validate_every=2)
+    run_train(config)
+    (folder / "config.yaml").write_text(json.dumps(config))
+    (folder / "prompts.txt").write_text("a red circle\na star\n")
+    (folder / "importance.json").write_text(json.dumps({"mid_block": {"importance": 0.0, "cost": 0.3}}))
+    (folder / "result.json").write_text(
+        json.dumps({"name": "paired", "protocol": {}, "values": {"psnr": {"value": 1.0}}})
+    )
+    return {
+        "m": tiny_pipeline, "clips": folder / "clips", "run": folder / "run", "config": folder / "config.yaml",
+        "prompts": folder / "prompts.txt", "importance": folder / "importance.json", "result": folder / "result.json",
+    }  # fmt: skip

@@ -63,6 +63,8 @@ def test_clips_of_other_lengths_are_pairs_from_their_start_only(made, true, span
     """Copies of the first 8 frames of 20: with the middle of each by itself they would look like other clips."""
     copies = WRITERS[made](tmp_path / "made", [moving(8)] * 2, NAMES)
     whole = WRITERS[true](tmp_path / "true", [moving(20)] * 2, NAMES)
+    if made == "array" and span == "random":
+        pytest.skip("an array has no span to draw")
     with pytest.raises(ValueError, match=r"^span: pair .*frame 0 .*frame [1-9]\d*, .*allowed: span start") as found:
         measure(copies, whole, Reading(8, span=span))
     assert "\n" not in str(found.value)
@@ -73,6 +75,8 @@ def test_clips_of_other_lengths_are_pairs_from_their_start_only(made, true, span
 @pytest.mark.parametrize(("made", "true"), PAIRS)
 @pytest.mark.parametrize("span", ["start", "middle", "random"])
 def test_clips_of_one_length_are_pairs_in_every_span(made, true, span, tmp_path):
+    if made == "array" and span == "random":
+        pytest.skip("an array has no span to draw")
     frames = 8 if "array" in (made, true) else 14
     sources = [
         WRITERS[kind](tmp_path / side, [moving(frames, first) for first in (0, 5)], NAMES)

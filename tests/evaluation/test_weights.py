@@ -92,3 +92,11 @@ def test_nothing_is_loaded_that_could_run_code(tmp_path, published):
     (tmp_path / "i3d_torchscript.pt").write_bytes(b"PK\x03\x04 planted")
     with pytest.raises(ValueError, match="has sha256"):
         build_extractor("i3d-torchscript", tmp_path)
+
+
+@pytest.mark.parametrize("name", WEIGHT_FILES)
+def test_a_digest_is_whole_or_said_not_to_be(name):
+    """Eight digits keep damage out, but no forger: whoever fetches the file is told."""
+    known, shown = WEIGHT_FILES[name], weights.shown_digest(name)
+    assert len(known.sha256) in (8, 64) and known.sha256 in shown
+    assert ("no more is published" in shown) is (len(known.sha256) == 8) is (name == "c3d")

@@ -319,7 +319,9 @@ def open_clips(path: Path, reading: Reading) -> ClipSource:
         return FolderClips(path, reading)
     source = ArrayClips(path, reading.num_clips, reading.draw_seed)
     frames, size = source.recipe["frames"], tuple(source.recipe["size"])
-    as_it_is = Reading(frames, size, num_clips=reading.num_clips, draw_seed=reading.draw_seed, span=reading.span)
+    as_it_is = Reading(frames, size, num_clips=reading.num_clips, draw_seed=reading.draw_seed)
+    if reading.span == "start":  # which is where an array's clips begin; beside longer files it is needed
+        as_it_is = replace(as_it_is, span="start")
     if replace(reading, size=reading.size or size) != as_it_is:
         raise ValueError(
             f"{path}: arrays are taken as they are, {frames} frames of {size[0]}x{size[1]}, got {reading}"
