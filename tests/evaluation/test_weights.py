@@ -1,6 +1,8 @@
 """Files of weights: what is missing, damaged or unknown is one line that says what to do."""
 
 import hashlib
+import socket
+import threading
 from dataclasses import replace
 
 import pytest
@@ -92,3 +94,25 @@ def test_nothing_is_loaded_that_could_run_code(tmp_path, published):
     (tmp_path / "i3d_torchscript.pt").write_bytes(b"PK\x03\x04 planted")
     with pytest.raises(ValueError, match="has sha256"):
         build_extractor("i3d-torchscript", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 7000\r\n\r\nweig"], ids=["nothing", "a part"]
+)
+def test_a_server_that_falls_silent_is_not_waited_for(said, published, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answered = []
+
+        def answer():
+            connection, _ = server.accept()
+            answered.append(connection)  # stays open
+            connection.sendall(said)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/file"
+        monkeypatch.setitem(weights.WEIGHT_FILES, "i3d", replace(WEIGHT_FILES["i3d"], url=address))
+        monkeypatch.setattr(weights, "TIMEOUT_S", 0.5)
+        with pytest.raises(ValueError, match="weights: cannot fetch http.*timed out"):
+            get_weights("i3d", tmp_path / "weights")
+        assert not list((tmp_path / "weights").iterdir())
+        answered[0].close()

@@ -1,5 +1,4 @@
-"""Loading processes: what they cannot read is counted once and kept, what goes wrong is one line, nobody waits for ever.
-"""
+"""Loading processes: what they cannot read is counted once and kept, errors are one line, no wait is endless."""
 
 import json
 import os
@@ -144,5 +143,7 @@ def test_a_clip_of_broken_values_is_named(tiny_config, run_train, monkeypatch, t
 
     monkeypatch.setattr(VideoDataset, "__getitem__", broken)
     config = tiny_config("autoencoder", tmp_path / "run", data=write_clips(tmp_path / "clips", 6))
-    with pytest.raises(ValueError, match=r"step \d: the loss is nan, of samples \d '.*03\.mp4', which hold values that"):
+    with pytest.raises(
+        ValueError, match=r"step \d: the loss is nan, of samples \d '.*03\.mp4', which hold values that"
+    ):
         run_train(config)

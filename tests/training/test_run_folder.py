@@ -129,7 +129,9 @@ def test_what_decides_what_is_learned_cannot_change(field, value, said, begun, t
 
 
 @pytest.mark.parametrize(("field", "value", "said"), SAID, ids=[field for field, *_ in SAID])
-def test_what_may_change_is_said_and_kept(field, value, said, begun, tiny_config, run_train, caplog, read_log, tmp_path):
+def test_what_may_change_is_said_and_kept(
+    field, value, said, begun, tiny_config, run_train, caplog, read_log, tmp_path
+):
     run = begun(tmp_path / "run")
     before = (run / "config.json").read_text()
     with caplog.at_level(logging.WARNING):
