@@ -1,6 +1,8 @@
 """Files of weights: what is missing, damaged or unknown is one line that says what to do."""
 
 import hashlib
+import socket
+import threading
 from dataclasses import replace
 
 import pytest
@@ -100,3 +102,25 @@ def test_a_digest_is_whole_or_said_not_to_be(name):
     known, shown = WEIGHT_FILES[name], weights.shown_digest(name)
     assert len(known.sha256) in (8, 64) and known.sha256 in shown
     assert ("no more is published" in shown) is (len(known.sha256) == 8) is (name == "c3d")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 7000\r\n\r\nweig"], ids=["nothing", "a part"]
+)
+def test_a_server_that_falls_silent_is_not_waited_for(said, published, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answered = []
+
+        def answer():
+            connection, _ = server.accept()
+            answered.append(connection)  # stays open
+            connection.sendall(said)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/file"
+        monkeypatch.setitem(weights.WEIGHT_FILES, "i3d", replace(WEIGHT_FILES["i3d"], url=address))
+        monkeypatch.setattr(weights, "TIMEOUT_S", 0.5)
+        with pytest.raises(ValueError, match="weights: cannot fetch http.*timed out"):
+            get_weights("i3d", tmp_path / "weights")
+        assert not list((tmp_path / "weights").iterdir())
+        answered[0].close()

@@ -50,9 +50,7 @@ def batch_of() -> Callable[..., dict[str, Any]]:
     def batch(dataset: Any, numbers: Any) -> dict[str, Any]:
         from cmd_video.training.data import collate
 
-        numbers = list(numbers)
-        batch = collate([{**dataset[number], "number": number} for number in numbers])
-        return {**batch, "step": numbers[0] // len(numbers)}
+        return collate([{**dataset[number], "number": number} for number in numbers])
 
     return batch
 

@@ -6,7 +6,8 @@ Reads a JSON request per line: {"config": {...}} and at most one of
     "kill_in_file": n        SIGKILL when half of the n-th safetensors file of the checkpoints is written
     "signal": [number, step] the signal arrives during that step (counted from 0), at process "signal_rank" and, with
                              "signal_group", at its loading processes
-and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer).
+and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer),
+"end_with_the_first": what is left once one process ended by itself is killed.
 Answers a JSON line: exit codes (-9 = killed), CPU seconds, file operations of checkpoints, whether a save was on.
 """
 
@@ -47,7 +48,9 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
             if done:
                 codes[child] = os.waitstatus_to_exitcode(status)
                 cpu += usage.ru_utime + usage.ru_stime
-            elif time.monotonic() > deadline or (limit is not None and cpu_seconds(child) >= limit):
+                continue
+            alone = request.get("end_with_the_first") and any(code >= 0 for code in codes.values())
+            if alone or time.monotonic() > deadline or (limit is not None and cpu_seconds(child) >= limit):
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
     writes = struct.unpack_from("<I", shared, 4)[0]
@@ -79,6 +82,9 @@ def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoR
         code = 0
     except SystemExit as stop:
         code = stop.code
+    except (ValueError, OSError) as error:  # what the command line says in one line
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -87,7 +93,7 @@ def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoR
 
 
 def watch_saves(request: dict[str, Any], shared: mmap.mmap) -> None:
-    from cmd_video.training import checkpoint, loop
+    from cmd_video.training import checkpoint, loop, run_state
 
     def marked(function):
         def call(*args, **kwargs):
@@ -120,8 +126,8 @@ def watch_saves(request: dict[str, Any], shared: mmap.mmap) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoint.save_file = save_half
-    loop.save_checkpoint = marked(loop.save_checkpoint)
-    loop.remove_old_checkpoints = marked(loop.remove_old_checkpoints)
+    run_state.save_checkpoint = marked(run_state.save_checkpoint)
+    loop.remove_old_checkpoints = run_state.remove_old_checkpoints = marked(loop.remove_old_checkpoints)
     sys.addaudithook(audit)
 
 
@@ -140,12 +146,12 @@ def send_signal(request: dict[str, Any], rank: int) -> None:
 
 
 def forget(what: str | None) -> None:
-    from cmd_video.training import loop
+    from cmd_video.training import loop, run_state
 
     if what == "ema":
         loop.EMAModel.load_state_dict = lambda self, state: None
     elif what == "optimizer":
-        loop.unpack_optimizer = lambda *args: None
+        run_state.unpack_optimizer = lambda *args: None
     elif what == "data":
         sampler = loop.StepSampler
         loop.StepSampler = lambda first, last, *rest: sampler(0, last, *rest[:4])

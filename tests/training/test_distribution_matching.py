@@ -28,7 +28,7 @@ def awake(name, build_tiny, batch_of, numbers=range(3), **changes):
     for part in (stage.objective.teacher, stage.objective.fake_score):
         for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
-    return stage, batch_of(dataset, numbers)
+    return stage, {**batch_of(dataset, numbers), "step": numbers[0] // 4}
 
 
 def example(stage, batch):

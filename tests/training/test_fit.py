@@ -16,7 +16,7 @@ MISFITS = [  # stage, field, value, how the message begins
     ("autoencoder", "validation.data.width", 18, "validation.data.width: 18 is no multiple"),
     ("image", "data.width", 15, "data.width: 15 is no multiple"),
     ("motion", "data.num_frames", 3, "data.num_frames: 3 is no multiple"),
-    ("motion", "data.height", 20, "data.height: in latents 10 is no multiple"),
+    ("motion", "data.height", 20, "data.height in latents: 10 is no multiple"),
     # between components
     ("autoencoder", f"{C}.vae.config.patch_size", 5, "components.autoencoder.config.in_channels: 12, must be 75"),
     ("image", f"{C}.vae.config.patch_size", 4, "components.unet.config.in_channels: 12, must be 48"),
@@ -38,10 +38,10 @@ MISFITS = [  # stage, field, value, how the message begins
         4,
         "components.motion_transformer.config.auto",
     ),
-    ("motion", f"{C}.motion_transformer.config.content_patch_size", 3, "data.height: in latents 8 is no multiple"),
-    ("motion", f"{C}.motion_transformer.config.patch_size", 4, "data.height: in latents 8 is no multiple"),
+    ("motion", f"{C}.motion_transformer.config.content_patch_size", 3, "data.height in latents: 8 is no multiple"),
+    ("motion", f"{C}.motion_transformer.config.patch_size", 3, "data.num_frames: 4 is no multiple"),
     ("content", "validation.num_inference_steps", 1001, "validation.num_inference_steps: 1001"),
-    ("content", f"{C}.content_scheduler.config.beta_end", 3.0, "components.content_scheduler.config: its betas"),
+    ("content", f"{C}.content_scheduler.config.beta_end", 3.0, "components.content_scheduler.config: betas from"),
     # numbers that no component can have
     *(
         (stage, f"{C}.{part}.config.{name}", value, f"components.{part}.config.{name}: ")

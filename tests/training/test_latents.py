@@ -1,10 +1,16 @@
 """Precomputed latents: the same loss as running the autoencoder on the fly, written once, drawn in passes."""
 
+import json
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from cmd_video.data.latents import LatentsDataset, write_latents
+from cmd_video.data.latents import LatentsDataset, read_shard, write_latents
 from cmd_video.denoisers.latent_space import encode_video
 
 
@@ -95,6 +101,208 @@ def test_a_run_encodes_its_clips_or_others(tiny_config, run_train, tmp_path):
     with pytest.raises(ValueError, match="overrides: 'loop.steps=3': encoding uses the fields of `data`"):
         encode("new", overrides=["loop.steps=3"])
     assert not (tmp_path / "new").exists()
+
+
+# --- what latents are of ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny_config, run_train, tmp_path_factory):
+    """A folder with clips, a run of an autoencoder on them, and their latents in shards of two."""
+    from cmd_video.data.video_file import write_video
+    from cmd_video.training.encode import encode_run
+
+    root = tmp_path_factory.mktemp("encoded")
+    (root / "clips").mkdir()
+    for number in range(6):
+        frames = np.random.default_rng(number).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+        write_video(frames, root / "clips" / f"{number}.mp4", fps=8)
+        (root / "clips" / f"{number}.txt").write_text(f"old {number}")
+    data = {"kind": "captioned_folder", "path": str(root / "clips"), "num_frames": 4, "height": 16, "width": 16}
+    data["train"] = False
+    run_train(tiny_config("autoencoder", root / "run", loop__steps=2, data=data, validation__data=data))
+    encode_run(root / "run", root / "latents", 6, shard_size=2)
+
+    return root
+
+
+def change_a_clip(clips):
+    (clips / "1.mp4").write_bytes((clips / "2.mp4").read_bytes())
+
+
+def touch_a_clip(clips):
+    os.utime(clips / "3.mp4", (1, 1))
+
+
+def change_a_caption(clips):
+    (clips / "4.txt").write_text("new")
+
+
+def swap_a_clip(clips):
+    for suffix in (".mp4", ".txt"):
+        (clips / f"5{suffix}").rename(clips / f"7{suffix}")
+
+
+@pytest.mark.parametrize("change", [change_a_clip, touch_a_clip, change_a_caption, swap_a_clip])
+def test_latents_of_clips_that_changed_are_not_taken_for_new_ones(change, encoded):
+    from cmd_video.training.encode import encode_run
+
+    root = encoded
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (root / "clips").iterdir()}
+    assert encode_run(root / "run", root / "latents", 6, shard_size=2) == 6  # as they are
+    shards = {path: path.read_bytes() for path in (root / "latents").iterdir()}
+    change(root / "clips")
+    try:
+        with pytest.raises(ValueError, match="latents: holds latents of these clips as they were; files, captions or"):
+            encode_run(root / "run", root / "latents", 6, shard_size=2)
+        assert {path: path.read_bytes() for path in (root / "latents").iterdir()} == shards
+        assert encode_run(root / "run", root / f"new-{change.__name__}", 6, shard_size=2) == 6
+    finally:
+        for path in (root / "clips").iterdir():
+            path.unlink()
+        for path, (content, time) in before.items():
+            path.write_bytes(content)
+            os.utime(path, ns=(time, time))
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_latents_of_another_autoencoder_are_refused(name, encoded, tiny_config, tiny_components, run_train, tmp_path):
+    root = encoded
+    data = {"kind": "latents", "path": str(root / "latents")}
+    config = tiny_config("motion", tmp_path / "run", data=data, validation__data=data, loop__steps=1)
+    for part in ("autoencoder", "vae"):
+        config["components"][part] = {"path": str(root / "run" / "pipeline")}
+    config["validation"]["num_samples"] = 0
+    run_train(config)
+    other = tiny_components(name, seed=5)[name]
+    if name == "vae":
+        other.register_to_config(scaling_factor=1.0)
+    other.save_pretrained(tmp_path / "other" / name)
+    config["components"][name] = {"path": str(tmp_path / "other")}
+    config["output_dir"] = str(tmp_path / "another")
+    with pytest.raises(ValueError, match=rf"data\.path: .* holds latents of another {name} than components\.{name}"):
+        run_train(config)
+    assert not (tmp_path / "another").exists()
+
+
+def test_what_an_earlier_version_said_of_the_autoencoder_is_read(encoded, tiny_config, tiny_components, tmp_path):
+    """The sha256 of its files; and latents that say nothing are taken."""
+    from cmd_video.training.config import TrainConfig
+    from cmd_video.training.fit import check_latents
+
+    root = encoded
+    shutil.copytree(root / "latents", tmp_path / "latents")
+    index = json.loads((tmp_path / "latents" / "index.json").read_text())
+    tiny_components("autoencoder", seed=5)["autoencoder"].save_pretrained(tmp_path / "other" / "autoencoder")
+
+    def check(recipe, folder):
+        (tmp_path / "latents" / "index.json").write_text(json.dumps({**index, "recipe": recipe}))
+        data = {"kind": "latents", "path": str(tmp_path / "latents")}
+        config = tiny_config("motion", tmp_path / "run", data=data, validation__data=data)
+        config["components"]["autoencoder"] = {"path": str(folder)}
+        config = TrainConfig.model_validate(config)
+        parts = tiny_components("motion_transformer") | {"autoencoder": None}
+        check_latents(config, parts, config.data.open(), config.validation.data.open())
+
+    old = {"autoencoder_sha256": index["recipe"]["autoencoder_sha256"]}
+    check(old, root / "run" / "pipeline")
+    check({}, tmp_path / "other")
+    with pytest.raises(ValueError, match="holds latents of another autoencoder"):
+        check(old, tmp_path / "other")
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def cut_the_prompts(path):
+    with safe_open(path, "pt") as shard:
+        metadata = shard.metadata()
+    save_file(load_file(path), path, metadata={**metadata, "prompts": json.dumps(["only one"])})
+
+
+def reverse(path):
+    with safe_open(path, "pt") as shard:
+        metadata = shard.metadata()
+    tensors = load_file(path)
+    save_file({**tensors, "content_frame": tensors["content_frame"].flip(0).contiguous()}, path, metadata=metadata)
+
+
+SHARD_DAMAGE = [
+    truncate, flip_a_bit, cut_the_prompts, reverse,
+    lambda path: path.write_bytes(b""), lambda path: path.unlink(), lambda path: path.write_bytes(b"\x80\x04N."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", SHARD_DAMAGE)
+def test_a_damaged_shard_is_noticed_and_mended(damage, encoded, tmp_path):
+    from cmd_video.training.encode import encode_run
+
+    root = encoded
+    path = root / "latents" / "shard-00001.safetensors"
+    whole, others = read_shard(path), (root / "latents" / "shard-00000.safetensors").stat().st_mtime_ns
+    damage(path)
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors: ") as caught:
+        LatentsDataset(root / "latents")
+    assert "\n" not in str(caught.value)
+    assert encode_run(root / "run", root / "latents", 6, shard_size=2) == 6
+    mended = read_shard(path)
+    assert mended.prompts == whole.prompts
+    assert all(torch.equal(mended.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    assert (root / "latents" / "shard-00000.safetensors").stat().st_mtime_ns == others
+
+
+def entry(number, clips=2):
+    return {"file": f"shard-{number:05d}.safetensors", "clips": clips}
+
+
+INDEXES = {
+    "a list": ([], "not an index of latents"),
+    "no shards": ({"clips": 0}, "not an index of latents"),
+    "none of them": ({"clips": 0, "shards": []}, "no shards"),
+    "a wrong total": ({"clips": 7, "shards": [entry(0), entry(1), entry(2)]}, "7 clips, its shards have 6"),
+    "one twice": ({"clips": 6, "shards": [entry(0), entry(0), entry(1)]}, "'shard-00000.safetensors' at place 1"),
+    "reversed": ({"clips": 6, "shards": [entry(2), entry(1), entry(0)]}, "'shard-00002.safetensors' at place 0"),
+    "outside": ({"clips": 2, "shards": [{"file": "../shard-00000.safetensors", "clips": 2}]}, "at place 0, must be"),
+    "absolute": ({"clips": 2, "shards": [{"file": "/etc/passwd", "clips": 2}]}, "at place 0, must be"),
+    "a missing one": ({"clips": 8, "shards": [entry(0), entry(1), entry(2), entry(3)]}, "no such file"),
+    "other counts": ({"clips": 6, "shards": [entry(0, 1), entry(1, 3), entry(2)]}, "holds 2 clips, index.json says 1"),
+    "no number": ({"clips": None, "shards": [entry(0)]}, "not an index of latents"),
+    "nested": ("[" * 20_000, "not an index of latents"),
+    "not JSON": ("{", "not an index of latents"),
+}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_an_index_that_is_wrong(kind, encoded, tmp_path):
+    root = encoded
+    shutil.copytree(root / "latents", tmp_path / "latents")
+    content, message = INDEXES[kind]
+    (tmp_path / "latents" / "index.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError) as caught:
+        LatentsDataset(tmp_path / "latents")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_shards_of_an_earlier_version_are_read(encoded, tmp_path):
+    """They say nothing of what they hash to."""
+    root = encoded
+    shutil.copytree(root / "latents", tmp_path / "latents")
+    for path in (tmp_path / "latents").glob("shard-*"):
+        with safe_open(path, "pt") as shard:
+            prompts = shard.metadata()["prompts"]
+        save_file(load_file(path), path, metadata={"prompts": prompts})
+    one, other = LatentsDataset(root / "latents"), LatentsDataset(tmp_path / "latents")
+    assert torch.equal(one.content_frames, other.content_frames) and one.prompts == other.prompts
 
 
 def test_a_small_set_is_encoded_several_times_at_other_places(tiny_config, run_train, tmp_path):

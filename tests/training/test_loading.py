@@ -1,4 +1,4 @@
-"""Loading processes: what they cannot read is counted once and kept, what goes wrong is one line, nobody waits for ever."""
+"""Loading processes: what they cannot read is counted once and kept, errors are one line, no wait is endless."""
 
 import json
 import os

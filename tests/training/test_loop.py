@@ -13,13 +13,9 @@ from cmd_video.denoisers.latent_space import encode_video
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.draws import Draws
 from cmd_video.models import CMDAutoencoder
-from cmd_video.pipelines import CMDPipeline
-from cmd_video.sprites.section import SpritesData
 from cmd_video.training import loop
-from cmd_video.training.autoencoder_stage import AutoencoderStage
 from cmd_video.training.checkpoint import load_latest
 from cmd_video.training.components import build_components
-from cmd_video.training.export import export_pipeline
 
 STAGES = ("autoencoder", "image", "content", "motion")
 
@@ -48,52 +44,6 @@ def same_moment(default_rng):
         return default_rng([key[0] % 4, *key[1:]] if isinstance(key, list) and key[2:] == [2] else key)
 
     return call
-
-
-# --- nonsense --------------------------------------------------------------------------------------------------------
-
-
-class NanAt:
-    """A dataset with one broken clip."""
-
-    def __init__(self, dataset, number):
-        self.dataset, self.number = dataset, number
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, number):
-        item = self.dataset[number]
-        if number == self.number:
-            item["video"][0, 0, 0, 0] = math.nan
-        return item
-
-
-@pytest.mark.parametrize("name", ["autoencoder", "image"])
-def test_a_loss_that_is_no_number_stops_before_the_update(name, tiny_config, run_train, monkeypatch, tmp_path):
-    opened = SpritesData.open
-    monkeypatch.setattr(SpritesData, "open", lambda self, **how: NanAt(opened(self, **how), 4 * 4 + 2))
-    with pytest.raises(ValueError, match="step 5: the loss is nan"):
-        run_train(tiny_config(name, tmp_path / "broken", loop__log_every=50))
-    monkeypatch.undo()
-    run_train(tiny_config(name, tmp_path / "whole", loop__log_every=50, loop__checkpoint_every=4))
-    step, tensors, _ = load_latest(tmp_path / "broken" / "checkpoints")
-    assert step == 4 and all(t.isfinite().all() for named in tensors.values() for t in named.values())
-    whole = (tmp_path / "whole" / "checkpoints" / "step-00000004" / "ema.safetensors").read_bytes()
-    assert (tmp_path / "broken" / "checkpoints" / "step-00000004" / "ema.safetensors").read_bytes() == whole
-
-
-def test_a_gradient_that_is_no_number_stops_before_the_update(tiny_config, run_train, monkeypatch, tmp_path):
-    forward = AutoencoderStage.forward
-
-    def steep(self, batch):
-        loss = forward(self, batch)  # a finite loss; the derivative of the root at 0 is not
-        return loss + (0 * self.autoencoder.patch_embed.weight.sum()).sqrt() if 8 in batch["number"] else loss
-
-    monkeypatch.setattr(AutoencoderStage, "forward", steep)
-    with pytest.raises(ValueError, match="step 3: the gradient norm is"):
-        run_train(tiny_config("autoencoder", tmp_path))
-    assert load_latest(tmp_path / "checkpoints")[0] == 2
 
 
 # --- what a run writes -----------------------------------------------------------------------------------------------
@@ -185,50 +135,6 @@ def test_conditions_are_dropped_at_their_rate(name, rate, build_tiny, monkeypatc
     assert rows["prompt"] == ["p"] * 1000 and (rows["class"] == 1).all()
     stage.validate(batch)
     assert not seen[1].is_absent("prompt").any() and not seen[1].is_absent("class").any()
-
-
-DIT = {
-    "class": "DiTTransformer2DModel",
-    "config": {
-        "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "in_channels": 12, "out_channels": 12,
-        "sample_size": 8, "patch_size": 2, "norm_num_groups": 4,
-    },
-}  # fmt: skip
-
-
-def class_conditional(name, num_classes):
-    """Changes to a tiny configuration: a denoiser told classes, here sprites' 16 motions."""
-    if name == "content":
-        parts = {"class": DIT["class"], "config": {**DIT["config"], "num_embeds_ada_norm": num_classes}}
-        return {"components__unet": parts}
-    return {"components__motion_transformer__config__num_classes": num_classes}
-
-
-@pytest.mark.parametrize("name", ["content", "motion"])
-def test_classes_reach_the_model(name, build_tiny, batch_of):
-    stage, dataset = build_tiny(name, weights=0.2, **class_conditional(name, 16))
-    x, condition = stage.denoiser.example(batch_of(dataset, range(3)))
-    labels, denoiser = condition["class"], stage.denoiser
-    null = {"class": torch.full_like(labels, 16)}
-    asked = {
-        "told": condition, "other": condition.having(**{"class": (labels + 1) % 16}),
-        "none": condition.without("class"), "prompt": condition.without("prompt"), "null": condition.having(**null),
-    }  # fmt: skip
-    stage.eval()
-    with torch.no_grad():
-        found = {
-            name: denoiser.predict(stage.model, x, torch.tensor([500] * 3), denoiser.encode(given))
-            for name, given in asked.items()
-        }
-    assert min((found["told"] - found[name]).abs().max() for name in ("other", "none")) > 1e-3
-    assert torch.equal(found["none"], found["null"])
-    assert torch.equal(found["prompt"], found["told"]) == (name == "content")  # the DiT knows classes alone
-
-
-@pytest.mark.parametrize("name", ["content", "motion"])
-def test_a_class_that_the_model_does_not_know(name, tiny_config, run_train, tmp_path):
-    with pytest.raises(ValueError, match=r"class_label: \d+ in the data, the model knows 0 to 1$"):
-        run_train(tiny_config(name, tmp_path / "run", **class_conditional(name, 2)))
 
 
 def test_a_dropped_prompt_reaches_the_text_encoder(build_tiny, batch_of, monkeypatch):
@@ -353,30 +259,3 @@ def test_the_motion_model_can_share_the_text_encoder(tiny_config, run_train, tmp
         config["components"][name] = config["components"].pop(f"motion_{name}")
     run_train(config)
     assert {path.name for path in (tmp_path / "pipeline").iterdir()} == config["components"].keys()
-
-
-# --- export ----------------------------------------------------------------------------------------------------------
-
-
-def test_runs_become_a_pipeline(tiny_config, run_train, tmp_path):
-    runs = [tmp_path / name for name in ("content", "motion", "autoencoder")]
-    for run in runs:
-        run_train(tiny_config(run.name, run))
-    folder = export_pipeline(runs, tmp_path / "model", guidance_scale=2.0, motion_guidance_scale=1.5)
-    pipe = CMDPipeline.from_pretrained(folder)
-    assert (pipe.sampling.content.guidance_scale, pipe.sampling.motion.guidance_scale) == (2.0, 1.5)
-    trained = CMDAutoencoder.from_pretrained(runs[2] / "pipeline" / "autoencoder")  # the last of three counts
-    assert pipe.autoencoder.config.latents_std == trained.config.latents_std is not None
-    assert all(torch.equal(a, b) for a, b in zip(pipe.autoencoder.parameters(), trained.parameters(), strict=True))
-    pipe.set_progress_bar_config(disable=True)
-    out = pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt")
-    assert out.frames.shape[-2:] == (16, 16) and out.frames.isfinite().all()
-
-    with pytest.raises(ValueError, match="output.*exists"):
-        export_pipeline(runs, tmp_path / "model")
-    with pytest.raises(ValueError, match="no motion_transformer, motion_scheduler in"):
-        export_pipeline([runs[0]], tmp_path / "other")
-    (tmp_path / "begun").mkdir()
-    with pytest.raises(ValueError, match="begun: no trained components"):
-        export_pipeline([*runs, tmp_path / "begun"], tmp_path / "other")
-    assert not list(tmp_path.glob("other*"))

@@ -169,7 +169,7 @@ def tiny_stage(distill_config, tmp_path, batch_of):
     def make(name, student="student", first=0, **recovery):
         config = TrainConfig.model_validate(distill_config(name, tmp_path, student, **recovery))
         stage = build_stage(config, build_components(config.components, ["a red ball"] * 3))
-        return stage, batch_of(config.data.open(), range(first, first + 4))
+        return stage, {**batch_of(config.data.open(), range(first, first + 4)), "step": first // 4}
 
     return make
 

@@ -62,7 +62,10 @@ def test_the_comparison_notices_a_resume_that_forgets(part, tiny_config, forked_
     assert differences(tmp_path / "reference", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
 def test_a_signal_saves_and_leaves(number, code, tiny_config, forked_train, differences, tmp_path):
     changes = {"loop__log_every": 3, "loop__checkpoint_every": 4}
     assert forked_train(tiny_config("motion", tmp_path / "reference", **changes)).codes == [0]
@@ -72,6 +75,19 @@ def test_a_signal_saves_and_leaves(number, code, tiny_config, forked_train, diff
     assert steps == ["step-00000004", "step-00000005"]
     assert forked_train(config).codes == [0]
     assert differences(tmp_path / "reference", tmp_path / "stopped") == []
+
+
+def test_a_closed_terminal_is_nothing_to_a_run_under_nohup():
+    from cmd_video.training.stopping import StopRequest
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        stop.restore()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_to_the_whole_group_leaves_the_loading_processes_alone(
@@ -99,6 +115,45 @@ def test_two_processes_take_the_same_turns_as_one(tiny_config, forked_train, ass
     assert forked_train(tiny_config("motion", tmp_path / "one", **changes)).codes == [0]
     assert forked_train(tiny_config("motion", tmp_path / "two", **changes), processes=2).codes == [0, 0]
     assert_close_logs(tmp_path / "one", tmp_path / "two")
+
+
+def test_parts_of_the_loss_are_means_over_micro_batches_and_processes(tiny_config, forked_train, read_log, tmp_path):
+    """As the loss is: task, content and adversarial of a recovery come out alike however a batch is dealt out."""
+    config = tiny_config("content", tmp_path / "one", loop__steps=2, validation__num_samples=0)
+    unet = config["components"]["unet"]
+    config["components"]["teacher"] = unet
+    config["objective"] = {"kind": "vdmini_recovery", "r1_weight": 0.0}
+    assert forked_train(config).codes == [0]
+    config["output_dir"] = str(tmp_path / "two")
+    assert forked_train(config, processes=2).codes == [0, 0]
+    config["output_dir"] = str(tmp_path / "parts")
+    config["loop"]["gradient_accumulation_steps"] = 4
+    assert forked_train(config).codes == [0]
+    one = read_log(tmp_path / "one", "train")
+    assert {"task", "content", "adversarial"} <= one[0].keys() and "discriminator" in one[1]
+    for other in ("two", "parts"):
+        for line, twin in zip(one, read_log(tmp_path / other, "train"), strict=True):
+            assert {**line, "kind": 0} == pytest.approx({**twin, "kind": 0}, rel=1e-3, abs=1e-6)
+
+
+def test_layers_that_draw_by_themselves_draw_otherwise_in_each_process_and_step():
+    seeds = [loop.seed_of_layers(seed, step, rank) for seed in (0, 3) for step in range(50) for rank in range(4)]
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds)  # of a seed torch's CPU generator takes 32 bits
+    assert loop.seed_of_layers(3, 7, 0) == 3 * 1_000_003 + 7  # runs of one process stay what they were
+
+
+@pytest.mark.parametrize("what", ["killed", "stopped"])
+def test_a_process_that_is_lost_does_not_keep_the_other_waiting(what, tiny_config, forked_train, tmp_path):
+    number = signal.SIGKILL if what == "killed" else signal.SIGSTOP
+    config = tiny_config("autoencoder", tmp_path / "run", loop__timeout_s=5)
+    codes = forked_train(config, processes=2, signal=[number, 3], signal_rank=1, end_with_the_first=True).codes
+    assert codes == [2, -signal.SIGKILL]
+
+
+def test_all_processes_refuse_what_the_first_one_refuses(tiny_config, forked_train, tmp_path):
+    assert forked_train(tiny_config("autoencoder", tmp_path / "run", loop__steps=2), processes=2).codes == [0, 0]
+    config = tiny_config("autoencoder", tmp_path / "run", data__seed=5)
+    assert forked_train(config, processes=2).codes == [2, 2]
 
 
 def test_two_processes_leave_together_and_one_goes_on(tiny_config, forked_train, assert_close_logs, tmp_path):
@@ -161,7 +216,7 @@ def test_validation_does_not_change_training(tiny_config, run_train, read_log, t
 
 
 def test_signals_and_log_are_given_back(tiny_config, run_train, monkeypatch, tmp_path):
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     logs = []
 
     def broken(stage, ema, held_out, log, *args):
@@ -173,6 +228,6 @@ def test_signals_and_log_are_given_back(tiny_config, run_train, monkeypatch, tmp
         patch.setattr(loop, "_validate", broken)
         run_train(tiny_config("autoencoder", tmp_path / "run", loop__validate_every=1))
     assert not logs[0].progress.live.is_started
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
     run_train(tiny_config("autoencoder", tmp_path / "run"))  # a second progress bar in this process
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers

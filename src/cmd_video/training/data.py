@@ -166,7 +166,10 @@ def training_batches(
         collate_fn=_as_it_is,
         worker_init_fn=partial(_start_loading, trainer=os.getpid()),
     )
-    batches: Any = iter(loader)
+    return _received(iter(loader), dataset, loop)  # it begins now: that takes a number from torch's generator
+
+
+def _received(batches: Any, dataset: ClipDataset, loop: LoopConfig) -> Iterator[dict[str, Any]]:
     while True:
         try:
             loaded = next(batches)

@@ -45,5 +45,5 @@ def _tensors(component: Any) -> dict[str, torch.Tensor]:
         weights = component.state_dict()
         encoder = {name: value for name, value in weights.items() if name.startswith("encoder.")}
         return encoder if hasattr(component, "quant_conv") and encoder else weights
-    tables = {name: getattr(component, name, None) for name in ("alphas_cumprod", "sigmas")}
+    tables = {name: getattr(component, name, None) for name in ("betas", "sigmas")}
     return {name: value for name, value in tables.items() if isinstance(value, torch.Tensor)}

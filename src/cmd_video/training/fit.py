@@ -59,7 +59,7 @@ def check_latents(config: TrainConfig, components: Mapping[str, Any], dataset: A
             if name in components and not _made(found.recipe, name, components[name], config):
                 raise ValueError(
                     f"{place}.path: {found.path} holds latents of another {name} than components.{name}; encode the "
-                    "clips with this one, or give the one that they are of"
+                    "clips with this one, or give the one that made them"
                 )
         channels, height, width = found.content_frames.shape[1:]
         _same(f"{place}.path: channels of the content frames", channels, _content_channels(config, components))
@@ -72,7 +72,7 @@ def check_latents(config: TrainConfig, components: Mapping[str, Any], dataset: A
 
 
 def _made(recipe: dict[str, Any], name: str, component: Any, config: TrainConfig) -> bool:
-    """Whether a component is the one that a recipe of latents states; True where it states nothing that can be told."""
+    """Whether a component is the one that a recipe of latents states; True where it says nothing that can be told."""
     if "digests" in recipe:
         return bool(recipe["digests"].get(name) == digest_of(component))
     path = config.components[name].path
@@ -157,18 +157,23 @@ def _check_motion_sides(place: str, model: Any, frames: int, height: int, width:
     of = "components.motion_transformer"
     _multiple(f"{place}.num_frames", frames, model.patch_size, f"{of}.config.patch_size")
     for name, side in (("height", height), ("width", width)):
-        _multiple(f"{place}.{name}: in latents", side, model.content_patch_size, f"{of}.config.content_patch_size")
+        _multiple(f"{place}.{name} in latents", side, model.content_patch_size, f"{of}.config.content_patch_size")
         unit = model.autoencoder_patch_size * model.patch_size
-        _multiple(f"{place}.{name}: in latents", side, unit, f"{of}.config.autoencoder_patch_size x patch_size")
+        _multiple(f"{place}.{name} in latents", side, unit, f"{of}.config.autoencoder_patch_size x patch_size")
 
 
 def _check_noise(config: TrainConfig, components: Mapping[str, Any], denoiser: str) -> None:
     """Whether a scheduler has levels of noise, and those that the network was trained with before."""
     name, network = SCHEDULERS[denoiser], NETWORKS[denoiser]
-    process = process_of(components[name])
-    for values in (process.signal, process.noise):
-        if not values.isfinite().all() or (values < 0).any() or (values == 0).all():
-            raise ValueError(f"components.{name}.config: its betas give no noise that makes sense")
+    try:
+        process = process_of(components[name])
+    except ValueError as error:
+        raise ValueError(f"components.{name}.config.{str(error).removeprefix('scheduler: ')}") from error
+    betas = getattr(components[name], "betas", None)
+    if betas is not None and not ((betas >= 0) & (betas <= 1)).all():
+        raise ValueError(
+            f"components.{name}.config: betas from {betas.min():g} to {betas.max():g}, must lie in [0, 1]"
+        )
     if config.validation.num_inference_steps > len(process):
         raise ValueError(
             f"validation.num_inference_steps: {config.validation.num_inference_steps}, "

@@ -28,13 +28,7 @@ from cmd_video.data.files import whole_folder
 
 from .build import build_stage
 from .captions import caption_remarks, captions_of
-from .checkpoint import (
-    load_latest,
-    pack_optimizer,
-    remove_old_checkpoints,
-    save_checkpoint,
-    unpack_optimizer,
-)
+from .checkpoint import load_latest, remove_old_checkpoints
 from .classes import settle_classes, write_names
 from .components import build_components
 from .config import LoopConfig, OptimizerConfig, TrainConfig
@@ -50,7 +44,8 @@ from .data import (
 from .digests import digests_of
 from .fit import check_latents
 from .logs import RunLog
-from .run_folder import compare, locked, previous_batch_size, record
+from .run_folder import compare, locked, record, samples_drawn
+from .run_state import check_finite, restore, save
 from .stage import LATENTS, Batch, Stage, to_device
 from .stopping import StopRequest
 
@@ -97,21 +92,7 @@ def train(config: TrainConfig) -> Path:
 def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     # Set up.
     loop, run = config.loop, Path(config.output_dir)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if loop.precision == "bf16" else "no",
-        gradient_accumulation_steps=loop.gradient_accumulation_steps,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                find_unused_parameters=bool(getattr(config.objective, "takes_turns", False))
-            ),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=loop.timeout_s)),
-        ],
-    )
-    per_process = loop.gradient_accumulation_steps * accelerator.num_processes
-    if loop.batch_size % per_process:
-        raise ValueError(
-            f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
-        )
+    accelerator = _processes(config)
     _first_process(accelerator, lambda: cleanup.enter_context(locked(run)))
     found = load_latest(run / "checkpoints")
     dataset, validation_dataset = config.data.open(on_device=True), config.validation.data.open()
@@ -137,9 +118,9 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     first_step, tensors, state = found or (0, {}, {})
     best: dict[str, Any] = {"step": None, "loss": math.inf}
     changes = _first_process(accelerator, lambda: compare(run, config, first_step, state, digests))
+    samples = _first_process(accelerator, lambda: samples_drawn(run, config, first_step, state))
     if found is not None:
-        best = _restore(stage, optimizer, ema, tensors, state, best)
-    samples = state.get("samples", first_step * previous_batch_size(run, config))  # an older checkpoint has no count
+        best = restore(stage, optimizer, ema, tensors, state, best)
 
     # Data.
     sampler = StepSampler(
@@ -179,27 +160,21 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         rate = learning_rate(step, loop.steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        total_loss, terms, batches = 0.0, [], []
+        total_loss, terms = 0.0, []
+        clips: list[Batch] = []
         for _ in range(loop.gradient_accumulation_steps):
             batch = finish_batch(dataset, to_device(next(loader), accelerator.device))
-            batches.append({"step": step, **batch})
             with accelerator.accumulate(wrapped), accelerator.autocast():
-                loss = wrapped(batches[-1])
+                loss = wrapped({"step": step, **batch})
                 accelerator.backward(loss)
             terms.append(stage.terms)
+            clips.append({name: batch[name] for name in ("number", "prompt", "path") if name in batch})
             mean_loss = accelerator.reduce(loss.detach(), reduction="mean").item()
-            if not math.isfinite(mean_loss):
-                where = name_clips(batches[-1:]) if not math.isfinite(loss.item()) else "in another process"
-                raise ValueError(
-                    f"step {step + 1}: the loss is {mean_loss}, {where}; stopped before the update, {run} keeps its "
-                    "checkpoints"
-                )
+            own = math.isfinite(loss.item())
+            _check_number(step + 1, "loss", mean_loss, [] if own else [batch])
             total_loss += mean_loss / loop.gradient_accumulation_steps
         norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), config.optimizer.max_grad_norm or math.inf))
-        if not math.isfinite(norm):
-            raise ValueError(
-                f"step {step + 1}: the gradient norm is {norm}, {name_clips(batches)}; stopped before the update"
-            )
+        _check_number(step + 1, "gradient norm", norm, clips)
         optimizer.step()
         optimizer.zero_grad()
         ema.step(stage.learning().values())
@@ -218,10 +193,10 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         ends = done == loop.steps or stop.requested or stop.late
         due = done % loop.checkpoint_every == 0 or done == best["step"] or ends
         if due:
-            _check_finite(done, stage.learning())
+            check_finite(done, stage.learning())
         if due and accelerator.is_main_process:
             more = {"samples": samples, "digests": digests, "pending": log.pending}
-            _save(run, done, stage, optimizer, ema, best, more, config)
+            save(run, done, stage, optimizer, ema, best, more, config)
         if stop.requested:
             accelerator.wait_for_everyone()
             raise SystemExit(128 + stop.requested)
@@ -248,6 +223,36 @@ def _remark(log: RunLog, stage: Stage, datasets: dict[str, ClipDataset]) -> None
         for line in caption_remarks(stage.components, dataset, place):
             logger.warning(line)
             log.remark(0, line)
+
+
+def _processes(config: TrainConfig) -> Accelerator:
+    """Who takes part in the run, and in which precision."""
+    loop = config.loop
+    accelerator = Accelerator(
+        mixed_precision="bf16" if loop.precision == "bf16" else "no",
+        gradient_accumulation_steps=loop.gradient_accumulation_steps,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                find_unused_parameters=bool(getattr(config.objective, "takes_turns", False))
+            ),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=loop.timeout_s)),
+        ],
+    )
+    per_process = loop.gradient_accumulation_steps * accelerator.num_processes
+    if loop.batch_size % per_process:
+        raise ValueError(
+            f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
+        )
+    return accelerator
+
+
+def _check_number(step: int, what: str, value: float, clips: list[Batch]) -> None:
+    """Raise a ValueError if a loss or a gradient is no number; `clips` are this process's, none if it is another's."""
+    if not math.isfinite(value):
+        where = name_clips(clips) if clips else "in another process"
+        raise ValueError(
+            f"step {step}: the {what} is {value}, {where}; stopped before the update, checkpoints stay as they are"
+        )
 
 
 def _first_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
@@ -307,16 +312,6 @@ def _try_out(stage: Stage, batch: Batch, held_out: Batch, accelerator: Accelerat
         raise ValueError(f"components: they, or they and the clips, do not fit each other: {reason}") from error
 
 
-def _check_finite(step: int, weights: dict[str, Any]) -> None:
-    """Raise a ValueError if a weight is not a number."""
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise ValueError(
-                f"step {step}: {name} holds values that are not numbers; not saved, older checkpoints stay. Is "
-                "optimizer.lr too large?"
-            )
-
-
 def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
     """Gradient checkpointing and compilation, as far as the configuration asks for them."""
     if loop.gradient_checkpointing:
@@ -352,64 +347,6 @@ def export_components(stage: Stage, dataset: ClipDataset, folder: Path, class_na
 
 def _needs_captions(config: TrainConfig) -> bool:
     return any("tokenizer" in name and part.path is None for name, part in config.components.items())
-
-
-def _restore(
-    stage: Stage,
-    optimizer: Any,
-    ema: EMAModel,
-    tensors: dict[str, Any],
-    state: dict[str, Any],
-    best: dict[str, Any],
-) -> dict[str, Any]:
-    """All or nothing: a missing part is an error. Returns the best step so far, with its loss."""
-    try:
-        for name, weight in chain(tensors["model"].items(), tensors["ema"].items()):
-            if weight.is_floating_point() and not weight.isfinite().all():
-                raise ValueError(
-                    f"the checkpoint of step {state['step']} holds values that are not numbers in {name}; remove it "
-                    "to go on from the one before it"
-                )
-        stage.load_state_dict(tensors["model"])
-        if state["optimizer_groups"] is not None:  # a light checkpoint has no moments, they start anew
-            inner = getattr(optimizer, "optimizer", optimizer)
-            unpack_optimizer(inner, tensors["optimizer"], state["optimizer_groups"])
-        names = list(stage.learning())
-        ema.load_state_dict(
-            {**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]}
-        )
-        ema.to(next(stage.parameters()).device)
-        return best if state["best"]["step"] is None else dict(state["best"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        reason = textwrap.shorten(str(error), 300)  # torch names every weight
-        raise ValueError(f"the checkpoint of step {state['step']} does not fit this run: {reason}") from error
-
-
-def _save(
-    run: Path,
-    step: int,
-    stage: Stage,
-    optimizer: Any,
-    ema: EMAModel,
-    best: dict[str, Any],
-    more: dict[str, Any],
-    config: TrainConfig,
-) -> None:
-    moments, groups = pack_optimizer(getattr(optimizer, "optimizer", optimizer))
-    tensors = {
-        "model": stage.state_dict(),
-        "ema": dict(zip(stage.learning(), ema.shadow_params, strict=True)),
-        "optimizer": moments,
-    }
-    state = {
-        "optimizer_groups": groups,
-        "ema": {"optimization_step": ema.optimization_step},
-        "best": {"step": best["step"], "loss": best["loss"] if best["step"] is not None else None},
-        "stage": config.stage,
-        **more,  # samples drawn, digests of what stays as it is, values for the next line of the log
-    }
-    save_checkpoint(run / "checkpoints", step, tensors, state)
-    remove_old_checkpoints(run / "checkpoints", step, config.loop.keep_last, best["step"])
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ def locked(run: Path) -> Iterator[None]:
         _held.discard(descriptor)
         os.close(descriptor)
         for folder in missing:
-            if not any(folder.iterdir()):
+            if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
 
@@ -143,11 +143,15 @@ def compare(
     return changes
 
 
-def previous_batch_size(run: Path, config: TrainConfig) -> int:
-    """Samples of a step when the run was here last: an older checkpoint does not say how many were drawn."""
+def samples_drawn(run: Path, config: TrainConfig, first_step: int, state: dict[str, Any]) -> int:
+    """How many samples the steps that are done have used; an older checkpoint does not say, but all of them were of
+    the batch size that the folder's configuration has.
+    """
+    if "samples" in state or not first_step:
+        return int(state.get("samples", 0))
     path = run / "config.json"
     loop = json.loads(path.read_text()).get("loop", {}) if path.is_file() else {}
-    return int(loop.get("batch_size", config.loop.batch_size))
+    return first_step * int(loop.get("batch_size", config.loop.batch_size))
 
 
 def record(run: Path, config: TrainConfig, changes: list[Change], first_step: int) -> None:
