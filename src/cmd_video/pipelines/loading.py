@@ -34,13 +34,16 @@ def load_pipeline(
         if not index.is_file():
             raise ValueError(f"model: {folder} is not a pipeline folder (no model_index.json)")
         try:
-            kind = json.loads(index.read_text()).get("_class_name")
+            found = json.loads(index.read_text())
         except ValueError as error:
             raise ValueError(f"model: {index} is not JSON: {error}") from error
+        kind = found.get("_class_name") if isinstance(found, dict) else type(found).__name__
         if kind != CMDPipeline.__name__:
             raise ValueError(f"model: {folder} holds a {kind}, allowed: {CMDPipeline.__name__}")
     try:
         target = torch.device(device)
+        if target.type == "meta":
+            raise ValueError(f"device: {device!r} holds no values")
         pipe = CMDPipeline.from_pretrained(model, torch_dtype=dtype)
     except SafetensorError as error:
         raise ValueError(f"model: the weights in {folder} are damaged: {error}") from error

@@ -141,6 +141,8 @@ def reconstruction_rows(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | Non
     }
     found: dict[str, dict[str, list[float]]] = {}
     for name, prediction in shown.items():
+        if not prediction.isfinite().all():
+            raise ValueError(f"autoencoder: its {name.replace('_', ' ')} holds values that are not numbers")
         prediction = prediction.clamp(-1, 1)
         squared = (prediction - video).square().flatten(1).double().mean(dim=1)
         psnr = 10 * torch.log10(4 / squared.clamp(min=4e-6))
