@@ -19,6 +19,13 @@ import typer.core
 import typer.main
 
 TRACEBACK_VARIABLE = "CMD_VIDEO_TRACEBACK"
+ARGUMENTS = {  # of the library -> of a command, where it has another name
+    "num_inference_steps": "steps",
+    "motion_num_inference_steps": "motion_steps",
+    "guidance_scale": "guidance",
+    "motion_guidance_scale": "motion_guidance",
+    "class_labels": "class_label",
+}
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -107,7 +114,8 @@ def options_of(app: Any, arguments: Sequence[str]) -> dict[str, str]:
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
     long = ((param.name, [name for name in param.opts if name.startswith("--")]) for param in command.params)
-    return {name: names[0] for name, names in long if names}
+    found = {name: names[0] for name, names in long if names}
+    return found | {argument: found[name] for argument, name in ARGUMENTS.items() if name in found}
 
 
 def print_version(wanted: bool) -> None:
@@ -123,7 +131,8 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
     """Run the command line and return its exit code.
 
     A mistake of the user (a wrong flag, `ValueError`, which pydantic's ValidationError is too, or `OSError`) becomes
-    one line on stderr and exit code 2. Any other exception is a bug of ours and keeps its traceback; with the
+    one line on stderr and exit code 2; so does a size that the
+    memory cannot hold. Any other exception is a bug of ours and keeps its traceback; with the
     environment variable CMD_VIDEO_TRACEBACK=1 they all do.
 
     Args:
@@ -136,7 +145,12 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
         result = app(arguments or ["--help"], prog_name="cmd-video", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED
-    except (UsageProblem, ValueError, OSError) as error:
+    except (UsageProblem, ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, RuntimeError)):
+            from cmd_video.cli.errors import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
         from cmd_video.cli.errors import describe

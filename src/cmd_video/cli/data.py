@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cmd_video.data.files import writable_file, writable_folder
+
 from .options import Device
 
 app = typer.Typer(help="Look over and encode training data: check, encode.")
@@ -37,8 +39,10 @@ def check_command(
 
     from cmd_video.data.check import check_clips, find_clips
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "--json: no such folder", str(json_file.parent))
+    if json_file is not None:
+        writable_file(json_file)
+        if not json_file.absolute().parent.is_dir():
+            raise FileNotFoundError(2, "--json: no such folder", str(json_file.parent))
     clips = find_clips(path, kind, video_root=video_root, split=split)
     console = Console(soft_wrap=True)
     progress = track(clips, "decoding", console=Console(stderr=True), transient=True)
@@ -60,7 +64,9 @@ def check_command(
 @app.command("encode")
 def encode_command(
     run: Annotated[Path, typer.Argument(help="A finished run that holds an autoencoder.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.", callback=writable_folder)
+    ],
     num_clips: Annotated[int, typer.Option(min=1, help="Clips; at most the whole set in each pass.")] = 10_000,
     passes: Annotated[
         int, typer.Option(min=1, help="Go through a small set of videos so often, at other places each time.")

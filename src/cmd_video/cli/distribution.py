@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Output, progress_bar
+from .options import Device, Output, progress_bar, writable_pair
 from .sources import (
     BatchSize,
     DrawSeed,
@@ -43,7 +43,9 @@ Extractor = Annotated[
 
 def reference(
     source: Annotated[str, typer.Argument(help="Clips: a folder, manifest, .npz, or training configuration (.yaml).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Writes OUTPUT.safetensors and OUTPUT.json.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Writes OUTPUT.safetensors and OUTPUT.json.", callback=writable_pair)
+    ],
     extractor: Extractor = "i3d-torchscript",
     frames: Frames = 16,
     size: Size = None,

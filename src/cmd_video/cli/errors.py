@@ -27,6 +27,8 @@ def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
     elif isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
+    elif is_out_of_memory(error):
+        text = f"not enough memory for this size: {str(error).splitlines()[0] if str(error) else 'none left'}"
     elif hasattr(error, "format_message"):  # typer's own
         text = error.format_message()
         if isinstance(error.__cause__, ValidationError):  # typer drops the value that it gave to pydantic
@@ -34,6 +36,14 @@ def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
     else:
         text = as_typed(str(error), options or {})
     return one_line(text) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something was too large, in the words of Python, of torch on a GPU or of torch on a CPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def as_typed(text: str, options: Mapping[str, str]) -> str:
