@@ -11,7 +11,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-NOISE = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "clip_sample": False}
+NOISE = {
+    "beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "clip_sample": False,
+    "timestep_spacing": "trailing",
+}  # fmt: skip
 TINY_COMPONENTS: dict[str, dict[str, Any]] = {
     "vae": {"class": "AutoencoderPixelUnshuffle", "config": {"patch_size": 2, "scaling_factor": 2.0}},
     "autoencoder": {

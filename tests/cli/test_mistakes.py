@@ -23,11 +23,11 @@ MISTAKES = {
     "damaged model": (["generate", "x", "--model", "{damaged}", "-o", "{out}/a.mp4"], ["damaged"]),
     "two conditions": (
         ["generate", "x", "--class", "1", "--model", "{model}", "-o", "{out}/a.mp4"],
-        ["prompt", "class_labels"],
+        ["prompt", "--class"],
     ),
     "class without classes": (
         ["generate", "--class", "1", "--model", "{model}", "-o", "{out}/a.mp4"],
-        ["class_labels"],
+        ["--class"],
     ),
     "no such image": (
         ["generate", "x", "--image", "{out}/i.png", "--model", "{model}", "-o", "{out}/a.mp4"],
@@ -45,11 +45,11 @@ MISTAKES = {
     ),
     "steps": (
         ["generate", "x", "--steps", "0", "--model", "{model}", "-o", "{out}/a.mp4"],
-        ["num_inference_steps", "0"],
+        ["--steps", "0"],
     ),
     "guidance": (
         ["generate", "x", "--guidance", "0.5", "--model", "{model}", "-o", "{out}/a.mp4"],
-        ["guidance_scale", "0.5"],
+        ["--guidance", "0.5"],
     ),
     "prompts file": (["generate", "--prompts-file", "{out}/p.txt", "--model", "{model}", "-o", "{out}/d"], ["p.txt"]),
     "empty prompts": (["generate", "--prompts-file", "{blank}", "--model", "{model}", "-o", "{out}/d"], ["no prompt"]),
@@ -77,7 +77,7 @@ MISTAKES = {
         ["components.vae", "none"],
     ),
     "export nothing": (["export", "{empty}", "-o", "{out}/m"], ["no trained components"]),
-    "export over": (["export", "{model}", "-o", "{empty}"], ["exists"]),
+    "export over": (["export", "{model}", "-o", "{model}"], ["exists"]),
     "latents missing": (["train", "{config}", "--set", "data={{kind: sprites, size: 3}}"], ["data", "size"]),
     "unknown verb": (["generat"], ["generate"]),
 }

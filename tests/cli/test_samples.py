@@ -75,7 +75,8 @@ def test_a_model_of_classes(run, tiny_pipeline, tmp_path):
         "motion_transformer": CMDMotionTransformer(4, 12, 2, 2, 4, num_layers=1, dim=16, num_heads=2, num_classes=3),
         "autoencoder": CMDAutoencoder.from_pretrained(tiny_pipeline / "autoencoder"),
         "vae": AutoencoderPixelUnshuffle.from_pretrained(tiny_pipeline / "vae"),
-        **{name: DDIMScheduler(clip_sample=False) for name in ("content_scheduler", "motion_scheduler")},
+        "content_scheduler": DDIMScheduler(clip_sample=False, timestep_spacing="trailing"),
+        "motion_scheduler": DDIMScheduler(clip_sample=False, timestep_spacing="trailing"),
     }  # fmt: skip
     CMDPipeline(**parts).save_pretrained(tmp_path / "model")
     CMDPipeline(**parts, id2label={0: "run", 1: "jump", 2: "2"}).save_pretrained(tmp_path / "named")

@@ -26,13 +26,12 @@ from cmd_video.diffusion.sample import sample
 from cmd_video.diffusion.solvers import (
     EtaSolver,
     SchedulerSolver,
-    check_starts,
-    check_steps,
     ddim,
     jumps,
     multistep,
     with_schedule,
 )
+from cmd_video.diffusion.timesteps import check_starts, check_steps
 
 MEAN, SPREAD = torch.tensor([-0.5, 2.0]).view(1, 2, 1), torch.tensor([0.3, 1.4]).view(1, 2, 1)
 

@@ -172,3 +172,113 @@ def test_a_picture_stored_lying_has_its_upright_size(text_pipeline, generate):
     stored.getexif()[0x0112] = 6
     out = generate(text_pipeline, image=stored, height=16, width=24, num_inference_steps=1)
     assert out.frames.shape[-2:] == (16, 24)
+
+
+# --- several, in whatever sequence; what cannot be; what is not finite -----------------------------------------------
+
+
+def clips(pipeline, **arguments):
+    return pipeline(output_type="np", num_inference_steps=2, **arguments).frames
+
+
+SEVERAL = {
+    "prompt": (["a red ball", "a blue square"], {}),
+    "negative_prompt": (["green", "white"], {"prompt": ["a red ball", "a blue square"]}),
+    "generator": (None, {"prompt": ["a red ball", "a blue square"]}),
+    "image": (None, {"prompt": ["a red ball", "a blue square"]}),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_tuple_is_what_the_list_is(text_pipeline, make_image, name):
+    def several():
+        made = {
+            "generator": [torch.Generator().manual_seed(n) for n in (0, 1)],
+            "image": [make_image(), make_image().rotate(90)],
+        }
+        return made.get(name, SEVERAL[name][0])
+
+    others = {"generator": [torch.Generator().manual_seed(n) for n in (0, 1)]} if name != "generator" else {}
+
+    def draw(kind):
+        source = {"generator": [torch.Generator().manual_seed(n) for n in (0, 1)]} if others else {}
+        return clips(text_pipeline, **{**SEVERAL[name][1], **source, name: kind(several())})
+
+    assert (draw(list) == draw(tuple)).all()
+
+
+def test_a_tuple_of_classes_is_what_the_list_is(class_pipeline):
+    def draw(labels):
+        return clips(class_pipeline, class_labels=labels, generator=torch.Generator().manual_seed(0))
+
+    assert (draw([1, 3]) == draw((1, 3))).all()
+
+
+WRONG = [
+    ("negative_prompt", ("a", "b", "c"), "negative_prompt: 3 texts for 1"),
+    ("negative_prompt", {"a"}, "negative_prompt: expected a string"),
+    ("prompt", {"a", "b"}, "prompt: expected a string"),
+    ("prompt", b"red", "prompt: expected a string"),
+    ("prompt", ["red", None], "prompt: expected a string"),
+    ("prompt", "red \ud800", "prompt: no valid text at character 4"),
+    ("prompt", ["red", "\udcff"], "prompt: no valid text"),
+    ("negative_prompt", "\udc80", "negative_prompt: no valid text"),
+    ("generator", (torch.Generator(), 3), "generator: expected"),
+    ("generator", (torch.Generator(),) * 3, "generator: 3 generators for 1"),
+    ("image", {"a": 1}, "image: expected"),
+    ("num_inference_steps", 0, "num_inference_steps: 0"),
+    ("motion_num_inference_steps", 0, "motion_num_inference_steps: 0"),
+    ("num_frames", True, "num_frames: True"),
+    ("num_frames", 4 * 10**9, "num_frames, .* GiB, this machine has"),
+    ("num_videos_per_prompt", 10**9, "num_videos_per_prompt: .* GiB"),
+    ("height", 16 * 10**8, "height, width.* GiB"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG, ids=lambda each: repr(each)[:30])
+def test_what_cannot_be_is_one_line_that_names_the_argument(text_pipeline, name, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        text_pipeline(**{"prompt": "a red ball", name: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [1.0, "1", True, torch.tensor([1]), [1, None]])
+def test_labels_that_are_no_whole_numbers_are_named(class_pipeline, labels):
+    with pytest.raises(ValueError, match="class_labels: expected whole numbers in 0..4"):
+        class_pipeline(class_labels=labels)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["unet", "motion_transformer", "autoencoder", "vae"])
+def test_what_is_not_finite_never_becomes_a_clip_and_the_part_is_named(make_text_pipeline, make_image, part, value):
+    pipeline = make_text_pipeline("kl")
+    with torch.no_grad():
+        for weight in getattr(pipeline, part).parameters():
+            weight.fill_(value)
+    for output_type in ("latent", "np", "pil"):
+        if part in ("unet", "motion_transformer") or output_type != "latent":
+            with pytest.raises(ValueError, match=f"^{part}: "):
+                pipeline("a red ball", num_inference_steps=2, output_type=output_type)
+    if part == "vae":
+        with pytest.raises(ValueError, match="^vae: "):
+            pipeline("a red ball", image=make_image(), num_inference_steps=2, output_type="latent")
+
+
+def test_values_that_are_not_numbers_have_no_brightness():
+    from cmd_video.data.transforms import to_uint8
+
+    for value in (float("nan"), float("inf"), -float("inf")):
+        clip = torch.zeros(3, 2, 4, 4)
+        clip[0, 1, 2, 3] = value
+        with pytest.raises(ValueError, match="not numbers"):
+            to_uint8(clip)
+
+
+def test_the_reconstruction_of_an_autoencoder_without_numbers_is_refused(make_text_pipeline):
+    from cmd_video.evaluation.metrics.reconstruction import reconstruction_rows
+
+    pipeline = make_text_pipeline("kl")
+    with torch.no_grad():
+        next(pipeline.autoencoder.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="autoencoder: the reconstruction"):
+        reconstruction_rows(pipeline.autoencoder, pipeline.vae, torch.zeros(1, 3, 4, 16, 16))

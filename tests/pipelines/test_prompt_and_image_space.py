@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from cmd_video.denoisers.latent_space import (
     decode_images,
@@ -99,3 +100,48 @@ def test_the_77_tokens_of_clip(make_text_encoder):
     assert features.hidden_states.shape == (3, 77, 16)
     assert features.truncated == [" ".join(words[75:]), None, None]
     torch.testing.assert_close(features.hidden_states[0], features.hidden_states[1])
+
+
+# --- autoencoders that say how their latents lie ---------------------------------------------------------------------
+
+SPACES = {
+    "plain": {},
+    "shifted": {"shift_factor": 0.3},
+    "mean and deviation": {"latents_mean": [5.0, -1.0, 0.0, 2.0], "latents_std": [2.0, 0.5, 1.0, 4.0]},
+    "mean alone": {"latents_mean": [5.0, -1.0, 0.0, 2.0]},
+    "deviation alone": {"latents_std": [2.0, 0.5, 1.0, 4.0]},
+    "shift and deviation": {"shift_factor": 0.3, "latents_std": [2.0, 0.5, 1.0, 4.0]},
+}
+
+
+def kl(**settings):
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(8,), down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
+        norm_num_groups=4, **settings,
+    ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("space", SPACES)
+def test_an_autoencoders_own_mean_and_deviation_are_taken(space):
+    """(raw - mean) * scaling_factor / std, and back: Playground 2.5's, in diffusers' words."""
+    vae, said = kl(**SPACES[space]), SPACES[space]
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    raw = vae.encode(images).latent_dist.mode()
+    mean = torch.tensor(said.get("latents_mean", [said.get("shift_factor", 0.0)] * 4)).view(4, 1, 1)
+    std = torch.tensor(said.get("latents_std", [1.0] * 4)).view(4, 1, 1)
+    latents = encode_images(vae, images)
+    torch.testing.assert_close(latents, (raw - mean) * vae.config.scaling_factor / std)
+    torch.testing.assert_close(decode_images(vae, latents), vae.decode(raw).sample, atol=1e-4, rtol=1e-4)
+    if not set(said) & {"latents_mean", "latents_std"}:
+        assert torch.equal(latents, (raw - said.get("shift_factor", 0.0)) * vae.config.scaling_factor)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"shift_factor": 0.1, "latents_mean": [0.0] * 4}, {"latents_mean": [0.0] * 3}, {"latents_std": [1.0] * 5}],
+)
+def test_what_an_autoencoder_says_twice_or_for_other_channels_is_refused(settings):
+    with pytest.raises(ValueError, match="^vae: "):
+        encode_images(kl(**settings), torch.zeros(1, 3, 16, 16))

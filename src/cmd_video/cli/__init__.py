@@ -20,6 +20,13 @@ import typer.core
 import typer.main
 
 TRACEBACK_VARIABLE = "CMD_VIDEO_TRACEBACK"
+ARGUMENTS = {  # of the library -> of a command, where it has another name
+    "num_inference_steps": "steps",
+    "motion_num_inference_steps": "motion_steps",
+    "guidance_scale": "guidance",
+    "motion_guidance_scale": "motion_guidance",
+    "class_labels": "class_label",
+}
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -108,7 +115,8 @@ def options_of(app: Any, arguments: Sequence[str]) -> dict[str, str]:
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
     long = ((param.name, [name for name in param.opts if name.startswith("--")]) for param in command.params)
-    return {name: names[0] for name, names in long if names}
+    found = {name: names[0] for name, names in long if names}
+    return found | {argument: found[name] for argument, name in ARGUMENTS.items() if name in found}
 
 
 def print_version(wanted: bool) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cmd_video.data.files import writable_file, writable_folder
+
 from .options import Device
 
 app = typer.Typer(help="Look over and encode training data: check, encode.")
@@ -51,8 +53,10 @@ def check_command(
     from cmd_video.data.manifest import list_clips, paths_of
 
     for option, file in (("--json", json_file), ("--write-digests", digests_file)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise FileNotFoundError(2, f"{option}: no such folder", str(file.parent))
+        if file is not None:
+            writable_file(file)
+            if not file.absolute().parent.is_dir():
+                raise FileNotFoundError(2, f"{option}: no such folder", str(file.parent))
     if digests_file is not None and digests_file.suffix != ".jsonl":
         raise ValueError(f"--write-digests: {digests_file} must end in .jsonl")
     if path.suffix in (".yaml", ".yml"):
@@ -152,7 +156,9 @@ def _sets_of(path: Path) -> list[tuple[str, Any, int, int, list[str]]]:
 @app.command("encode")
 def encode_command(
     run: Annotated[Path, typer.Argument(help="A finished run that holds an autoencoder.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.", callback=writable_folder)
+    ],
     num_clips: Annotated[int, typer.Option(min=1, help="Clips; at most the whole set in each pass.")] = 10_000,
     passes: Annotated[
         int, typer.Option(min=1, help="Go through a small set of videos so often, at other places each time.")

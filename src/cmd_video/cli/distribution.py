@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Output, progress_bar, read_lines
+from .options import Device, Output, progress_bar, read_lines, writable_pair
 from .sources import (
     BatchSize,
     DrawSeed,
@@ -41,7 +41,9 @@ Extractor = Annotated[
 
 def reference(
     source: Annotated[str, typer.Argument(help="Clips: a folder, manifest, .npz, or training configuration (.yaml).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Writes OUTPUT.safetensors and OUTPUT.json.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Writes OUTPUT.safetensors and OUTPUT.json.", callback=writable_pair)
+    ],
     extractor: Extractor = "i3d-torchscript",
     frames: Frames = 16,
     size: Size = None,

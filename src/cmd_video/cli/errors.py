@@ -23,8 +23,6 @@ FOREIGN = {  # by the name of a type that is no ValueError or OSError, a user's 
     "safetensors_rust.SafetensorError": "damaged or no safetensors: {}",
     "_pickle.UnpicklingError": "a file holds a pickle that is more than tensors, and is not opened",
     "PIL.Image.DecompressionBombError": "a picture is too large: {}",
-    "builtins.MemoryError": NO_MEMORY,
-    "torch.OutOfMemoryError": NO_MEMORY,
 }
 
 
@@ -34,8 +32,8 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def _foreign(error: BaseException) -> str | None:
-    """How an exception of FOREIGN is said; torch tells of a CPU without memory in a RuntimeError."""
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+    """How an exception of FOREIGN is said; torch tells of a machine without memory in a RuntimeError."""
+    if is_out_of_memory(error):
         return NO_MEMORY
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
     return next((said for name in names for key, said in FOREIGN.items() if name.endswith(key)), None)
@@ -67,6 +65,14 @@ def describe(error: Exception, options: Mapping[str, str] | None = None) -> str:
         text = as_typed(str(error), options or {})
     printable = text.encode(errors="backslashreplace").decode()  # paths may hold bytes that are no UTF-8
     return one_line(printable) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something was too large, in the words of Python, of torch on a GPU or of torch on a CPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def as_typed(text: str, options: Mapping[str, str]) -> str:

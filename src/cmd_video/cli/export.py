@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from .options import NewFolder
+
 
 def command(
     runs: Annotated[
         list[Path], typer.Argument(help="Finished runs; for a component that several hold, the last counts.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must not exist.")],
+    output: NewFolder,
     guidance: Annotated[float, typer.Option(min=1, help="Default guidance of the content model.")] = 7.5,
     motion_guidance: Annotated[float, typer.Option(min=1, help="Default guidance of the motion model.")] = 1.0,
     motion_starts: Annotated[

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DTYPES, Device, find_dtype, read_lines
+from cmd_video.data.files import writable_file, writable_folder
+
+from .options import DTYPES, FORMATS, Device, find_dtype, read_lines, video_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = (".mp4", ".gif", ".webm")
 Interval = Annotated[
     tuple[float, float] | None,
     typer.Option(help="Guide only between these diffusion times, 0 (clean) to 1 (noise).", metavar="FROM UNTIL"),
@@ -71,7 +72,10 @@ def command(
     """
     texts: list[str | None] = [*_read_prompts(prompts, prompts_file)] or [None]
     count = len(texts) * num_videos
+    labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
     single = _is_single(output, count, contact_sheet)
+    files = [[output] if single else _files(output, n, labels[n // num_videos]) for n in range(count)]
+    _check_writable(output, files, single, contact_sheet)
     picture = _open_image(image)
     from cmd_video.pipelines.loading import load_pipeline
 
@@ -89,10 +93,9 @@ def command(
     for number in range(count):
         prompt, own_seed = texts[number // num_videos], seed + number
         frames, truncated = _generate(pipe, prompt, label_number, picture, own_seed, {**settings, "reward": judge})
-        label = prompt or ("image" if class_label is None else f"class {class_label}")
         record = {"prompt": prompt, "truncated": truncated, "seed": own_seed, **source, **settings}
-        _write(frames, [output] if single else _files(output, number, label), record, fps, scale)
-        shown.append((label, frames))
+        _write(frames, files[number], record, fps, scale)
+        shown.append((labels[number // num_videos], frames))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
 
@@ -152,6 +155,20 @@ def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
     if contact_sheet:
         raise ValueError("--contact-sheet: goes with a folder as --output")
     return True
+
+
+def _check_writable(output: Path, files: list[list[Path]], single: bool, contact_sheet: bool) -> None:
+    """Raise a ValueError, before the work, if something to write cannot be."""
+    if single:
+        video_file(output)
+        return
+    writable_folder(output)
+    for path in [
+        *(each for clip in files for each in clip),
+        *([output / "contact_sheet.png"] if contact_sheet else []),
+    ]:
+        writable_file(path)
+        writable_file(path.with_suffix(".json"))
 
 
 def _generate(

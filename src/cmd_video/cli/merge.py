@@ -1,15 +1,16 @@
 """`cmd-video merge BASE TUNED -o OUT`: weights along a fine-tuning and beyond it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .options import NewFolder
 
 
 def command(
     base: Annotated[str, typer.Argument(help="Pipeline folder, hub id or shipped model that was fine-tuned.")],
     tuned: Annotated[str, typer.Argument(help="What it became.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.")],
+    output: NewFolder,
     scale: Annotated[float, typer.Option(help="0 = the base, 1 = the tuned model; any number goes.")],
     keep: Annotated[float, typer.Option(help="Share of the difference's entries that stay, in (0, 1] (DARE).")] = 1.0,
     part: Annotated[str, typer.Option(help="content, motion or both.")] = "both",
@@ -22,10 +23,7 @@ def command(
     parts = {"content": ["unet"], "motion": ["motion_transformer"], "both": ["unet", "motion_transformer"]}
     if part not in parts:
         raise ValueError(f"part: {part!r} is none of {', '.join(parts)}")
-    from cmd_video.data.files import holds_something, whole_folder, write_json
-
-    if output.exists() and (not output.is_dir() or holds_something(output)):
-        raise ValueError(f"output: {output} is not a new or empty folder")
+    from cmd_video.data.files import whole_folder, write_json
     from cmd_video.evaluation.protocol.results import digest_model
     from cmd_video.pipelines.loading import load_pipeline
     from cmd_video.techniques import technique

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmd_video.data.files import writable_file
+from cmd_video.data.files import new_folder, writable_file
 
 if TYPE_CHECKING:
     import torch
 
+FORMATS = (".mp4", ".gif", ".webm")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -58,6 +59,26 @@ def usable_device(name: str) -> str:
     return name
 
 
+def writable_pair(path: Path) -> Path:
+    """A name beside which a .safetensors and a .json can be written. Raises as `writable_file`."""
+    base = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    for suffix in (".safetensors", ".json"):
+        writable_file(base.with_name(base.name + suffix))
+    return path
+
+
+def video_file(path: Path) -> Path:
+    """The path of a clip to write, of a known format, where it and the record beside it can be written.
+
+    Raises:
+        ValueError: it cannot be written, or is of another format.
+    """
+    if path.suffix not in FORMATS:
+        raise ValueError(f"output: {path} ends in {path.suffix!r}, allowed: {', '.join(FORMATS)}")
+    writable_file(path.with_suffix(".json"))
+    return writable_file(path)
+
+
 @contextmanager
 def progress_bar(name: str, total: int | None = None) -> "Iterator[Callable[[int, int], None]]":
     """A bar with the time that is left; what it gives is called with (done, all), which may be known only then."""
@@ -69,4 +90,8 @@ def progress_bar(name: str, total: int | None = None) -> "Iterator[Callable[[int
 
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", callback=writable_file)]
+VideoFile = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file.", callback=video_file)]
+NewFolder = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.", callback=new_folder)
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.", callback=usable_device)]

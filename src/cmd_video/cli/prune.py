@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import NewFolder
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,7 +19,7 @@ def command(
     model: Annotated[
         str, typer.Argument(help="Folder or hub id of a pipeline or of one model; `default` is the shipped model.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must not exist.")],
+    output: NewFolder,
     component: Annotated[
         str | None, typer.Option(help="Which part of a pipeline; default: its unet or transformer.")
     ] = None,
@@ -42,8 +44,6 @@ def command(
         raise ValueError("--rule, --selection, --budget: give one of them")
     if importance is not None and budget is None:
         raise ValueError("--importance: it belongs to --budget")
-    if output.exists():
-        raise ValueError(f"--output: {output} exists; choose a new folder")
     from cmd_video.pruning.pruned_models import check_prunable, prune
     from cmd_video.pruning.selection import BlockSelection, select_blocks, select_by_importance
 
@@ -84,13 +84,34 @@ def _open(model: str, component: str | None) -> tuple[Any, Any, str | None]:
     from cmd_video.pipelines.shipped import component_folder
 
     index = _read_object(folder / "model_index.json")
-    parts = [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
+    parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
     name = component or next((name for name in DENOISERS if name in parts), None)
     if name not in parts:
         raise ValueError(f"--component: {name!r} is none of {', '.join(parts)}")
     dtypes = {part: _dtype(component_folder(folder, part)) for part in parts}
-    pipe = _pipeline_class(folder, index).from_pretrained(str(folder), torch_dtype={"default": torch.float32} | dtypes)
-    return pipe, _whole(getattr(pipe, str(name)), folder), name
+    pipe = _load_pipeline(_pipeline_class(folder, index), folder, index, {"default": torch.float32} | dtypes)
+    return pipe, getattr(pipe, str(name)), name
+
+
+def _load_pipeline(kind: Any, folder: Path, index: dict[str, Any], dtypes: dict[str, Any]) -> Any:
+    """All of a pipeline, which is saved again whole."""
+    import transformers
+
+    from cmd_video.models.whole import check_whole, load_whole
+
+    loaded = {}
+    for name, entry in index.items():
+        if not name.startswith("_") and isinstance(entry, list) and entry[:1] == ["transformers"] and len(entry) == 2:
+            part = getattr(transformers, str(entry[1]), None)
+            if isinstance(part, type) and issubclass(part, transformers.PreTrainedModel) and (folder / name).is_dir():
+                loaded[name] = load_whole(part, folder, "MODEL", subfolder=name, dtype=dtypes.get(name)).eval()
+    try:
+        pipe = kind.from_pretrained(str(folder), torch_dtype=dtypes, trust_remote_code=False, **loaded)
+    except (AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"MODEL: {folder / 'model_index.json'} names what is not known: {error}") from error
+    for name, part in pipe.components.items():
+        check_whole(part, f"MODEL: {folder / name}")
+    return pipe
 
 
 def _folder(model: str) -> Path:
@@ -128,22 +149,15 @@ def _load_model(folder: Path) -> Any:
     import diffusers
 
     from cmd_video import models
+    from cmd_video.models.whole import load_whole
     from cmd_video.pruning import pruned_models
 
     name = str(_read_object(folder / "config.json").get("_class_name"))
     for module in (models, pruned_models, diffusers):
         kind = getattr(module, name, None)
         if isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin):
-            return _whole(getattr(module, name).from_pretrained(folder, torch_dtype=_dtype(folder)), folder)
+            return load_whole(kind, folder, "MODEL", torch_dtype=_dtype(folder))
     raise ValueError(f"MODEL: {folder} holds a {name!r}, which is not known")
-
-
-def _whole(model: Any, folder: Path) -> Any:
-    """The model, if its files had all of its weights."""
-    lost = [name for name, weight in model.named_parameters() if weight.is_meta]
-    if lost:
-        raise ValueError(f"MODEL: the weights in {folder} lack {len(lost)}, such as {lost[0]}")
-    return model
 
 
 def _dtype(folder: Path) -> "torch.dtype":

@@ -5,14 +5,12 @@ from typing import Annotated
 
 import typer
 
-from .options import Device
-
-FORMATS = (".mp4", ".gif", ".webm")
+from .options import Device, VideoFile
 
 
 def command(
     clip: Annotated[Path, typer.Argument(help="Video file or folder of frames.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file.")] = Path("out.mp4"),
+    output: VideoFile = Path("out.mp4"),
     model: Annotated[
         str | None, typer.Option(help="Folder or hub id; default: the model that ships with the package.")
     ] = None,
@@ -34,8 +32,6 @@ def command(
 
     Example: cmd-video reconstruct clip.mp4 -o out.mp4
     """
-    if output.suffix not in FORMATS:
-        raise ValueError(f"--output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
     if not clip.exists():
         raise FileNotFoundError(2, "no such file or folder", str(clip))
     from cmd_video.data.files import write_json

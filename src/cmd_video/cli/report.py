@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmd_video.data.files import writable_folder
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -13,7 +15,10 @@ SHOWN_FRAMES = 8
 
 def command(
     results: Annotated[list[Path], typer.Argument(help="Files that other verbs of `evaluate` wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write report.md and pictures into.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Folder to write report.md and pictures into.", callback=writable_folder),
+    ],
     samples: Annotated[
         list[Path] | None, typer.Option(help="Folder of clips to show; can be given several times.")
     ] = None,

@@ -5,15 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Device
-
-FORMATS = (".mp4", ".gif", ".webm")
+from .options import Device, VideoFile
 
 
 def command(
     clip: Annotated[Path, typer.Argument(help="Video file or folder of frames, at the size that is left of it.")],
     task: Annotated[str, typer.Option(help="superres, inpaint, interpolate, predict or deblur.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file.")] = Path("out.mp4"),
+    output: VideoFile = Path("out.mp4"),
     factor: Annotated[
         int,
         typer.Option(
@@ -41,8 +39,6 @@ def command(
 
     Example: cmd-video restore small.mp4 --task superres --factor 4 --prompt "a red circle moves up" -o out.mp4
     """
-    if output.suffix not in FORMATS:
-        raise ValueError(f"output: {output} ends in {output.suffix!r}, allowed: {', '.join(FORMATS)}")
     if not clip.exists():
         raise FileNotFoundError(2, "no such file or folder", str(clip))
     from cmd_video.data.files import write_json

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cmd_video.data.files import writable_folder
+
 from .options import Device, read_lines
 
 FORMATS = ("mp4", "png")
@@ -34,7 +36,7 @@ def command(
         Path,
         typer.Argument(help="Text file with a prompt per line, or `classes`: each class of a model that knows them."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; clips that are there stay.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Clips there stay.", callback=writable_folder)],
     model: Annotated[str | None, typer.Option("--model", help="Folder or hub id; default: the shipped model.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Clips per prompt, each with its own seed.")] = 1,
     layout: Annotated[str, typer.Option(help="clips, or vbench: its names, and a script that runs it.")] = "clips",

@@ -179,10 +179,41 @@ def writable_file(path: Path) -> Path:
     """
     if path.is_dir():
         raise ValueError(f"output: {path} is a folder, a file is needed")
-    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-        raise ValueError(f"output: {path}: nothing can be written below {ancestor}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"output: {path} is no file that could be written anew")
+    _check_above(path)
     return path
+
+
+def writable_folder(path: Path) -> Path:
+    """The path of a folder that files can be put into, there or not.
+
+    Raises:
+        ValueError: it is no folder, or lies where nothing can be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"output: {path} is a file, a folder is needed")
+    _check_above(path / "file")
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """The path of a folder that is not there yet, or empty, and can be made.
+
+    Raises:
+        ValueError: it is there and holds something, or lies where nothing can be written.
+    """
+    if writable_folder(path).is_dir() and any(path.iterdir()):
+        raise ValueError(f"output: {path} exists; choose a new folder")
+    _check_above(path)
+    return path
+
+
+def _check_above(path: Path) -> None:
+    """Raise a ValueError unless files can be made beside a path."""
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise ValueError(f"output: {path}: nothing can be written below {ancestor}")
 
 
 def sha256(*paths: Path) -> str:

@@ -15,7 +15,13 @@ def to_float(frames: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(video: torch.Tensor) -> torch.Tensor:
-    """Turn float (C, F, H, W) in [-1, 1] into uint8 (F, H, W, C) in [0, 255]; values outside are clamped."""
+    """Turn float (C, F, H, W) in [-1, 1] into uint8 (F, H, W, C) in [0, 255]; values outside are clamped.
+
+    Raises:
+        ValueError: values that are not finite, which have no brightness.
+    """
+    if not video.isfinite().all():
+        raise ValueError("video: it holds values that are not numbers")
     scaled = video.detach().float().clamp(-1, 1).add(1).mul(127.5)
     return scaled.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 

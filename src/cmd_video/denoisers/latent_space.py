@@ -22,14 +22,16 @@ def encode_images(vae: ImageAutoencoder | None, images: torch.Tensor) -> torch.T
         return images
     encoded = vae.encode(images)
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    return (latents - _shift(vae)) * vae.config.scaling_factor
+    mean, scale = _statistics(vae, latents)
+    return (latents - mean) * scale
 
 
 def decode_images(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
     """The inverse of `encode_images`: (N, C, h, w) -> (N, 3, H, W), around [-1, 1], not clamped."""
     if vae is None:
         return latents
-    return vae.decode(latents / vae.config.scaling_factor + _shift(vae)).sample
+    mean, scale = _statistics(vae, latents)
+    return vae.decode(latents / scale + mean).sample
 
 
 def encode_video(vae: ImageAutoencoder | VideoAutoencoder | None, video: torch.Tensor) -> torch.Tensor:
@@ -81,9 +83,27 @@ def spatial_ratio(vae: ImageAutoencoder | VideoAutoencoder | None) -> int:
 
 def _decode_across_time(vae: AutoencoderKLTemporalDecoder, clip: torch.Tensor) -> torch.Tensor:
     """(C, F, h, w) -> (3, F, H, W)."""
-    frames = clip.transpose(0, 1) / vae.config.scaling_factor
+    mean, scale = _statistics(vae, clip)
+    frames = clip.transpose(0, 1) / scale + mean
     return vae.decode(frames, num_frames=len(frames)).sample.transpose(0, 1)
 
 
-def _shift(vae: ImageAutoencoder) -> float:
-    return getattr(vae.config, "shift_factor", None) or 0.0
+def _statistics(vae: ImageAutoencoder, like: torch.Tensor) -> tuple[float | torch.Tensor, float | torch.Tensor]:
+    """What is taken from an autoencoder's latents, and what they are then multiplied by: numbers, or (C, 1, 1) each.
+
+    Raises:
+        ValueError: the configuration says it twice, or not for as many channels.
+    """
+    mean: float | torch.Tensor = vae.config.get("shift_factor") or 0.0
+    scale: float | torch.Tensor = vae.config.scaling_factor
+    own = {name: vae.config.get(name) for name in ("latents_mean", "latents_std") if vae.config.get(name) is not None}
+    if mean and "latents_mean" in own:
+        raise ValueError(
+            "vae: its configuration has both shift_factor and latents_mean; which one counts is not known"
+        )
+    for name, values in own.items():
+        if len(values) != latent_channels(vae):
+            raise ValueError(f"vae: {len(values)} values of {name} for {latent_channels(vae)} channels")
+        row = torch.tensor(values, dtype=torch.float32).to(like).view(-1, 1, 1)
+        mean, scale = (row, scale) if name == "latents_mean" else (mean, scale / row)
+    return mean, scale

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.denoisers.latent_space import spatial_ratio
 from cmd_video.models import MOTION_TRANSFORMER_SIZES, CMDAutoencoder, CMDMotionTransformer
+from cmd_video.models.whole import load_whole
 
 INDEX = "model_index.json"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
@@ -52,10 +53,11 @@ def load_image_model(
     _check_layout(folder)
     weights = {key: value for key, value in loading.items() if key in ("variant", "use_safetensors")}
     weights["torch_dtype"] = loading.get("torch_dtype", torch.float32)
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **weights)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **weights)
+    unet = load_whole(UNet2DConditionModel, folder / "unet", "image model", **weights)
+    text_encoder = load_whole(CLIPTextModel, folder / "text_encoder", "image model", **weights)
     kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
-    vae = kinds[_class_name(folder / "vae" / "config.json")].from_pretrained(folder / "vae", **weights)
+    vae_kind = kinds[str(_class_name(folder / "vae" / "config.json"))]
+    vae = load_whole(vae_kind, folder / "vae", "image model", **weights)
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False)  # whatever sampler it was
     if autoencoder is None:
         ratio = spatial_ratio(vae)

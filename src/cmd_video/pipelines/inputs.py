@@ -4,6 +4,7 @@ size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None,
 """
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -33,17 +34,16 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
         if prompt is not None or negative_prompt is not None:
             raise ValueError(f"prompt: this model has no text condition; give class_labels in 0..{num_classes - 1}")
         for label in as_list(class_labels):
-            if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < num_classes:
+            if not isinstance(label, int) or isinstance(label, bool):
+                raise ValueError(f"class_labels: expected whole numbers in 0..{num_classes - 1}, got {class_labels!r}")
+            if not 0 <= label < num_classes:
                 raise ValueError(f"class_labels: {label!r} is not in 0..{num_classes - 1}")
     elif class_labels is not None:
         raise ValueError("class_labels: this model has no class condition; give a prompt")
     if image is None and prompt is None and class_labels is None:
         raise ValueError("nothing to generate from: give a prompt, class_labels or an image")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        if not all(isinstance(text, str) for text in as_list(value)):
-            raise ValueError(f"{name}: expected a string or a list of strings, got {value!r}")
-        for text in as_list(value):
-            check_text(name, text)
+        check_texts(name, value)
     counts = {len(as_list(value)) for value in (prompt, class_labels) if value is not None}
     images = len(as_list(image)) if image is not None else 0
     if images and counts and counts != {images}:
@@ -51,14 +51,41 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
     size = max(counts | {images})
     if not size:
         raise ValueError("nothing to generate from: the list of prompts, class_labels or images is empty")
-    if isinstance(negative_prompt, list) and len(negative_prompt) != size:
+    if isinstance(negative_prompt, (list, tuple)) and len(negative_prompt) != size:
         raise ValueError(f"negative_prompt: {len(negative_prompt)} texts for {size} prompts")
     return size
 
 
+def check_texts(name: str, value: Any) -> None:
+    """Raise a ValueError unless it is a text, a list of texts or None, of characters that can be written."""
+    for text in as_list(value):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}: expected a string or a list of strings, got {value!r}")
+        check_text(name, text)
+
+
+def check_finite(part: str, *values: torch.Tensor) -> None:
+    """Raise a ValueError that names a part of the pipeline if what it gave is not all finite."""
+    if not all(value.isfinite().all() for value in values):
+        raise ValueError(f"{part}: it gave values that are not numbers; damaged weights, or try float32")
+
+
+def check_memory(num_clips: int, num_frames: int, height: int, width: int) -> None:
+    """Raise a ValueError if the clips alone, as floats, would not fit into this machine's memory."""
+    needed, there = (
+        4 * 3 * num_clips * num_frames * height * width,
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+    if needed > there:
+        raise ValueError(
+            f"height, width, num_frames, num_videos_per_prompt: {height}x{width}, {num_frames} frames, {num_clips} "
+            f"clips take {needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}"
+        )
+
+
 def check_multiple(name: str, value: Any, unit: int) -> None:
     """Raise a ValueError unless the argument of this name is a positive whole multiple of `unit`."""
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name}: {value!r} is not a whole number")
     if value <= 0 or value % unit:
         nearest = max(unit, round(value / unit) * unit)
@@ -69,7 +96,7 @@ def check_generator(generator: Any, num_clips: int) -> None:
     """Raise a ValueError unless it is a torch.Generator, a list of one per clip, or None."""
     if not all(isinstance(source, torch.Generator) for source in as_list(generator)):
         raise ValueError(f"generator: expected a torch.Generator or a list of them, got {generator!r}")
-    if isinstance(generator, list) and len(generator) != num_clips:
+    if isinstance(generator, (list, tuple)) and len(generator) != num_clips:
         raise ValueError(f"generator: {len(generator)} generators for {num_clips} clips")
 
 
@@ -80,6 +107,11 @@ def as_list(value: Any) -> list[Any]:
     if isinstance(value, torch.Tensor):
         return list(value)
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def untupled(value: Any) -> Any:
+    """A tuple as a list, so that several are known by one type; anything else as it is."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def default_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:

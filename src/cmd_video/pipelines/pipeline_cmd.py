@@ -14,11 +14,11 @@ from typing import Any
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, DiTTransformer2DModel, UNet2DConditionModel
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.denoisers.content import ContentDenoiser, content_shape
@@ -35,16 +35,30 @@ from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
+from cmd_video.models.whole import check_whole, load_whole
 from cmd_video.techniques import of_seam, technique
 
+from .adapters import LoraLoader
 from .class_names import check_id2label, label_numbers, names_by_number
 from .image_model import load_image_model
-from .inputs import as_list, check_condition, check_generator, check_multiple, default_size, size_unit
+from .index import ENCODERS, MODELS, check_index
+from .inputs import (
+    as_list,
+    check_condition,
+    check_finite,
+    check_generator,
+    check_memory,
+    check_multiple,
+    check_texts,
+    default_size,
+    size_unit,
+    untupled,
+)
 from .older import upgrade_index, upgrade_schedulers
 from .pictures import check_images, read_image
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
-from .shipped import HUB_ARGUMENTS, import_own_classes, model_folder, shared_components
+from .shipped import HUB_ARGUMENTS, model_folder, shared_components
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
@@ -69,7 +83,7 @@ class Components(Mapping[str, Any]):
         return len(self.pipe.components)
 
 
-class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+class CMDPipeline(DiffusionPipeline, LoraLoader):
     """Text, class or image to video.
 
     Args:
@@ -140,22 +154,46 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         All parts come in float32 if no dtype is given, whatever the files hold.
 
         Raises:
-            ValueError: the model ships, and the package with the weights is not installed.
+            ValueError: the model ships, and the package with the weights is not installed; weights are missing or
+                damaged, or the folder's model_index.json names something else than models that are known.
         """
+        if not kwargs.get("low_cpu_mem_usage", True):
+            raise ValueError("low_cpu_mem_usage: False makes weights up that the files lack; leave it out")
         folder = model_folder(pretrained_model_name_or_path)
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        import_own_classes(cls.load_config(str(folder), **hub))
         shared = shared_components(folder)
+        classes = check_index(cls.load_config(str(folder), **hub), folder, {*kwargs, *shared})
         if shared:
             default = cls.from_pretrained(None, **kwargs)
             kwargs = {name: getattr(default, name) for name in shared} | kwargs
-        pipe = super().from_pretrained(str(folder), **kwargs)
+        if not folder.is_dir():
+            folder = Path(cls.download(str(folder), trust_remote_code=False, **kwargs))
+        dtype = kwargs.get("torch_dtype", kwargs.get("dtype", torch.float32))
+        placed = bool({"device_map", "quantization_config"} & kwargs.keys())  # by diffusers, from the files
+        for name in ENCODERS if placed else MODELS:  # transformers makes up what a file lacks, and diffusers is silent
+            if name in classes and name not in kwargs:
+                own = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
+                where = {"subfolder": name, "variant": kwargs.get("variant"), "torch_dtype": own}
+                kwargs[name] = load_whole(classes[name], folder, "model", **where).eval()
+        pipe = super().from_pretrained(str(folder), **{**kwargs, "trust_remote_code": False})
+        for name, part in pipe.components.items():
+            check_whole(part, f"model: {folder / name}")
         upgrade_schedulers(pipe)
-        if not {"dtype", "torch_dtype"} & kwargs.keys():
-            for encoder in (pipe.text_encoder, pipe.motion_text_encoder):
-                if encoder is not None:  # transformers keeps the dtype of the files, diffusers does not
-                    encoder.float()
         return pipe
+
+    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **kwargs: Any) -> None:
+        """As diffusers' own.
+
+        Raises:
+            ValueError: a part holds adapters, whose names the folder's configuration does not know.
+        """
+        for name, part in self.components.items():
+            if isinstance(part, torch.nn.Module) and any(isinstance(each, BaseTunerLayer) for each in part.modules()):
+                raise ValueError(
+                    f"save_pretrained: {name} holds adapters; unload_lora_weights() leaves them out, "
+                    "fuse_lora() before it keeps what they do"
+                )
+        super().save_pretrained(save_directory, *arguments, **kwargs)
 
     @classmethod
     def from_image_model(
@@ -264,6 +302,8 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             ValueError: an argument does not fit the model; the message names it and what is allowed.
         """
         # 1. Arguments
+        prompt, negative_prompt, class_labels = map(untupled, (prompt, negative_prompt, class_labels))
+        image, generator = untupled(image), untupled(generator)
         class_labels = label_numbers(class_labels, self.class_names, self.num_classes)
         height, width = default_size(self, height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
@@ -298,11 +338,13 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 content_frame = self.search(z, told, nothing, how.content, generator, prompts, reward)
         else:
             content_frame = self.encode_image(image, num_videos_per_prompt)
+        check_finite("vae" if image is not None else "unet", content_frame)
 
         # 4. Motion latents (B, D, F, H' + W')
         z = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
         told = told.having(content_frame=content_frame)
         motion_latents = self.generate("motion", z, told, nothing, how.motion, generator)
+        check_finite("motion_transformer", motion_latents)
 
         # 5. Video
         frames, content_frames = self.decode(content_frame, motion_latents, output_type, how.decode_content_frame)
@@ -325,6 +367,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         how.content.check(self.content, self.unet)
         how.motion.check(self.motion, self.motion_transformer, "motion_")
         check_generator(generator, size * num_videos)
+        check_memory(size * num_videos, num_frames, height, width)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
 
@@ -463,10 +506,13 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 raise ValueError(f"restore: the {part} model was distilled for few steps, its estimates are no means")
         frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
         observed = observed.to(self._execution_device, self.autoencoder.dtype)
+        check_texts("prompt", prompt)
         begun = operator.simplest(observed, frames)  # (B, 3, F, H, W)
         if begun.ndim != 5 or begun.shape[2] != frames or operator(begun).shape != observed.shape:
             raise ValueError(f"observed: {tuple(observed.shape)} is not what the operator leaves of a clip")
         prompts = as_list(prompt) * (len(observed) if isinstance(prompt, str) else 1)
+        if len(prompts) != len(observed):
+            raise ValueError(f"prompt: {len(prompts)} texts for {len(observed)} clips")
         told, _, truncated = self.encode(prompts, None, None, None, 1, guided=False)
         content_frame, latents = self.autoencoder.encode(encode_video(self.vae, begun), return_dict=False)
         start = content_frame, self.autoencoder.normalize_latents(latents)
@@ -481,6 +527,7 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ]
         with torch.enable_grad():
             content_frame, motion_latents = how.restore(observed, operator, *parts, start, decode)
+        check_finite("restore", content_frame, motion_latents)
         frames_out, content_frames = self.decode(content_frame, motion_latents, output_type, True)
         self.maybe_free_model_hooks()
         return CMDPipelineOutput(frames_out, content_frames, truncated)
@@ -507,13 +554,14 @@ class CMDPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return motion_latents, content_frame
         motion_latents = self.autoencoder.denormalize_latents(motion_latents)
         latents = self.autoencoder.decode(content_frame, motion_latents).sample  # (B, C, F, h, w)
+        check_finite("autoencoder", latents)
         video = decode_video(self.vae, latents).clamp(-1, 1).float()  # (B, 3, F, H, W)
-        if not video.isfinite().all():
-            raise RuntimeError("the decoded clip holds values that are not numbers; try float32")
+        check_finite("vae", video)
         frames = self.video_processor.postprocess_video(video, output_type)
         if not with_content_frame:
             return frames, None
         pictures = decode_images(self.vae, content_frame).clamp(-1, 1).float()  # (B, 3, H, W)
+        check_finite("vae", pictures)
         return frames, self.video_processor.postprocess(pictures, output_type)
 
     @property

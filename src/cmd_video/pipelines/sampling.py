@@ -25,13 +25,12 @@ from cmd_video.diffusion.sample import Watch, sample
 from cmd_video.diffusion.solvers import (
     EtaSolver,
     SchedulerSolver,
-    check_starts,
-    check_steps,
     ddim,
     jumps,
     multistep,
     with_schedule,
 )
+from cmd_video.diffusion.timesteps import check_starts, check_steps
 from cmd_video.section import Section, by_kind, by_technique
 from cmd_video.techniques import TECHNIQUES, technique
 

@@ -6,12 +6,9 @@ A component that a shipped model has no folder of its own for is the default mod
 """
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 SHIPPED = (
     "default",
@@ -58,10 +55,3 @@ def shared_components(folder: Path) -> dict[str, Path]:
 def component_folder(folder: Path, name: str) -> Path:
     """Where a component of a model lies; that it is there is not checked."""
     return shared_components(folder).get(name, folder / name)
-
-
-def import_own_classes(index: Mapping[str, Any]) -> None:
-    """Import what a model_index.json names of this package, such as pruned models: diffusers does not by itself."""
-    for part in index.values():
-        if isinstance(part, list) and part and str(part[0]).startswith("cmd_video."):
-            import_module(part[0])

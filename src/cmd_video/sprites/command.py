@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cmd_video.data.files import writable_file
+from cmd_video.data.files import writable_file, writable_folder
 
 app = typer.Typer(help="The demonstration: make its clips, measure how well a model follows its prompts.")
 
 
 @app.command("make")
 def make_command(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.", callback=writable_folder)
+    ],
     num_clips: Annotated[int, typer.Option(min=1, help="Clips.")] = 100,
     height: Annotated[int, typer.Option(min=8, help="Height in pixels.")] = 64,
     width: Annotated[int, typer.Option(min=8, help="Width in pixels.")] = 64,

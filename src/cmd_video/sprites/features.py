@@ -7,6 +7,7 @@ import torch
 
 from cmd_video.evaluation.networks.extractors import RESIZE, Extractor, as_video, resized
 from cmd_video.evaluation.networks.weights import digest_weights
+from cmd_video.models.whole import load_whole
 from cmd_video.pipelines.shipped import sprites_folder
 
 from .classifier import SpriteClassifier
@@ -20,7 +21,7 @@ def build(name: str, weights: None, device: str) -> Extractor:
         ValueError: the package with the weights is not installed.
     """
     folder = sprites_folder() / "classifiers" / name.removeprefix("sprites-")
-    model = SpriteClassifier.from_pretrained(folder).to(device).eval()
+    model = load_whole(SpriteClassifier, folder, "extractor").to(device).eval()
 
     def features(frames: torch.Tensor) -> torch.Tensor:
         return model(resized(as_video(frames).to(device), 64))[1]

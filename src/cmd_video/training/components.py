@@ -19,6 +19,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from cmd_video import models
 from cmd_video.denoisers.latent_space import ImageAutoencoder
 from cmd_video.models import CMDAutoencoder
+from cmd_video.models.whole import load_whole
 from cmd_video.pipelines.older import STARTS
 from cmd_video.pipelines.shipped import model_folder, shared_components
 from cmd_video.pruning import pruned_models
@@ -156,7 +157,7 @@ def _load(name: str, path: str) -> Any:
         return _load_text_encoder(name, path, subfolder)
     if name == "image_encoder":
         kind = transformers.CLIPVisionModelWithProjection
-        return kind.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
+        return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder, dtype=torch.float32)
     if name == "teacher" and not folder.is_dir():
         raise ValueError(f"components.teacher.path: {path} is no folder here; a teacher is loaded from its own folder")
     if folder.is_dir():
@@ -172,7 +173,10 @@ def _load(name: str, path: str) -> Any:
     if class_name not in COMPONENT_CLASSES[name]:
         allowed = ", ".join(COMPONENT_CLASSES[name])
         raise ValueError(f"components.{name}.path: {path} holds {class_name or 'no component'}, allowed: {allowed}")
-    return _find_class(class_name).from_pretrained(path, subfolder=subfolder or None)
+    kind = _find_class(class_name)
+    if name.endswith("scheduler"):
+        return kind.from_pretrained(path, subfolder=subfolder or None)
+    return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder or None)
 
 
 def _fetch(name: str, repository: str) -> Path:
@@ -213,15 +217,18 @@ def _load_tokenizer(name: str, path: str, subfolder: str) -> Any:
             f"components.{name}.path: {path}: a {class_name} without tokenizer.json needs sentencepiece: "
             "pip install 'cmd-video[video]'"
         )
-    return AutoTokenizer.from_pretrained(path, subfolder=subfolder)
+    return AutoTokenizer.from_pretrained(path, subfolder=subfolder, trust_remote_code=False)
 
 
 def _load_text_encoder(name: str, path: str, subfolder: str) -> Any:
     """CLIP's in fp32, for it may be trained; a video model's larger one in the type of its files."""
-    class_name = (AutoConfig.from_pretrained(path, subfolder=subfolder).architectures or ["CLIPTextModel"])[0]
-    if name != "text_encoder" or class_name not in TEXT_ENCODERS or class_name == "CLIPTextModel":
-        return CLIPTextModel.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
-    return getattr(transformers, class_name).from_pretrained(path, subfolder=subfolder, dtype="auto")
+    config = AutoConfig.from_pretrained(path, subfolder=subfolder, trust_remote_code=False)
+    class_name = (config.architectures or ["CLIPTextModel"])[0]
+    kind: Any = CLIPTextModel
+    dtype: Any = torch.float32
+    if name == "text_encoder" and class_name in TEXT_ENCODERS and class_name != "CLIPTextModel":
+        kind, dtype = getattr(transformers, class_name), "auto"
+    return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder, dtype=dtype)
 
 
 def _in_memory(component: Any) -> Any:

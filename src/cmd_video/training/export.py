@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmd_video.data.files import whole_folder
-from cmd_video.diffusion.solvers import check_starts
+from cmd_video.data.files import new_folder, whole_folder
+from cmd_video.diffusion.timesteps import check_starts
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.older import upgrade_schedulers
 from cmd_video.pipelines.sampling import PARTS as MODELS
@@ -55,12 +55,11 @@ def export_pipeline(
             (999,) is one step. Where prompt and content frame leave the motion no choice, that is enough.
 
     Raises:
-        ValueError: a run is not finished, a component is missing, `output` exists, only one of the two models is
-            distilled for few steps, they number classes differently, or one was trained with another autoencoder or
+        ValueError: a run is not finished, a component is missing, `output` holds something, only one of the two models
+            is distilled for few steps, they number classes differently, or one was trained with another autoencoder or
             text encoder than is exported.
     """
-    if output.exists():
-        raise ValueError(f"output: {output} exists; choose a new folder")
+    new_folder(output)
     found: dict[str, ComponentConfig] = {}
     folders: dict[str, Path] = {}
     for run in runs:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPModel
 
 from cmd_video.data.clip import ClipError
@@ -22,6 +21,7 @@ from cmd_video.evaluation.networks.weights import digest_weights
 from cmd_video.evaluation.protocol.clips import ClipSource, as_problem, readable_rows, storage_facts, stored_as
 from cmd_video.evaluation.protocol.shared_work import Progress, Rows, every_row
 from cmd_video.evaluation.protocol.tables import digest_all, digest_of
+from cmd_video.models.whole import load_whole
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training
 
@@ -43,13 +43,10 @@ class ClipSim:
 
     def __init__(self, path: str, device: str = "cpu") -> None:
         try:
-            model, loading = CLIPModel.from_pretrained(path, output_loading_info=True)
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, SafetensorError) as error:
+            model = load_whole(CLIPModel, path, "clip")
+            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except OSError as error:
             raise ValueError(f"clip: {path}: {str(error).splitlines()[0]}") from error
-        lost = sorted(loading["missing_keys"])
-        if lost:
-            raise ValueError(f"clip: {path}: no CLIP model, it lacks {len(lost)} weights, such as {lost[0]}")
         self.model = model.to(device).eval()
         self.device, self.size = device, self.model.config.vision_config.image_size
         self.max_length = self.model.config.text_config.max_position_embeddings

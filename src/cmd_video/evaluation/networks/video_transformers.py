@@ -4,11 +4,11 @@ extractor = build("vjepa2", "facebook/vjepa2-vitl-fpc64-256", "cpu")      # or `
 """
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModel
 
 from cmd_video.evaluation.networks.extractors import RESIZE, Extractor, resized
 from cmd_video.evaluation.networks.weights import digest_weights
+from cmd_video.models.whole import load_whole
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as both families were trained
 
@@ -19,14 +19,9 @@ def build(kind: str, path: str, device: str) -> Extractor:
     Raises:
         ValueError: there is no such model.
     """
-    try:
-        model, loading = AutoModel.from_pretrained(path, output_loading_info=True, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"extractor: {kind} at {path}: {str(error).splitlines()[0]}") from error
-    lost = sorted(loading["missing_keys"])
-    if model.config.model_type != kind or lost:
-        found = f"a {model.config.model_type}" + (f" without {lost[0]}" if lost else "")
-        raise ValueError(f"extractor: {path} holds {found}, allowed: {kind}")
+    model = load_whole(AutoModel, path, "extractor")
+    if model.config.model_type != kind:
+        raise ValueError(f"extractor: {path} holds a {model.config.model_type}, allowed: {kind}")
     model = model.to(device).eval()
     size = getattr(model.config, "image_size", None) or model.config.crop_size
     frames_wanted = getattr(model.config, "num_frames", None) or model.config.frames_per_clip

@@ -1,0 +1,76 @@
+"""Models from folders of diffusers and transformers: every weight comes from the files, and no code does.
+
+unet = load_whole(UNet2DConditionModel, "my-model", "components.unet.path", subfolder="unet")
+
+The two libraries say of weights that a file lacks that they are new, and go on with random ones.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.(?P<variant>\w+?))?(-\d+-of-\d+)?\.(safetensors|bin)")
+
+
+def load_whole(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
+    """`from_pretrained` of a model class, or of an AutoModel, that gives a whole model.
+
+    A folder that has its weights as one variant only, such as fp16, gives that one.
+
+    Args:
+        kind: the class.
+        path: folder or hub id.
+        name: of the argument that says the path, for the message.
+        options: of `from_pretrained`.
+
+    Raises:
+        ValueError: weights are missing, damaged, of other shapes, or a pickle of more than weights.
+    """
+    folder = Path(path) / (options.get("subfolder") or "")
+    if options.get("variant") is None:
+        options = {**options, "variant": only_variant(folder)}
+    if not hasattr(kind, "_supports_group_offloading"):  # which only models of diffusers have
+        options = {**options, "trust_remote_code": False, "ignore_mismatched_sizes": True}  # to name them all
+    try:
+        model, found = kind.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise ValueError(f"{name}: {folder}: {_reason(error)}") from error
+    lost = sorted(map(str, [*found["missing_keys"], *found.get("mismatched_keys", ())]))
+    if lost:
+        raise ValueError(f"{name}: the weights in {folder} lack {len(lost)} of the model's, such as {lost[0]}")
+    return model
+
+
+def check_whole(model: Any, name: str) -> None:
+    """Raise ValueError if some weights of a model have no values, as diffusers leaves them where a file lacks them."""
+    if isinstance(model, nn.Module):
+        lost = [key for key, weight in (*model.named_parameters(), *model.named_buffers()) if weight.is_meta]
+        if lost:
+            raise ValueError(f"{name}: its files lack {len(lost)} of the model's weights, such as {lost[0]}")
+
+
+def only_variant(folder: Path) -> str | None:
+    """The variant that a folder has its weights as, if that is all it has."""
+    names = [match for file in folder.glob("*") if (match := WEIGHTS.fullmatch(file.name))]
+    found = {match["variant"] for match in names}
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without advice to load it all the same."""
+    if any(isinstance(each, UnpicklingError) or "weights_only" in str(each) for each in _chain(error)):
+        return "a pickle that holds more than weights; only weights are read"
+    if isinstance(error, SafetensorError):
+        return f"the weights are damaged: {error}"
+    return str(error)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
