@@ -73,6 +73,10 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
     With the defaults this is the paper's model for Stable Diffusion latents (0.047 B parameters). Small models
     that paint pixels rather than latents need more: `CMDWarpAutoencoder`.
 
+    Differs from paper: rotary positions in the attention; the weights of equation 3 start at the plain mean (a zero
+    layer); motion latents are normalised by a measured mean and deviation; 8 heads of 48 follow the paper's count of
+    operations, its table 5 says 64.
+
     Args:
         in_channels: C; 3 for pixels, 4 for Stable Diffusion's latents.
         sample_size: (H, W) it is trained for; any size divisible by the patch works.

@@ -25,9 +25,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"weights: no file {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"weights: {path} holds more than weights: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, EOFError, KeyError) as error:  # what torch says of other files and of parts of them
+    except UnpicklingError as error:  # whose message advises to switch the protection off
+        raise ValueError(f"weights: {path} holds more than weights: a pickle, which is not opened") from error
+    except (RuntimeError, EOFError, KeyError, IndexError) as error:  # what torch says of other files, of parts of them
         raise ValueError(f"weights: {path} is damaged, or no file of weights ({type(error).__name__})") from error
     if isinstance(state, Mapping):
         state = next((state[name] for name in WRAPPERS if name in state), state)

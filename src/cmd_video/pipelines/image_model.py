@@ -41,7 +41,7 @@ def load_image_model(
         motion_transformer: a trained one; None = a fresh one of size `motion_size`.
         height: H in pixels that a fresh autoencoder is made for.
         width: W in pixels.
-        motion_size: S, B, L or XL.
+        motion_size: S, B, L or XL. Differs from paper: content patches are 4 at every size, the paper's 8 at 512x1024.
         loading: for diffusers' `from_pretrained`, such as torch_dtype, revision or local_files_only.
 
     Raises:
