@@ -88,7 +88,11 @@ def trained(num_scenes: int, runs: Path) -> tuple[dict[str, Any], dict[str, Any]
     """Rows of TRAINED, by prompts, and on the true content frames without one, where the motion is open."""
     makers, facts, scenes = {}, {}, choose_scenes(num_scenes)
     for row, (run, changes) in TRAINED.items():
-        pipe, folder = pipeline(changes=changes), runs / run / "pipeline" / "motion_transformer"
+        folder = runs / run / "pipeline" / "motion_transformer"
+        if not folder.is_dir():
+            print(f"{row}: no run {folder}", flush=True)
+            continue
+        pipe = pipeline(changes=changes)
         pipe.motion_transformer = CMDMotionTransformer.from_pretrained(folder)
         facts[row] = {"run": run, "sha256": digest(folder), "changes": changes}
         makers |= {row: clips_of(pipe), f"{row}, no prompt": clips_of_frames(pipe, scenes)}

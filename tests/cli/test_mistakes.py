@@ -1,7 +1,5 @@
 """A user's mistake is one line that names what is wrong, exit code 2, and nothing half-written."""
 
-import json
-
 import pytest
 from PIL import Image
 
@@ -71,7 +69,6 @@ MISTAKES = {
     "wrong type": (["train", "{config}", "--set", "loop.steps=many"], ["loop.steps", "many"]),
     "wrong stage": (["train", "{config}", "--set", "stage=video"], ["stage", "video"]),
     "no equals": (["train", "{config}", "--set", "loop.steps"], ["loop.steps"]),
-    "another run": (["train", "{config}", "--set", "output_dir={claimed}"], ["output_dir"]),
     "no component folder": (
         ["train", "{config}", "--set", "components.vae={{path: {out}/none}}"],
         ["components.vae", "none"],
@@ -88,10 +85,9 @@ def places(tmp_path, tiny_pipeline, clip):
     """Paths by placeholder name; `out` is empty and must stay so."""
     import shutil
 
-    for name in ("out", "empty", "other", "claimed"):
+    for name in ("out", "empty", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    (tmp_path / "claimed" / "config.json").write_text(json.dumps({"stage": "motion"}))
     (tmp_path / "text.mp4").write_text("version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "blank.txt").write_text("\n")
     Image.new("RGB", (24, 20)).save(tmp_path / "image.png")
@@ -111,7 +107,7 @@ data: {{kind: sprites, height: 16, width: 16, num_frames: 4}}
 validation: {{data: {{kind: sprites, height: 16, width: 16, num_frames: 4}}}}
 loop: {{steps: 2, batch_size: 2}}
 """)
-    names = ("out", "empty", "other", "claimed", "damaged")
+    names = ("out", "empty", "other", "damaged")
     return {name: tmp_path / name for name in names} | {
         "model": tiny_pipeline,
         "text": tmp_path / "text.mp4",

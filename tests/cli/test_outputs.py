@@ -93,8 +93,8 @@ def test_a_device_is_never_written_over(no_work, capsys):
 MISTAKES = [
     (["generate", "a", "--device", "meta"], "meta"),
     (["generate", "a", "--steps", "0"], "--steps"),
-    (["generate", "a \udcff"], "surrogate"),
-    (["generate", "a", "--negative-prompt", "\udcff"], "surrogate"),
+    (["generate", "a \udcff"], "no valid text"),
+    (["generate", "a", "--negative-prompt", "\udcff"], "no valid text"),
     (["generate", "a", "--height", "100000000", "--width", "1000000"], "--height"),
     (["generate", "a", "--num-frames", "4000000000"], "--num-frames"),
     (["generate", "a", "--motion-steps", "0"], "--motion-steps"),

@@ -99,11 +99,11 @@ def test_a_model_of_classes(run, tiny_pipeline, tmp_path):
         record = json.loads((tmp_path / "a.json").read_text())
         assert (record["class_label"], record["class_name"]) == (number, name)
     code, _, error = run(*made[:2], "zebra", *made[3:], tmp_path / "named")
-    assert code == 2 and error.endswith("error: class_labels: class 'zebra' is none of run, jump, 2\n")
+    assert code == 2 and "class 'zebra' is none of run, jump, 2" in error
     code, _, error = run(*made[:2], "zebra", *made[3:], tmp_path / "model")
     assert code == 2 and "the names of this model's classes are not known; give a number in 0..2" in error
     code, _, error = run(*made[:2], "7", *made[3:], tmp_path / "named")
-    assert code == 2 and "class_labels: 7 is not in 0..2" in error
+    assert code == 2 and "7 is not in 0..2" in error
     (tmp_path / "prompts.txt").write_text("a cat\n")
     code, _, error = run("evaluate", "generate", tmp_path / "prompts.txt", "-o", tmp_path / "new", *asked[2:])
     assert code == 2 and "the model knows 3 classes: give `classes`" in error and not (tmp_path / "new").exists()

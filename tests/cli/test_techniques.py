@@ -52,7 +52,7 @@ def test_merge(tiny_pipeline, run, tmp_path):
         torch.testing.assert_close(its, mine + 0.25)
     assert json.loads((out / "merge.json").read_text())["scale"] == 0.25
     code, _, errors = run(*asked)
-    assert code == 2 and errors.splitlines()[-1] == f"error: --output: {out} is not a new or empty folder"
+    assert code == 2 and errors.splitlines()[-1] == f"error: --output: {out} exists; choose a new folder"
 
 
 def test_techniques_lists_all_and_shows_one(run):

@@ -78,7 +78,7 @@ def test_what_is_no_clip_is_named_everywhere_alike(folder, name, caplog, capsys)
 
 
 def test_a_clip_with_several_captions_is_one_clip(folder, tmp_path):
-    from cmd_video.cli.sources import dataset_clips
+    from cmd_video.studies.clips import dataset_clips
     from cmd_video.training.config import VideoData
 
     rows = [{"path": "set/a/x.mp4", "prompt": text} for text in ("one", "two")]

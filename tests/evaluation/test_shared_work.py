@@ -121,7 +121,7 @@ def test_of_two_at_the_same_work_the_second_is_told(which, tmp_path):
     command = [sys.executable, "-c", RIVAL, str(tmp_path / "work")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rival:
         assert rival.stdout.readline() == "held\n"
-        with pytest.raises(NotOurs, match="another process is at work in it; wait for it, or choose another output"):
+        with pytest.raises(NotOurs, match="is in use by process .*; wait for it, or choose another output"):
             begin()
         assert (tmp_path / "work" / "recipe.json").is_file()
         rival.kill()

@@ -244,7 +244,7 @@ def test_what_cannot_be_is_one_line_that_names_the_argument(text_pipeline, name,
 
 @pytest.mark.parametrize("labels", [1.0, "1", True, torch.tensor([1]), [1, None]])
 def test_labels_that_are_no_whole_numbers_are_named(class_pipeline, labels):
-    with pytest.raises(ValueError, match="class_labels: expected whole numbers in 0..4"):
+    with pytest.raises(ValueError, match=r"class_labels: .* in 0\.\.4"):
         class_pipeline(class_labels=labels)
 
 

@@ -69,7 +69,8 @@ def test_an_old_pipeline_generates_what_it_did(text_pipeline, old_folder, genera
     expected = generate(text_pipeline, "a red ball", **given)
     old = load(old_folder(**EIGHT))
     found = generate(old, "a red ball", num_inference_steps=None)
-    assert torch.equal(found.frames, expected.frames) and found.content_frames is None
+    torch.testing.assert_close(found.frames, expected.frames, rtol=0, atol=1e-5)  # elsewhere in memory: not to the bit
+    assert found.content_frames is None
     assert not SETTINGS.keys() & old.config.keys()
 
 
@@ -100,7 +101,8 @@ def test_the_starts_of_a_few_step_model_are_found_in_its_schedulers(text_pipelin
     assert isinstance(old.content_scheduler, DPMSolverMultistepScheduler)
     assert old.sampling.content.starts == (999, 849, 399) and old.sampling.motion.starts == (999,)
     assert (old.sampling.content.num_inference_steps, old.sampling.motion.num_inference_steps) == (3, 1)
-    assert torch.equal(generate(old, "a red ball", num_inference_steps=None).frames, expected)
+    found = generate(old, "a red ball", num_inference_steps=None).frames
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="num_inference_steps: 4, but the model was distilled for 3 steps"):
         generate(old, "a red ball", num_inference_steps=4)
     old.use_preset("turbo")
@@ -111,7 +113,8 @@ def test_the_starts_of_a_few_step_model_are_found_in_its_schedulers(text_pipelin
     assert "_distilled" not in (tmp_path / "new" / "content_scheduler" / "scheduler_config.json").read_text()
     new = load(tmp_path / "new")
     assert new.sampling == old.sampling
-    assert torch.equal(generate(new, "a red ball", num_inference_steps=None).frames, expected)
+    found = generate(new, "a red ball", num_inference_steps=None).frames
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def fast(pipeline: CMDPipeline) -> None:
@@ -136,11 +139,13 @@ def test_a_spacing_that_a_preset_gave_becomes_that_of_sampling(text_pipeline, ol
     old = load(old_folder(**settings, **scales, decode_content_frame=False))
     assert old.sampling == todays and old.sampling.content.spacing == "linspace"
     assert old.content_scheduler.config.timestep_spacing == "trailing"
-    assert torch.equal(generate(old, "a red ball", num_inference_steps=None).frames, expected)
+    found = generate(old, "a red ball", num_inference_steps=None).frames
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     old.save_pretrained(tmp_path / "new")  # once more, and it is not upgraded twice
     new = load(tmp_path / "new")
     assert new.sampling == todays
-    assert torch.equal(generate(new, "a red ball", num_inference_steps=None).frames, expected)
+    found = generate(new, "a red ball", num_inference_steps=None).frames
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     old.use_preset("quality")
     assert torch.equal(generate(old, "a red ball").frames, plain)
 

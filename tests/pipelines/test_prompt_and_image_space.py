@@ -12,7 +12,6 @@ from cmd_video.denoisers.latent_space import (
     spatial_ratio,
 )
 from cmd_video.denoisers.prompts import encode_prompts
-from cmd_video.pipelines.inputs import check_images
 from cmd_video.training.tokenizer import train_tokenizer
 
 
@@ -72,6 +71,8 @@ def test_clips_go_frame_by_frame(vae):
 
 
 def test_images_of_the_right_size_pass(make_image):
+    from cmd_video.pipelines.pictures import check_images
+
     check_images([make_image(8, 12), torch.rand(3, 8, 12)], 8, 12)
     with pytest.raises(ValueError, match="image: 8x12 .* the clip is 12x8"):
         check_images([make_image(8, 12)], 12, 8)

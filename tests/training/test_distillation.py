@@ -247,13 +247,12 @@ def test_a_run_from_before_a_field_was_added_goes_on(tiny_config, run_train, rea
     for newer in ("starts", "disturb"):
         del config["objective"][newer]
     path.write_text(json.dumps(config))
-    common = {**objective, "condition_dropout": 0.2}  # what every objective has may change
-    run_train(tiny_config("content", tmp_path / "run", objective=common, loop__steps=4))
+    run_train(tiny_config("content", tmp_path / "run", objective=objective, loop__steps=4))
     assert [line["step"] for line in read_log(tmp_path / "run", "train")] == [1, 2, 3, 4]
     for other, message in (
-        ({**objective, "guidance_scale": 5.0}, "another objective.guidance_scale; choose a new folder"),
-        ({**objective, "kind": "consistency"}, "another objective.kind; choose a new folder"),
-        ({}, "another objective.kind; choose a new folder"),
+        ({**objective, "guidance_scale": 5.0}, "another objective.guidance_scale .*choose a new folder"),
+        ({**objective, "kind": "consistency"}, "another .*objective.kind .*choose a new folder"),
+        ({}, "another .*objective.kind .*choose a new folder"),
     ):
         with pytest.raises(ValueError, match=message):
             run_train(tiny_config("content", tmp_path / "run", objective=other, loop__steps=6))

@@ -237,7 +237,7 @@ def test_blocks_are_measured_and_clips_are_drawn(name, tiny_stage):
     assert row.loss != 0 and row.content > 0 and (row.motion > 0) == (name != "unet") and 0 < row.flops < 1
     with torch.no_grad():
         first, again = (stage.draw_samples(batch) for _ in range(2))
-        few = stage.draw_samples({key: value[:2] for key, value in batch.items()})
+        few = stage.draw_samples({key: value[:2] for key, value in batch.items() if key != "step"})
         taught = stage.draw_samples(batch, stage.objective.teacher)  # the same weights
     assert torch.equal(first, taught)
     assert (

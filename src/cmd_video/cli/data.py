@@ -53,10 +53,7 @@ def check_command(
     from cmd_video.data.manifest import list_clips, paths_of
 
     for option, file in (("--json", json_file), ("--write-digests", digests_file)):
-        if file is not None:
-            writable_file(file)
-            if not file.absolute().parent.is_dir():
-                raise FileNotFoundError(2, f"{option}: no such folder", str(file.parent))
+        _check_writable(option, file)
     if digests_file is not None and digests_file.suffix != ".jsonl":
         raise ValueError(f"--write-digests: {digests_file} must end in .jsonl")
     if path.suffix in (".yaml", ".yml"):
@@ -84,6 +81,13 @@ def check_command(
     if digests_file is not None:
         write_digests(digests_file, sets[0][1], reports[0].usable())
         console.print(Text(str(digests_file)))
+
+
+def _check_writable(option: str, file: Path | None) -> None:
+    if file is not None:
+        writable_file(file)
+        if not file.absolute().parent.is_dir():
+            raise FileNotFoundError(2, f"{option}: no such folder", str(file.parent))
 
 
 def _show(console: Any, title: str, report: Any, cut: list[str]) -> None:

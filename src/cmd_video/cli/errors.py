@@ -23,6 +23,7 @@ FOREIGN = {  # by the name of a type that is no ValueError or OSError, a user's 
     "safetensors_rust.SafetensorError": "damaged or no safetensors: {}",
     "_pickle.UnpicklingError": "a file holds a pickle that is more than tensors, and is not opened",
     "PIL.Image.DecompressionBombError": "a picture is too large: {}",
+    "torch.OutOfMemoryError": NO_MEMORY,
 }
 
 

@@ -70,32 +70,29 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    texts: list[str | None] = [*_read_prompts(prompts, prompts_file)] or [None]
-    count = len(texts) * num_videos
+    texts = [text for text in _read_prompts(prompts, prompts_file) or [None] for _ in range(num_videos)]
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
-    single = _is_single(output, count, contact_sheet)
-    files = [[output] if single else _files(output, n, labels[n // num_videos]) for n in range(count)]
+    single = _is_single(output, len(texts), contact_sheet)
+    files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
     _check_writable(output, files, single, contact_sheet)
     picture = _open_image(image)
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device, preset, find_dtype(dtype))
     pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
-    judge = _search_for(reward, budget, pipe, device)
-    label_number = _class_number(class_label, pipe)
+    search = {"reward": _search_for(reward, budget, pipe, device)}
+    label_number, class_name = _class_number(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
-    source |= {"reward": reward, "class_label": label_number, "sampler": type(pipe.content_scheduler).__name__}
-    names = dict(enumerate(pipe.class_names))
-    source["class_name"] = names.get(label_number) if isinstance(label_number, int) else None
+    sampler = type(pipe.content_scheduler).__name__
+    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler}
     shown = []
-    for number in range(count):
-        prompt, own_seed = texts[number // num_videos], seed + number
-        frames, truncated = _generate(pipe, prompt, label_number, picture, own_seed, {**settings, "reward": judge})
-        record = {"prompt": prompt, "truncated": truncated, "seed": own_seed, **source, **settings}
+    for number, prompt in enumerate(texts):
+        frames, truncated = _generate(pipe, prompt, label_number, picture, seed + number, {**settings, **search})
+        record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
         _write(frames, files[number], record, fps, scale)
-        shown.append((labels[number // num_videos], frames))
+        shown.append((labels[number], frames))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
 
@@ -187,19 +184,21 @@ def _generate(
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 
-def _class_number(label: str | None, pipe: Any) -> int | str | None:
-    """What `--class` means: a name that the model knows, else a number; the pipeline refuses what is neither."""
+def _class_number(label: str | None, pipe: Any) -> tuple[int | str | None, str | None]:
+    """What `--class` means, and its name: a name that the model knows, else a number; the pipeline refuses others."""
     from cmd_video.data.classes import number_of
 
     if label is None:
-        return None
-    named = number_of(pipe.class_names).get(label)
-    if named is None and re.fullmatch("-?[0-9]+", label):
-        return int(label)
-    return label if named is None else named
+        return None, None
+    number = number_of(pipe.class_names).get(label)
+    if number is None and re.fullmatch("-?[0-9]+", label):
+        number = int(label)
+    if number is None:
+        return label, None
+    return number, dict(enumerate(pipe.class_names)).get(number)
 
 
-def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str]:
+def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str | None]:
     return [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
 
 

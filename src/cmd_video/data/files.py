@@ -7,7 +7,6 @@
     with whole_folder(path) as temporary:
         model.save_pretrained(temporary)
     read_json(path, dict)
-    lock = lock_folder(folder)                               # until lock.close()
     sha256(path)
 
 Whatever ends the work, an error or an interruption, leaves what was there before. What a killed process leaves is
@@ -23,17 +22,14 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
-try:
-    import fcntl
-except ImportError:  # Windows, where two processes in a folder are not noticed
-    fcntl = None  # type: ignore[assignment]
+from .lock import LOCK
 
-LOCK = ".lock"
 LEFTOVER = re.compile(r"\..*\.tmp-(.+-)?\d+(\.\w+)?", re.DOTALL)
 Content = TypeVar("Content")
 
@@ -131,27 +127,6 @@ def holds_something(folder: Path) -> bool:
     )
 
 
-def lock_folder(folder: Path) -> TextIO:
-    """Keep other processes out of a folder until what this returns is closed, or this process ends, however it does.
-
-    Raises:
-        ValueError: another process is in it.
-        OSError: nothing can be written into it.
-    """
-    file = (folder / LOCK).open("w")
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (folder / LOCK).stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise BlockingIOError  # it was removed with its folder while this one opened it
-    except (BlockingIOError, FileNotFoundError) as error:
-        file.close()
-        raise ValueError(f"{folder}: another process is at work in it") from error
-    except OSError:  # a file system without locks
-        return file
-    return file
-
-
 def is_left_behind(temporary: Path) -> bool:
     """Whether nobody is at a temporary file or folder, `...tmp-HOST-PID`: its process, of this machine, is dead."""
     host, _, number = temporary.name.rpartition(".tmp-")[2].partition(".")[0].rpartition("-")
@@ -234,6 +209,7 @@ def _host() -> str:
     return re.sub(r"\W", "_", socket.gethostname())[:64]
 
 
+@cache  # once is enough: who writes ten thousand files would list them as often
 def _remove_leftovers(folder: Path) -> None:
     with suppress(OSError):  # a folder that cannot be listed, or that another process removes
         for entry in [folder / name for name in os.listdir(folder) if LEFTOVER.fullmatch(name)]:

@@ -9,6 +9,7 @@ None of this is in the paper. B batch, C channels, F frames, H, W, H', W', C' as
 from typing import Any, ClassVar, Literal
 
 import torch
+from diffusers import ModelMixin as ModelMixin  # diffusers looks for a component's base class in its module
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook

@@ -18,7 +18,6 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.denoisers.content import ContentDenoiser, content_shape
@@ -187,6 +186,8 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         Raises:
             ValueError: a part holds adapters, whose names the folder's configuration does not know.
         """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         for name, part in self.components.items():
             if isinstance(part, torch.nn.Module) and any(isinstance(each, BaseTunerLayer) for each in part.modules()):
                 raise ValueError(

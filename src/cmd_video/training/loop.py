@@ -123,15 +123,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         best = restore(stage, optimizer, ema, tensors, state, best)
 
     # Data.
-    sampler = StepSampler(
-        first_step,
-        loop.steps,
-        loop.batch_size,
-        loop.gradient_accumulation_steps,
-        accelerator.process_index,
-        accelerator.num_processes,
-        samples,
-    )
+    sampler = _sampler(accelerator, loop, first_step, samples)
     if hasattr(dataset, "failure_log") and accelerator.is_main_process:
         dataset.failure_log = run / "failures.jsonl"
     loader = training_batches(dataset, sampler, loop, classes.training)
@@ -244,6 +236,19 @@ def _processes(config: TrainConfig) -> Accelerator:
             f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
         )
     return accelerator
+
+
+def _sampler(accelerator: Accelerator, loop: LoopConfig, first_step: int, samples: int) -> StepSampler:
+    """This process's part of the samples of each step."""
+    return StepSampler(
+        first_step,
+        loop.steps,
+        loop.batch_size,
+        loop.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+        samples,
+    )
 
 
 def _check_number(step: int, what: str, value: float, clips: list[Batch]) -> None:

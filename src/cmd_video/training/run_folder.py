@@ -8,10 +8,8 @@
 `config-00001000.json`.
 """
 
-import errno
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from cmd_video.data.files import write_whole
+from cmd_video.data.lock import lock_folder
 
 from .config import TrainConfig
 
@@ -29,8 +28,6 @@ FIXED = ("stage", "seed", "components", "edit", "data", "objective")  # what is 
 MOVABLE = ("data.path", "data.video_root")  # where clips lie; that they are the same ones their digest says
 HARMLESS = ("data.max_bad_fraction", "data.render")  # not what a clip is
 ABSENT = "not given"
-
-_held: set[int] = set()  # descriptors of locks, which forks let go of
 
 
 class Change(NamedTuple):
@@ -55,52 +52,17 @@ def locked(run: Path) -> Iterator[None]:
     """
     missing = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
-    descriptor = _take(run / ".lock")
-    _held.add(descriptor)
+    try:
+        lock = lock_folder(run)
+    except ValueError as error:
+        raise ValueError(f"output_dir: {error}; wait for its end, or choose another folder") from error
     try:
         yield
     finally:
-        (run / ".lock").unlink(missing_ok=True)  # while it is held: whoever waits finds another file, and looks again
-        _held.discard(descriptor)
-        os.close(descriptor)
+        lock.release()
         for folder in missing:
-            if folder.is_dir() and not any(folder.iterdir()):
+            if not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _take(path: Path) -> int:
-    """Descriptor of the lock's file, which says who holds it."""
-    import fcntl
-
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                logger.warning("%s: this disk has no locks (%s); nothing keeps a second run out", path.parent, error)
-                return descriptor
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
-            raise ValueError(
-                f"output_dir: {path.parent} is in use by {holder}; wait for its end, or choose another folder"
-            ) from error
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
-            return descriptor
-        os.close(descriptor)  # its last holder removed it in between
-
-
-def _let_go() -> None:
-    """In a fork, such as a loading process: the lock is its parent's alone."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 def compare(

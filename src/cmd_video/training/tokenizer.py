@@ -3,6 +3,8 @@
 tokenizer = train_tokenizer(["a red ball rolls to the right"], vocab_size=600, model_max_length=32)
 """
 
+import json
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
@@ -31,12 +33,17 @@ def train_tokenizer(captions: list[str], vocab_size: int = 600, model_max_length
     )
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 256, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    words = (word for text in captions for word, _ in backend.pre_tokenizer.pre_tokenize_str(text.lower()))
+    ends = sorted({f"{word[-1]}</w>" for word in words})
+    trainer = (
+        trainers.BpeTrainer(  # pairs as frequent as each other go by these numbers, which it else deals at random
+            vocab_size=vocab_size - 256,
+            special_tokens=[*alphabet, *ends],
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        )
     )
     backend.train_from_iterator(captions, trainer)
-    import json
-
     state = json.loads(backend.to_str())["model"]
     merges = [tuple(pair) for pair in state["merges"]]
     # CLIP's order: bytes, bytes at the end of a word, merges, the two special tokens

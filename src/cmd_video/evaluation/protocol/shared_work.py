@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from cmd_video.data.files import holds_something, lock_folder, write_whole
+from cmd_video.data.files import holds_something, write_whole
+from cmd_video.data.lock import FolderLock, lock_folder
 
 Row = dict[str, Any]  # JSON-able
 Make = Callable[[list[int]], list[Row]]
 Progress = Callable[[int, int], None]
-_LOCKS: dict[Path, TextIO] = {}  # of the folders that this process works in
+_LOCKS: dict[Path, FolderLock] = {}  # of the folders that this process works in
 Rows = Callable[[int, int, Make, Progress | None], list[Row]]  # count, at a time, what makes them, progress
 
 
@@ -67,7 +68,7 @@ def discard(work: Path) -> None:
     """Remove a folder of work, once what it was for is written."""
     shutil.rmtree(work, ignore_errors=True)
     if work in _LOCKS:
-        _LOCKS.pop(work).close()
+        _LOCKS.pop(work).release()
 
 
 @contextmanager
