@@ -235,7 +235,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "message"), WRONG, ids=lambda each: repr(each)[:30])
+@pytest.mark.parametrize(("name", "value", "message"), WRONG, ids=[f"{row[0]}-{n}" for n, row in enumerate(WRONG)])
 def test_what_cannot_be_is_one_line_that_names_the_argument(text_pipeline, name, value, message):
     with pytest.raises(ValueError, match=message) as error:
         text_pipeline(**{"prompt": "a red ball", name: value})
