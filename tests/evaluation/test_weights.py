@@ -70,7 +70,7 @@ def test_folders(monkeypatch, tmp_path):
         ("vgg", "extractor: 'vgg' is none of i3d, "),
         ("pixels:here", "extractor: 'pixels:here' is none of"),
         ("videomae", "extractor: videomae needs a folder or hub id"),
-        ("videomae:/nowhere", "extractor: videomae at /nowhere"),
+        ("videomae:/nowhere", "extractor: /nowhere: "),
         ("i3d-torchscript", "weights: no i3d_torchscript.pt in"),
         ("squeezenet", "weights: no squeezenet_v1.0_imagenet_fp16.pt in .*songhan"),
     ],
