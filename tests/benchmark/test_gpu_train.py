@@ -28,6 +28,7 @@ def kit(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_rehearsal_goes_from_nothing_to_clips(kit, tmp_path):
     for stage in STAGES:
         done = kit(stage)

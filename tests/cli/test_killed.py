@@ -42,7 +42,7 @@ def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if ".tmp-" in path.name]
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_command_goes_on(writing, number, run, tmp_path):
     status = killed_at(number, run, writing)
     if os.waitstatus_to_exitcode(status) == 0:
