@@ -33,8 +33,8 @@ def train_tokenizer(captions: list[str], vocab_size: int = 600, model_max_length
     )
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = (word for text in captions for word, _ in backend.pre_tokenizer.pre_tokenize_str(text.lower()))
-    ends = sorted({f"{word[-1]}</w>" for word in words})
+    parts = (word for text in captions for word, _ in backend.pre_tokenizer.pre_tokenize_str(text.lower()))
+    ends = sorted({f"{word[-1]}</w>" for word in parts})
     trainer = (
         trainers.BpeTrainer(  # pairs as frequent as each other go by these numbers, which it else deals at random
             vocab_size=vocab_size - 256,
