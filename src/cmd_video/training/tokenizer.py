@@ -35,13 +35,10 @@ def train_tokenizer(captions: list[str], vocab_size: int = 600, model_max_length
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     parts = (word for text in captions for word, _ in backend.pre_tokenizer.pre_tokenize_str(text.lower()))
     ends = sorted({f"{word[-1]}</w>" for word in parts})
-    trainer = (
-        trainers.BpeTrainer(  # pairs as frequent as each other go by these numbers, which it else deals at random
-            vocab_size=vocab_size - 256,
-            special_tokens=[*alphabet, *ends],
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        )
+    # Pairs as frequent as each other are merged by these numbers, which the trainer would else deal at random.
+    known = [*alphabet, *ends]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 256, special_tokens=known, end_of_word_suffix="</w>", show_progress=False
     )
     backend.train_from_iterator(captions, trainer)
     state = json.loads(backend.to_str())["model"]
