@@ -1,6 +1,6 @@
 """Sizes and value ranges of clips: pure functions.
 
-    video = to_float(resize_and_center_crop(frames, (64, 64)))        # uint8 (F, H, W, 3) -> float32 (3, F, 64, 64)
+    video = to_float(torch.stack([resize_and_crop_frame(each, (64, 64)) for each in frames]))  # float32 (3, F, 64, 64)
 
 Frames as they come from a file are uint8 (F, H, W, 3) in [0, 255]; models take float32 (C, F, H, W) in [-1, 1].
 """
@@ -26,23 +26,16 @@ def to_uint8(video: torch.Tensor) -> torch.Tensor:
     return scaled.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 
 
-def resize_and_center_crop(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Scale frames until they cover `size` and cut out the middle; the shape of things is kept.
-
-    One frame at a time, so that no float copy of the clip is made.
+def resize_and_crop_frame(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Scale a frame until it covers `size` and cut out the middle; the shape of things is kept.
 
     Args:
-        frames: uint8 (F, H, W, C).
+        frame: uint8 (H, W, C).
         size: height and width of the result.
 
     Returns:
-        uint8 (F, height, width, C), antialiased bilinear.
+        uint8 (height, width, C), antialiased bilinear.
     """
-    return torch.stack([resize_and_crop_frame(frame, size) for frame in frames])
-
-
-def resize_and_crop_frame(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`resize_and_center_crop` of one frame: uint8 (H, W, C) -> uint8 (height, width, C)."""
     height, width = size
     rows, columns = frame.shape[:2]
     if (rows, columns) == (height, width):
