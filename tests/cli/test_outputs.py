@@ -13,6 +13,9 @@ FILE_VERBS = {  # what a command writes a file to
     "adherence": ["sprites", "adherence", "-o", "{}.json"],
     "data check": ["data", "check", "clips", "--json", "{}.json"],
     "reference": ["evaluate", "reference", "clips", "-o", "{}.json"],
+    "benchmark": ["benchmark", "default", "--json", "{}.json"],
+    "benchmark --plot": ["benchmark", "default", "--plot", "{}.png"],
+    "importance --plot": ["evaluate", "importance", "default", "-o", "i.json", "--plot", "{}.png"],
     "calc": ["evaluate", "calc", "clips", "clips", "-o", "{}.json"],
 }
 FOLDER_VERBS = {  # or a folder

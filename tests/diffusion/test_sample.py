@@ -31,7 +31,7 @@ from cmd_video.diffusion.solvers import (
     multistep,
     with_schedule,
 )
-from cmd_video.diffusion.timesteps import check_starts, check_steps
+from cmd_video.diffusion.timesteps import check_noise, check_starts, check_steps
 
 MEAN, SPREAD = torch.tensor([-0.5, 2.0]).view(1, 2, 1), torch.tensor([0.3, 1.4]).view(1, 2, 1)
 
@@ -177,6 +177,13 @@ def test_starts_that_do_not_fall_or_lie_outside_are_named(starts):
     with pytest.raises(ValueError, match=r"starts: \[.*\] are not falling timesteps in 0\.\.999"):
         check_starts("starts", starts, 1000)
     check_starts("starts", [999, 0], 1000)
+
+
+def test_a_loop_that_begins_with_noise_is_not_started_where_signal_is_due():
+    scheduler = DDIMScheduler()
+    check_noise("starts", scheduler, 999)
+    with pytest.raises(ValueError, match=r"starts: they start at timestep 500, no pure noise .* later"):
+        check_noise("starts", scheduler, 500)
 
 
 def test_a_batch_with_a_source_for_each_sample_is_its_samples():

@@ -67,7 +67,12 @@ WRONG = [
     ("text", {"image": [picture(16, 16), picture(8, 8)]}, ["image", "8x8", "16x16"]),
     ("text", {"image": torch.zeros(1, 3, 8, 8)}, ["image", "8x8", "16x16"]),
     ("text", {"image": "cat.png"}, ["image", "str", "PIL"]),
-    ("text", {"image": np.zeros((16, 16, 3))}, ["image", "ndarray", "PIL"]),
+    ("text", {"image": np.zeros((3, 16, 16))}, ["image", "(3, 16, 16)", "(B, H, W, 3)"]),
+    ("text", {"image": np.full((16, 16, 3), 255.0)}, ["image", "255", "[0, 1]"]),
+    ("text", {"image": np.zeros((16, 16, 3), np.int64)}, ["image", "int64", "uint8"]),
+    ("text", {"image": np.zeros((16, 16, 2), np.uint8)}, ["image", "(16, 16, 2)", "uint8"]),
+    ("text", {"image": np.zeros((16, 16, 3), bool)}, ["image", "bool", "PIL"]),
+    ("text", {"image": np.zeros((2, 8, 8, 3), np.uint8)}, ["image", "8x8", "16x16"]),
     ("text", {"image": torch.zeros(3, 16, 16)}, ["image", "(16, 16)", "(B, 3, H, W)"]),
     ("text", {"image": torch.zeros(1, 4, 16, 16)}, ["image", "(4, 16, 16)", "(B, 3, H, W)"]),
     ("text", {"image": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["image", "uint8", "float"]),
@@ -158,13 +163,34 @@ def sixteen_bits() -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("make", [turned, transparent, sixteen_bits])
+def whole_numbers() -> np.ndarray:
+    return np.array(transparent())
+
+
+def gray_of_sixteen_bits() -> np.ndarray:
+    return np.array(sixteen_bits())
+
+
+def floats() -> np.ndarray:
+    return np.array(transparent().getchannel("A").convert("RGB")) / 255
+
+
+@pytest.mark.parametrize("make", [turned, transparent, sixteen_bits, whole_numbers, gray_of_sixteen_bits, floats])
 def test_pictures_are_read_as_training_data_are(text_pipeline, make):
     expected = torch.zeros(3, 16, 16)
     expected[:, :8, :8] = 1
     plain = PIL.Image.fromarray((expected * 255).byte().permute(1, 2, 0).numpy())
     frames = [text_pipeline.encode_image(image, 1) for image in (make(), plain, expected[None])]
     assert torch.equal(frames[0], frames[1]) and torch.equal(frames[0], frames[2])
+
+
+def test_an_array_of_four_dimensions_is_a_batch(text_pipeline, generate):
+    arrays = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    pictures = [PIL.Image.fromarray(array) for array in arrays]
+    settings = {"prompt": ["a", "b"], "num_inference_steps": 1}
+    expected = generate(text_pipeline, image=pictures, **settings).frames
+    for array in (arrays, arrays.astype(np.float32) / 255):
+        assert torch.equal(generate(text_pipeline, image=array, **settings).frames, expected)
 
 
 def test_a_picture_stored_lying_has_its_upright_size(text_pipeline, generate):

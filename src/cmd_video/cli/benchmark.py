@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DTYPES, find_dtype
+from .options import DTYPES, find_dtype, optional_file
 
 if TYPE_CHECKING:
     from cmd_video.benchmark.system import Size
@@ -44,8 +44,13 @@ def command(
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 1,
     compiled: Annotated[bool, typer.Option("--compile", help="Time denoisers through torch.compile.")] = False,
     runs: Annotated[int | None, typer.Option(min=1, help="Timed runs; default 20, on a CPU 5.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers; - is standard output.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG: cost against resolution and against frames.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the numbers; - is standard output.", callback=optional_file)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="PNG: cost against resolution and against frames.", callback=optional_file),
+    ] = None,
 ) -> None:
     """What a clip costs: operations in both conventions, parameters, memory, seconds; denoiser and end to end.
 

@@ -67,6 +67,11 @@ def writable_pair(path: Path) -> Path:
     return path
 
 
+def optional_file(path: Path | None) -> Path | None:
+    """The path of a file that may be left out, or be standard output. Raises as `writable_file`."""
+    return path if path is None or path == Path("-") else writable_file(path)
+
+
 def video_file(path: Path) -> Path:
     """The path of a clip to write, of a known format, where it and the record beside it can be written.
 

@@ -1,6 +1,7 @@
 """Where the steps of a loop may start.
 
 check_steps("num_inference_steps", scheduler, 50);  check_starts("starts", (999, 749, 499, 249), 1000)
+check_noise("starts", scheduler, 999)
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,12 @@ def check_starts(name: str, timesteps: Sequence[int], num_train_timesteps: int) 
         raise ValueError(f"{name}: {list(timesteps)} are not falling timesteps in 0..{num_train_timesteps - 1}")
 
 
+def check_noise(name: str, scheduler: Any, timestep: float) -> None:
+    """Raise a ValueError that names the argument unless a timestep is one where a loop may begin with pure noise."""
+    if reason := _not_noise(scheduler, timestep):
+        raise ValueError(f"{name}: {reason}; the loop begins with pure noise, start it later in the schedule")
+
+
 def check_steps(name: str, scheduler: Any, num_inference_steps: int) -> None:
     """Raise a ValueError unless a scheduler's steps, which begin with pure noise, start where nothing else is due.
 
@@ -33,10 +40,7 @@ def check_steps(name: str, scheduler: Any, num_inference_steps: int) -> None:
         scheduler: of diffusers; readied for other steps hereafter.
         num_inference_steps: how many.
     """
-    process = process_of(scheduler)
     total, spacing = scheduler.config.num_train_timesteps, scheduler.config.get("timestep_spacing")
-    signal, noise = process.signal.square(), process.noise.square()
-    share = signal / (signal + noise)
 
     def wrong(steps: int) -> str:
         try:
@@ -50,10 +54,7 @@ def check_steps(name: str, scheduler: Any, num_inference_steps: int) -> None:
             return "the timesteps do not fall"
         if isinstance(scheduler, PNDMScheduler) and spacing != "leading" and (total % steps or spacing == "linspace"):
             return "the steps are not of equal length, as this scheduler takes them"
-        first = float(share[process.levels(timesteps[:1])[0]])
-        if first > max(MAX_SIGNAL, 2 * float(share[-1])):
-            return f"they start at timestep {timesteps[0]:g}, no pure noise ({first:.2g} of its variance is signal)"
-        return ""
+        return _not_noise(scheduler, timesteps[0])
 
     if reason := wrong(num_inference_steps):
         fits = [steps for steps in range(1, total + 1) if not wrong(steps)]
@@ -62,6 +63,17 @@ def check_steps(name: str, scheduler: Any, num_inference_steps: int) -> None:
         raise ValueError(
             f"{name}: {num_inference_steps}: {reason}; {type(scheduler).__name__}{under} allows {allowed}"
         )
+
+
+def _not_noise(scheduler: Any, timestep: float) -> str:
+    """Why a timestep is no pure noise, "" where it is, see `check_steps`."""
+    process = process_of(scheduler)
+    signal, noise = process.signal.square(), process.noise.square()
+    share = signal / (signal + noise)
+    first = float(share[process.levels([timestep])[0]])
+    if first <= max(MAX_SIGNAL, 2 * float(share[-1])):
+        return ""
+    return f"they start at timestep {timestep:g}, no pure noise ({first:.2g} of its variance is signal)"
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

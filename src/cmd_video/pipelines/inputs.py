@@ -7,6 +7,7 @@ import math
 import os
 from typing import Any
 
+import numpy as np
 import torch
 
 from cmd_video.data.classes import check_text
@@ -20,7 +21,7 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
         prompt: text or list of texts, or None.
         negative_prompt: the same.
         class_labels: number or list of numbers, or None.
-        image: image, list of images or tensor (B, 3, H, W), or None.
+        image: image, list of images, tensor (B, 3, H, W) or array (B, H, W, 3), or None.
 
     Returns:
         How many conditions there are.
@@ -104,7 +105,7 @@ def as_list(value: Any) -> list[Any]:
     """One value or several as a list; None is none."""
     if value is None:
         return []
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.ndim == 4):
         return list(value)
     return list(value) if isinstance(value, (list, tuple)) else [value]
 

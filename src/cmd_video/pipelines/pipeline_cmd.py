@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, DiTTransformer2DModel, UNet2DConditionModel
@@ -252,7 +253,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         class_labels: int | str | list[int | str] | None = None,
-        image: PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor | None = None,
+        image: PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor | np.ndarray | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -276,7 +277,8 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             prompt: text, for text-conditional models. Beyond the text encoder's length it is cut, with a warning.
             negative_prompt: what guidance leads away from; default the empty prompt.
             class_labels: class numbers, or names (see `class_names`), for class-conditional models.
-            image: use this as content frame (image to video): images of the output's size, or (B, 3, H, W) in [0, 1].
+            image: use this as content frame (image to video): pictures of the output's size; tensors (B, 3, H, W)
+                or arrays (B, H, W, 3) of floats in [0, 1], arrays of uint8.
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.

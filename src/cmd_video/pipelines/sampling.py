@@ -30,7 +30,7 @@ from cmd_video.diffusion.solvers import (
     multistep,
     with_schedule,
 )
-from cmd_video.diffusion.timesteps import check_starts, check_steps
+from cmd_video.diffusion.timesteps import check_noise, check_starts, check_steps
 from cmd_video.section import Section, by_kind, by_technique
 from cmd_video.techniques import TECHNIQUES, technique
 
@@ -101,6 +101,8 @@ class ModelSampling(Section):
             raise ValueError(f"{prefix}num_inference_steps: {steps!r} is not a whole number in 1..{total}")
         if self.starts is not None:
             check_starts("starts", self.starts, total)
+            if self.process is None:
+                check_noise("starts", scheduler, self.starts[0])
         elif self.process is None:
             check_steps(f"{prefix}num_inference_steps", scheduler, steps)
         for wrap in self.wraps:
