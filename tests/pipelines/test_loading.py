@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cmd_video.data.sealed import LIST, seal
 from cmd_video.models.whole import load_whole, only_variant
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.loading import load_pipeline
@@ -21,6 +22,7 @@ DAMAGE = ("renamed", "half", "other shape", "not safetensors", "gone", "a pickle
 @pytest.fixture
 def folder(make_text_pipeline, tmp_path):
     make_text_pipeline(own_motion_text=True).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / LIST).unlink()  # as in folders of other programs: the loaders themselves must notice
     return tmp_path / "model"
 
 
@@ -53,6 +55,32 @@ def one_line(error, *words):
     text = str(error.value)
     assert all(word in text for word in words), text
     assert "weights_only" not in text and "trust" not in text, text
+
+
+@pytest.mark.parametrize("part", MODELS)
+def test_one_flipped_bit_of_weights_is_noticed(folder, part):
+    seal(folder)
+    file = weights_of(folder / part)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="changed") as error:
+        load_pipeline(str(folder))
+    one_line(error, str(file), LIST)
+    with pytest.raises(ValueError, match="changed") as error:
+        build_components({part: ComponentConfig(path=str(folder))})
+    one_line(error, f"components.{part}.path", str(file))
+    (folder / LIST).unlink()
+    load_pipeline(str(folder))  # it is a number like any other
+
+
+def test_what_saves_models_seals_them(make_text_pipeline, tmp_path):
+    pipeline = make_text_pipeline(own_motion_text=True)
+    pipeline.save_pretrained(tmp_path)
+    listed = json.loads((tmp_path / LIST).read_text())
+    assert {file.split("/")[0] for file in listed} == {*MODELS, "vae"}
+    pipeline.save_pretrained(tmp_path)  # again, over it
+    load_pipeline(str(tmp_path))
 
 
 @pytest.mark.parametrize("how", DAMAGE)

@@ -203,6 +203,7 @@ def _read_importance(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 def _write(pipe: Any, name: str | None, student: Any, chosen: "BlockSelection", output: Path) -> None:
     """The whole folder, or nothing."""
     from cmd_video.data.files import whole_folder
+    from cmd_video.data.sealed import seal
 
     with whole_folder(output) as temporary:
         if pipe is None:
@@ -210,4 +211,5 @@ def _write(pipe: Any, name: str | None, student: Any, chosen: "BlockSelection", 
         else:
             setattr(pipe, str(name), student)
             pipe.save_pretrained(temporary)
+        seal(temporary)
         (temporary / "selection.json").write_text(chosen.to_json())

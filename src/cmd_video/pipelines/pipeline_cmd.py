@@ -21,6 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cmd_video.data.sealed import check_sealed, seal
 from cmd_video.denoisers.content import ContentDenoiser, content_shape
 from cmd_video.denoisers.latent_space import (
     ImageAutoencoder,
@@ -172,6 +173,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         placed = bool({"device_map", "quantization_config"} & kwargs.keys())  # by diffusers, from the files
         for name in ENCODERS if placed else MODELS:  # transformers makes up what a file lacks, and diffusers is silent
             if name in classes and name not in kwargs:
+                check_sealed(folder, name, "model")
                 own = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
                 where = {"subfolder": name, "variant": kwargs.get("variant"), "torch_dtype": own}
                 kwargs[name] = load_whole(classes[name], folder, "model", **where).eval()
@@ -196,6 +198,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
                     "fuse_lora() before it keeps what they do"
                 )
         super().save_pretrained(save_directory, *arguments, **kwargs)
+        seal(Path(save_directory))
 
     @classmethod
     def from_image_model(

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextMode
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cmd_video import models
+from cmd_video.data.sealed import check_sealed
 from cmd_video.denoisers.latent_space import ImageAutoencoder
 from cmd_video.models import CMDAutoencoder
 from cmd_video.models.whole import load_whole
@@ -151,6 +152,7 @@ def _load(name: str, path: str) -> Any:
             path = str(folder)
     if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
         raise ValueError(f"components.{name}.path: no folder {path}")
+    check_sealed(folder, subfolder, f"components.{name}.path")
     if "tokenizer" in name:
         return _load_tokenizer(name, path, subfolder)
     if "text_encoder" in name:

@@ -25,6 +25,7 @@ from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
 from cmd_video.data.files import whole_folder
+from cmd_video.data.sealed import seal
 
 from .build import build_stage
 from .captions import caption_remarks, captions_of
@@ -348,6 +349,7 @@ def export_components(stage: Stage, dataset: ClipDataset, folder: Path, class_na
         write_names(temporary, class_names)
         if "digests" in getattr(dataset, "recipe", {}):
             (temporary / LATENTS).write_text(json.dumps(dataset.recipe["digests"], indent=1))  # type: ignore[attr-defined]
+        seal(temporary)
 
 
 def _needs_captions(config: TrainConfig) -> bool:
