@@ -173,7 +173,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(name, tiny_config, forked_train,
 
 def test_a_finished_run_has_the_few_step_sampler(build_tiny, batch_of, tmp_path):
     stage, _ = awake("content", build_tiny, batch_of)
-    stage.finish([])
+    stage.finish(iter(()))
     stage.save_extras(tmp_path)
     how = ModelSampling.model_validate(json.loads((tmp_path / SAMPLING).read_text())["content"])
     assert how.starts == (999, 699) and how.num_inference_steps == 2 and how.guidance_scale == 1.0

@@ -24,7 +24,7 @@ def test_a_run_says_how_its_student_is_sampled(build_tiny, tmp_path):
     for kind, segments, starts in (("backward", 2, [999, 799]), ("consistency", 5, None), ("consistency", 1, None)):
         objective = distilled(kind, segments=segments, starts=starts)
         stage, _ = build_tiny("motion", objective=objective, validation__num_inference_steps=segments)
-        stage.finish([])
+        stage.finish(iter(()))
         stage.save_extras(tmp_path)
         (part, how), *others = json.loads((tmp_path / SAMPLING).read_text()).items()
         assert part == "motion" and not others and how["guidance"] == plain

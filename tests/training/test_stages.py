@@ -9,6 +9,8 @@ from cmd_video.diffusion.draws import Draws
 from cmd_video.diffusion.plan import Step
 from cmd_video.diffusion.process import process_of
 from cmd_video.techniques import TECHNIQUES
+from cmd_video.training import loop
+from cmd_video.training.loop import export_components
 
 BRIDGE = {"kind": "bridge", "kappa": 2.0, "aligned": False}
 
@@ -48,6 +50,34 @@ def test_the_example_of_a_batch_leaves_the_batch_as_it_is(name, build_tiny, batc
     assert all(torch.equal(torch.as_tensor(batch[key]), torch.as_tensor(before[key]))
                for key in before if key != "prompt")  # fmt: skip
     assert batch["prompt"] == before["prompt"] == condition["prompt"]
+
+
+class Counted:
+    """A set that counts what is read of it, and of how many clips at a time."""
+
+    def __init__(self, dataset):
+        self.dataset, self.read = dataset, []
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.dataset[index]
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "image", "content", "motion"])
+def test_clips_are_read_at_the_end_by_the_stage_that_measures_them_alone(name, build_tiny, tmp_path, monkeypatch):
+    stage, dataset = build_tiny(name)
+    counted, sizes = Counted(dataset), []
+    encode = type(stage.components["autoencoder"]).encode if name == "autoencoder" else None
+    if encode is not None:
+        watch = lambda self, clip, **options: (sizes.append(len(clip)), encode(self, clip, **options))[1]  # noqa: E731
+        monkeypatch.setattr(type(stage.components["autoencoder"]), "encode", watch)
+    monkeypatch.setattr(loop, "CLIPS_FOR_STATISTICS", 7)
+    export_components(stage, counted, tmp_path / "pipeline")
+    assert counted.read == (list(range(min(7, len(dataset)))) if encode else [])
+    assert all(size <= 4 for size in sizes) and sum(sizes) == len(counted.read)
 
 
 @pytest.mark.parametrize("name", ["image", "content", "motion"])

@@ -5,6 +5,7 @@ stage = AutoencoderStage(config, components);  loss = stage(batch)              
 B batch, C channels, F frames, H, W, D motion channels.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class AutoencoderStage(Stage):
 
         return NoisyBatch(call, batch["video"], frames=2)
 
-    def finish(self, batches: list[Batch]) -> None:
+    def finish(self, batches: Iterator[Batch]) -> None:
         """Measure the motion latents' mean and standard deviation, so that the motion model sees unit variance."""
         device = self._device()
         latents = torch.cat(

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -253,8 +254,17 @@ def fixed_batches(
     Raises:
         ValueError: none of them can be read.
     """
-    items = list(NumberedDataset(dataset, classes).readable(range(min(count, len(dataset)))))
-    if not items:
+    return list(first_batches(dataset, count, batch_size, classes))
+
+
+def first_batches(
+    dataset: ClipDataset, count: int, batch_size: int, classes: Mapping[int, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """As `fixed_batches`, each batch read when it is asked for."""
+    items = NumberedDataset(dataset, classes).readable(range(min(count, len(dataset))))
+    found = False
+    while batch := list(islice(items, batch_size)):
+        found = True
+        yield finish_batch(dataset, collate(batch))
+    if not found:
         raise ValueError(f"data: none of the first {count} clips can be read")
-    batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
-    return [finish_batch(dataset, collate(batch)) for batch in batches]

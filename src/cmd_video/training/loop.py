@@ -38,6 +38,7 @@ from .data import (
     StepSampler,
     digest_of_clips,
     finish_batch,
+    first_batches,
     fixed_batches,
     name_clips,
     training_batches,
@@ -336,12 +337,12 @@ def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
 def export_components(stage: Stage, dataset: ClipDataset, folder: Path, class_names: Sequence[str] = ()) -> None:
     """Save every component of a stage, in the layout of a diffusers pipeline without its index, and names of classes.
 
-    The autoencoder stage measures the statistics of the motion latents first. The folder appears complete or not at
-    all.
+    The autoencoder stage measures the statistics of the motion latents first, of few clips at a time, whatever a batch
+    of the run is; the others read none. The folder appears complete or not at all.
     """
     stage.eval()
     with torch.no_grad():
-        stage.finish(fixed_batches(dataset, CLIPS_FOR_STATISTICS, 16))
+        stage.finish(first_batches(dataset, CLIPS_FOR_STATISTICS, 4))
     with whole_folder(folder, replace=True) as temporary:
         for name, component in stage.components.items():
             component.save_pretrained(temporary / name)

@@ -6,6 +6,7 @@ Every random draw is a function of (seed, number of the sample), so that neither
 changes it.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ class Stage(nn.Module):
         """A picture (3, height, width) in [-1, 1] of what the weights do."""
         raise TypeError(f"{type(self).__name__} has no picture")
 
-    def finish(self, batches: list[Batch]) -> None:
-        """Last measurements before the components are saved."""
+    def finish(self, batches: Iterator[Batch]) -> None:
+        """Last measurements before the components are saved; batches are read when they are asked for."""
 
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by name; with LoRA only the adapters do."""

@@ -6,6 +6,7 @@ B batch; x_0 and x_t have one shape (B, ...): content frames (B, C, h, w), motio
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class DiffusionStage(Stage):
             scaled.get(name.partition(".")[0], groups[0])["params"].append(value)
         return groups + list(scaled.values())
 
-    def finish(self, batches: list[Batch]) -> None:
+    def finish(self, batches: Iterator[Batch]) -> None:
         """Undo what an edit did for training; leave the sampler that the weights need."""
         if self.config.edit is not None:
             self.adapters = self.config.edit.finish(self.model)
