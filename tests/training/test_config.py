@@ -263,6 +263,27 @@ def test_overrides(tiny_config, tmp_path):
     assert config.output_dir == "a=b" and config.loop.batch_size == 4
 
 
+def both(config, field):
+    return [getattr(data, field) for data in (config.data, config.validation.data)]
+
+
+@pytest.mark.parametrize("recipe", ["webvid-sd21/content.yaml", "own-clips/autoencoder.yaml", "ucf101/motion.yaml"])
+def test_an_override_of_what_both_sets_have_alike_holds_for_both(recipe):
+    path = ROOT / "configs" / recipe
+    before = load_config(path)
+    config = load_config(path, ["data.height=128", "data.fps=6", "data.path=elsewhere", "data.seed=3"])
+    assert both(config, "height") == [128, 128] and both(config, "fps") == [6, 6]
+    assert config.data.path == "elsewhere" and config.data.seed == 3
+    assert config.validation.data.seed == before.validation.data.seed
+    if before.validation.data.path != before.data.path:
+        assert config.validation.data.path == before.validation.data.path
+    for overrides in (
+        ["data.height=128", "validation.data.height=64"],
+        ["validation.data.height=64", "data.height=128"],
+    ):
+        assert both(load_config(path, overrides), "height") == [128, 64]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -193,6 +193,7 @@ def find_data(kind: str) -> type[Section]:
     return named(DATA[kind])
 
 
+OWN_OF_VALIDATION = ("kind", "train", "seed")  # an override of `data` leaves those of `validation.data`
 DataConfig = Annotated[Any, by_kind(find_data)]
 
 
@@ -451,7 +452,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
 
     Args:
         path: the file.
-        overrides: strings "section.field=value"; the value is read as YAML.
+        overrides: strings "section.field=value"; the value is read as YAML. One of `data` holds for `validation.data`
+            too where the file says the same of both, as of sizes, unless that has an override of its own.
 
     Raises:
         ValueError: the file is not YAML, an override has no "=", or a field is wrong (pydantic's error names it).
@@ -460,6 +462,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a configuration is a mapping of fields, found {type(values).__name__}")
+    data, held_out = _clips_of(values)
+    own = {override.partition("=")[0] for override in overrides or []}
     for override in overrides or []:
         dotted, separator, text = override.partition("=")
         if not separator:
@@ -474,4 +478,16 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
             target[leaf] = _parse(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {_reason(error)}") from error
+        alike = leaf not in OWN_OF_VALIDATION and data.get(leaf) == held_out.get(leaf)
+        if parents == ["data"] and held_out and alike and f"validation.data.{leaf}" not in own:
+            values["validation"]["data"][leaf] = target[leaf]
     return TrainConfig.model_validate(values)
+
+
+def _clips_of(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file says of clips for training and for validation; nothing where they are of two kinds."""
+    validation = values.get("validation")
+    data, held_out = values.get("data"), validation.get("data") if isinstance(validation, dict) else None
+    if not isinstance(data, dict) or not isinstance(held_out, dict) or data.get("kind") != held_out.get("kind"):
+        return {}, {}
+    return dict(data), dict(held_out)
