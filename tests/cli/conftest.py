@@ -94,6 +94,7 @@ WRITING = {  # what writes -> its arguments
         "-o", "{out}/a.mp4",
     ],
     "data check": ["data", "check", "{clips}", "--num-frames", "4", "--json", "{out}/a.json"],
+    "data index": ["data", "index", "{clips}", "-o", "{out}/a.parquet"],
     "export": ["export", "{m}", "-o", "{out}/model"],
     "prune": ["prune", "{m}", "--budget", "0.9", "--importance", "{importance}", "-o", "{out}/model"],
     "merge": ["merge", "{m}", "{m}", "--scale", "0.5", "-o", "{out}/model"],

@@ -12,6 +12,7 @@ FILE_VERBS = {  # what a command writes a file to
     "restore": ["restore", "clip.mp4", "--task", "superres", "-o", "{}.mp4"],
     "adherence": ["sprites", "adherence", "-o", "{}.json"],
     "data check": ["data", "check", "clips", "--json", "{}.json"],
+    "data index": ["data", "index", "clips", "-o", "{}.parquet"],
     "reference": ["evaluate", "reference", "clips", "-o", "{}.json"],
     "calc": ["evaluate", "calc", "clips", "clips", "-o", "{}.json"],
 }

@@ -1,4 +1,4 @@
-"""`cmd-video data check|encode`: look over training data, precompute latents."""
+"""`cmd-video data check|index|encode`: look over training data, list it in a table, precompute latents."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from cmd_video.data.files import writable_file, writable_folder
 
 from .options import Device
 
-app = typer.Typer(help="Look over and encode training data: check, encode.")
+app = typer.Typer(help="Look over, list and encode training data: check, index, encode.")
 
 
 @app.command("check")
@@ -48,7 +48,7 @@ def check_command(
     from rich.progress import track
     from rich.text import Text
 
-    from cmd_video.data.check import Report, check_clips
+    from cmd_video.data.check import Report, check_clips, to_look_at
     from cmd_video.data.digests import write_digests
     from cmd_video.data.manifest import list_clips, paths_of
 
@@ -68,15 +68,22 @@ def check_command(
         sets = [(str(path), manifest, num_frames, stride, _cut(manifest, tokenizer, str(path)))]
     console = Console(soft_wrap=True)
     reports = []
-    for title, manifest, frames, step, cut in sets:
+    for title, whole, frames, step, cut in sets:
+        manifest = to_look_at(whole)
+        unseen = len(whole.records) - len(manifest.records)
+        if unseen and digests_file is not None:
+            raise ValueError(f"--write-digests: {title} has {len(whole.records)} clips, of which a sample is decoded")
         progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
         report = check_clips(progress, frames, step, {each.path: each.sha256 for each in manifest.records})
-        report = Report(report.verdicts, [each for each in manifest.left_out if each.path not in manifest.missing])
-        _show(console, f"{title}: {frames} frames, stride {step}", report, cut)
+        left_out = [each for each in manifest.left_out if each.path not in manifest.missing]
+        report = Report(report.verdicts, left_out, unseen)
+        sampled = f", a sample of {len(whole.records)} clips" if unseen else ""
+        _show(console, f"{title}: {frames} frames, stride {step}{sampled}", report, cut)
         reports.append(report)
     if json_file is not None:
         verdicts = [verdict for report in reports for verdict in report.verdicts]
-        Report(verdicts, [each for report in reports for each in report.left_out]).save(json_file)
+        left_out = [each for report in reports for each in report.left_out]
+        Report(verdicts, left_out, sum(report.unseen for report in reports)).save(json_file)
         console.print(Text(str(json_file)))
     if digests_file is not None:
         write_digests(digests_file, sets[0][1], reports[0].usable())
@@ -115,23 +122,26 @@ def _show(console: Any, title: str, report: Any, cut: list[str]) -> None:
 def _cut(manifest: Any, tokenizer: str | None, title: str) -> list[str]:
     """Lines about clips without captions, and about captions that the tokenizer of a model cuts."""
     from cmd_video.data.listing import tell
+    from cmd_video.data.records import as_clips
 
     lines = manifest.remarks()[len(tell(manifest.left_out)) :]
     if tokenizer is None:
         return lines
-    if not any(record.prompt for record in manifest.records):
+    captions = as_clips(manifest.records).prompts
+    if not any(captions):
         raise ValueError(f"--tokenizer: {title} has no captions; --kind says where they are")
     from cmd_video.training.captions import cut_by
     from cmd_video.training.components import build_components
     from cmd_video.training.config import ComponentConfig
 
     parts = build_components({"tokenizer": ComponentConfig(path=tokenizer)})
-    return lines + cut_by(parts, [record.prompt for record in manifest.records], title)
+    return lines + cut_by(parts, captions, title, len(manifest.records))
 
 
 def _sets_of(path: Path) -> list[tuple[str, Any, int, int, list[str]]]:
     """Of a training configuration both sets of clips: title, manifest, frames, stride, lines about captions."""
     from cmd_video.data.manifest import list_clips
+    from cmd_video.data.records import as_clips
     from cmd_video.training.captions import cut_by, tokenizers_of
     from cmd_video.training.config import VideoData, load_config
 
@@ -151,10 +161,53 @@ def _sets_of(path: Path) -> list[tuple[str, Any, int, int, list[str]]]:
             manifest,
             files[place].num_frames,
             files[place].stride,
-            _cut(manifest, None, place) + cut_by(parts, [record.prompt for record in manifest.records], place),
+            _cut(manifest, None, place)
+            + cut_by(parts, as_clips(manifest.records).prompts, place, len(manifest.records)),
         )
         for place, manifest in manifests.items()
     ]
+
+
+@app.command("index")
+def index_command(
+    path: Annotated[Path, typer.Argument(help="Folder or manifest.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Table to write, a .parquet file.", callback=writable_file)
+    ],
+    kind: Annotated[str, typer.Option(help="As of `data check`.")] = "auto",
+    video_root: Annotated[Path | None, typer.Option(help="Folder of the clips (ucf101, webvid).")] = None,
+    split: Annotated[str | None, typer.Option(help="train1 ... test3 (ucf101).")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Read size, frames, rate and duration of every clip.")
+    ] = True,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that look at clips.")] = 0,
+) -> None:
+    """List a set once and write a table of its clips, which opens at once however many they are. Its clips are read
+    as any other set's: `kind: manifest` and its path.
+
+    Clips that are not there are left out and counted. Paths in the table are relative to its folder.
+
+    Example: cmd-video data index results_10M_train.csv --video-root videos/ -o clips.parquet --num-workers 16
+    """
+    from rich.progress import Progress
+
+    from cmd_video.data.index import index_clips
+
+    with Progress() as progress:
+        task = progress.add_task("clips", total=None)
+        facts = index_clips(
+            path,
+            output,
+            kind,
+            video_root=video_root,
+            split=split,
+            probe=probe,
+            num_workers=num_workers,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    for line in facts.remarks:
+        print(line)
+    print(f"{output}: {facts.rows} clips")
 
 
 @app.command("encode")
