@@ -22,6 +22,7 @@ FOLDER_VERBS = {  # or a folder
     "export": ["export", "run", "-o", "{}"],
     "prune": ["prune", "default", "--rule", "vdmini", "-o", "{}"],
     "encode": ["data", "encode", "run", "-o", "{}"],
+    "data import": ["data", "import", "afile", "-o", "{}"],
     "sprites make": ["sprites", "make", "--num-clips", "1", "-o", "{}"],
     "samples": ["evaluate", "generate", "prompts.txt", "-o", "{}"],
 }

@@ -74,6 +74,15 @@ def test_a_table_moves_with_its_clips(listed, tmp_path):
     assert [record.prompt for record in records] == before and all(record.path.is_file() for record in records)
 
 
+def test_a_table_behind_a_link_finds_its_clips(tmp_path):
+    files(tmp_path / "videos", ["1.mp4", "2.mp4"])
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    index_clips(tmp_path / "videos", tmp_path / "link" / "t.parquet", probe=False)
+    for folder in ("link", "far/away"):
+        assert all(record.path.is_file() for record in list_clips(tmp_path / folder / "t.parquet").records)
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory, encode, ramp):
     """Ten captioned clips of 12 frames of 24x32, and one that is damaged; the folder."""
@@ -291,3 +300,36 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'cmd-video\[scale\]'"):
         list_clips(path)
+
+
+def test_a_large_table_is_checked_and_its_captions_counted_in_a_sample(clips, tmp_path, capsys):
+    from cmd_video.cli import main
+    from cmd_video.data.check import to_look_at
+    from cmd_video.training.captions import cut_by
+
+    index_clips(clips, tmp_path / "t.parquet", "captioned_folder", probe=False)
+    table = open_table(tmp_path / "t.parquet")
+    assert to_look_at(table, 11) is table
+    assert [record.prompt for record in to_look_at(table, 2).records] == ["clip 2", "clip 8"]
+    assert main(["data", "check", str(tmp_path / "t.parquet"), "--num-frames", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "t.parquet: 4 frames" in out and "sample" not in out and f"{clips.name}/10.mkv: no known video" in out
+
+    class Words:
+        model_max_length = 1
+
+        def __call__(self, texts, **settings):
+            return {"input_ids": [[0]] * len(texts)}
+
+    lines = cut_by({"tokenizer": Words()}, ["", ""], "data", 10)
+    assert lines == ["data: none of 2 clips in a sample of 10 has a caption, text_encoder is told nothing"]
+
+
+def test_data_index_says_what_it_wrote(clips, tmp_path, capsys):
+    from cmd_video.cli import main
+
+    assert main(["data", "index", str(clips), "--kind", "captioned_folder", "-o", str(tmp_path / "t.parquet")]) == 0
+    out = capsys.readouterr().out
+    assert "1 clips cannot be read, the first 10.mkv" in out and "t.parquet: 11 clips" in out
+    assert main(["data", "index", str(clips), "-o", str(tmp_path / "t.csv")]) == 2
+    assert "must end in .parquet" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`cmd-video data check|index|encode`: look over training data, list it in a table, precompute latents."""
+"""`cmd-video data check|index|import|encode`: look over, list and unpack training data, precompute latents."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from cmd_video.data.files import writable_file, writable_folder
 
 from .options import Device
 
-app = typer.Typer(help="Look over, list and encode training data: check, index, encode.")
+app = typer.Typer(help="Look over, list, unpack and encode training data: check, index, import, encode.")
 
 
 @app.command("check")
@@ -40,17 +40,18 @@ def check_command(
 
     A file whose sha256 is not the one in its manifest is damaged.
 
+    Of a table (.parquet) of more than 10,000 clips so many, evenly drawn, are looked at.
+
     Of a training configuration (.yaml) all its clips are looked at, as it reads them, and its captions.
 
     Example: cmd-video data check clips/ --num-frames 16 --stride 2
     """
     from rich.console import Console
-    from rich.progress import track
     from rich.text import Text
 
-    from cmd_video.data.check import Report, check_clips, to_look_at
+    from cmd_video.data.check import Report, to_look_at
     from cmd_video.data.digests import write_digests
-    from cmd_video.data.manifest import list_clips, paths_of
+    from cmd_video.data.manifest import list_clips
 
     for option, file in (("--json", json_file), ("--write-digests", digests_file)):
         _check_writable(option, file)
@@ -58,28 +59,20 @@ def check_command(
         raise ValueError(f"--write-digests: {digests_file} must end in .jsonl")
     if path.suffix in (".yaml", ".yml"):
         given = {"--kind": kind != "auto", "--video-root": video_root, "--split": split, "--tokenizer": tokenizer}
-        given |= {"--write-digests": digests_file}
-        twice = [option for option, value in given.items() if value]
-        if twice:
+        if twice := [option for option, value in {**given, "--write-digests": digests_file}.items() if value]:
             raise ValueError(f"{', '.join(twice)}: {path} is a training configuration, which says that itself")
         sets = _sets_of(path)
     else:
         manifest = list_clips(path, kind, video_root=video_root, split=split)
+        if digests_file is not None and to_look_at(manifest) is not manifest:
+            raise ValueError(f"--write-digests: of the {len(manifest.records)} clips of {path} a sample is decoded")
         sets = [(str(path), manifest, num_frames, stride, _cut(manifest, tokenizer, str(path)))]
     console = Console(soft_wrap=True)
     reports = []
     for title, whole, frames, step, cut in sets:
-        manifest = to_look_at(whole)
-        unseen = len(whole.records) - len(manifest.records)
-        if unseen and digests_file is not None:
-            raise ValueError(f"--write-digests: {title} has {len(whole.records)} clips, of which a sample is decoded")
-        progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
-        report = check_clips(progress, frames, step, {each.path: each.sha256 for each in manifest.records})
-        left_out = [each for each in manifest.left_out if each.path not in manifest.missing]
-        report = Report(report.verdicts, left_out, unseen)
-        sampled = f", a sample of {len(whole.records)} clips" if unseen else ""
-        _show(console, f"{title}: {frames} frames, stride {step}{sampled}", report, cut)
-        reports.append(report)
+        reports.append(_look_over(whole, frames, step))
+        sampled = f", a sample of {len(whole.records)} clips" if reports[-1].unseen else ""
+        _show(console, f"{title}: {frames} frames, stride {step}{sampled}", reports[-1], cut)
     if json_file is not None:
         verdicts = [verdict for report in reports for verdict in report.verdicts]
         left_out = [each for report in reports for each in report.left_out]
@@ -88,6 +81,21 @@ def check_command(
     if digests_file is not None:
         write_digests(digests_file, sets[0][1], reports[0].usable())
         console.print(Text(str(digests_file)))
+
+
+def _look_over(whole: Any, num_frames: int, stride: int) -> Any:
+    """The report about the clips of a set, or a sample of a large table, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from cmd_video.data.check import Report, check_clips, to_look_at
+    from cmd_video.data.manifest import paths_of
+
+    manifest = to_look_at(whole)
+    progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
+    report = check_clips(progress, num_frames, stride, {each.path: each.sha256 for each in manifest.records})
+    left_out = [each for each in manifest.left_out if each.path not in manifest.missing]
+    return Report(report.verdicts, left_out, len(whole.records) - len(manifest.records))
 
 
 def _check_writable(option: str, file: Path | None) -> None:
@@ -208,6 +216,36 @@ def index_command(
     for line in facts.remarks:
         print(line)
     print(f"{output}: {facts.rows} clips")
+
+
+@app.command("import")
+def import_command(
+    shards: Annotated[list[str], typer.Argument(help="Tar files; {00000..00999}, {a,b} and * stand for several.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.", callback=writable_folder)
+    ],
+) -> None:
+    """Unpack tar shards of others (key.mp4 with key.txt or key.json) into a folder of clips with captions, which
+    `data check` and `data index` read as captioned_folder.
+
+    What cannot be taken is named by shard and key. Nothing is written outside the folder.
+
+    Example: cmd-video data import 'shards/{00000..00999}.tar' -o clips/
+    """
+    from rich.progress import Progress
+
+    from cmd_video.data.listing import tell
+    from cmd_video.data.tar_shards import import_shards
+
+    with Progress() as progress:
+        task = progress.add_task("shards", total=None)
+        found = import_shards(shards, output, lambda done, total: progress.update(task, completed=done, total=total))
+    for left in found.left_out:
+        print(f"left out: {left.path}: {left.reason}")
+    for line in tell(found.left_out):
+        print(line)
+    skipped = f", {found.skipped} shards were there" if found.skipped else ""
+    print(f"{output}: {found.clips} clips{skipped}")
 
 
 @app.command("encode")

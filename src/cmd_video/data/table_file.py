@@ -223,6 +223,13 @@ class TableWriter:
         self._file.add_key_value_metadata({KEY: self.facts.model_dump_json().encode()})
 
 
+def _seen_from(root: Path, folder: Path) -> str:
+    """A folder as it is seen from another one; where the way leads up, without links, which ".." does not go back."""
+    if not root.is_relative_to(folder):
+        root, folder = root.resolve(), folder.resolve()
+    return Path(os.path.relpath(root, folder)).as_posix()
+
+
 def _state(row: TableRow) -> list[Any]:
     """Which clip a row is, and what tells that its file was replaced."""
     return [*row[:3], *([row.sha256] if row.sha256 else [row.bytes, row.modified_ns])]
@@ -246,7 +253,7 @@ def table_writer(
         OSError: it cannot be written.
     """
     pa = arrow()
-    above = Path(os.path.relpath(root.absolute(), path.absolute().parent)).as_posix()
+    above = _seen_from(root.absolute(), path.absolute().parent)
     with (
         whole_file(path) as temporary,
         pa.parquet.ParquetWriter(str(temporary), schema(), compression="zstd") as file,
