@@ -84,3 +84,18 @@ def test_a_pass_of_a_table_has_every_row_once(sets):
 def test_a_run_knows_its_clips_by_what_the_table_states(sets):
     digests = [digest_of_clips(VideoDataset(sets[name], **SIZE)) for name in ("groups", "a group", "list")]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_run_trains_on_a_table(tiny_config, run_train, read_log, tmp_path, encode, ramp):
+    from cmd_video.data.index import index_clips
+
+    (tmp_path / "clips").mkdir()
+    for number in range(4):
+        encode(tmp_path / "clips" / f"{number}.mkv", ramp(6, 16, 16) // 2, "ffv1", "bgr0", options={})
+        (tmp_path / "clips" / f"{number}.txt").write_text("a ball" if number else "")
+    index_clips(tmp_path / "clips", tmp_path / "t.parquet", "captioned_folder", group_rows=2)
+    data = {"kind": "manifest", "path": str(tmp_path / "t.parquet"), "height": 16, "width": 16, "num_frames": 4}
+    config = tiny_config("autoencoder", tmp_path / "run", data=data, validation__data=data, loop__num_workers=1)
+    assert run_train(config).is_dir()
+    lines = [line["text"] for line in read_log(tmp_path / "run", "remark")]
+    assert lines[0] == "data: 1 of 4 clips have no caption, the first 0.mkv"
