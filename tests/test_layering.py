@@ -41,6 +41,7 @@ ONLY_IN = {  # a package -> folders and modules that may import it
     "typer": ("cli", "sprites.command"),
     "av": ("data", "cli"),
     "tensorboard": ("training",),
+    "pyarrow": ("data",),
 }
 NETWORKS = {"unet", "motion_transformer", "video_model"}  # asked by denoisers and techniques alone
 ASKING = ("denoisers", "techniques", "models", "pruning")

@@ -267,7 +267,7 @@ def in_fresh_interpreter(script: str) -> str:
 
 
 def test_importing_the_package_loads_no_tracker_decoder_or_plotting():
-    unwanted = ("av", "tensorboard", "matplotlib", "gradio", "torchmetrics", "typer", "webdataset")
+    unwanted = ("av", "tensorboard", "matplotlib", "gradio", "torchmetrics", "typer", "webdataset", "pyarrow")
     script = (
         "import sys, cmd_video; [getattr(cmd_video, name) for name in cmd_video.__all__];"
         f"print(*[name for name in {unwanted} if name in sys.modules])"

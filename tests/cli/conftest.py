@@ -3,6 +3,7 @@ every command that writes: a test with the argument `writing` runs for each.
 """
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,8 @@ WRITING = {  # what writes -> its arguments
         "-o", "{out}/a.mp4",
     ],
     "data check": ["data", "check", "{clips}", "--num-frames", "4", "--json", "{out}/a.json"],
+    "data index": ["data", "index", "{clips}", "-o", "{out}/a.parquet"],
+    "data import": ["data", "import", "{shard}", "-o", "{out}/unpacked"],
     "export": ["export", "{m}", "-o", "{out}/model"],
     "prune": ["prune", "{m}", "--budget", "0.9", "--importance", "{importance}", "-o", "{out}/model"],
     "merge": ["merge", "{m}", "{m}", "--scale", "0.5", "-o", "{out}/model"],
@@ -151,7 +154,12 @@ def writing_places(tmp_path_factory, tiny_pipeline, tiny_config, run_train):
     (folder / "result.json").write_text(
         json.dumps({"name": "paired", "protocol": {}, "values": {"psnr": {"value": 1.0}}})
     )
+    (folder / "a.txt").write_text("a caption")
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        tar.add(folder / "clips" / "0.mp4", "a.mp4")
+        tar.add(folder / "a.txt", "a.txt")
     return {
-        "m": tiny_pipeline, "clips": folder / "clips", "run": folder / "run", "config": folder / "config.yaml",
+        "m": tiny_pipeline, "shard": folder / "shard.tar",
+        "clips": folder / "clips", "run": folder / "run", "config": folder / "config.yaml",
         "prompts": folder / "prompts.txt", "importance": folder / "importance.json", "result": folder / "result.json",
     }  # fmt: skip

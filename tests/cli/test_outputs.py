@@ -12,6 +12,7 @@ FILE_VERBS = {  # what a command writes a file to
     "restore": ["restore", "clip.mp4", "--task", "superres", "-o", "{}.mp4"],
     "adherence": ["sprites", "adherence", "-o", "{}.json"],
     "data check": ["data", "check", "clips", "--json", "{}.json"],
+    "data index": ["data", "index", "clips", "-o", "{}.parquet"],
     "reference": ["evaluate", "reference", "clips", "-o", "{}.json"],
     "benchmark": ["benchmark", "default", "--json", "{}.json"],
     "benchmark --plot": ["benchmark", "default", "--plot", "{}.png"],
@@ -24,6 +25,7 @@ FOLDER_VERBS = {  # or a folder
     "export": ["export", "run", "-o", "{}"],
     "prune": ["prune", "default", "--rule", "vdmini", "-o", "{}"],
     "encode": ["data", "encode", "run", "-o", "{}"],
+    "data import": ["data", "import", "afile", "-o", "{}"],
     "sprites make": ["sprites", "make", "--num-clips", "1", "-o", "{}"],
     "samples": ["evaluate", "generate", "prompts.txt", "-o", "{}"],
 }

@@ -1,4 +1,4 @@
-"""`cmd-video data check|encode`: look over training data, precompute latents."""
+"""`cmd-video data check|index|import|encode`: look over, list and unpack training data, precompute latents."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from cmd_video.data.files import writable_file, writable_folder
 
 from .options import Device
 
-app = typer.Typer(help="Look over and encode training data: check, encode.")
+app = typer.Typer(help="Look over, list, unpack and encode training data: check, index, import, encode.")
 
 
 @app.command("check")
@@ -40,17 +40,18 @@ def check_command(
 
     A file whose sha256 is not the one in its manifest is damaged.
 
+    Of a table (.parquet) of more than 10,000 clips so many, evenly drawn, are looked at.
+
     Of a training configuration (.yaml) all its clips are looked at, as it reads them, and its captions.
 
     Example: cmd-video data check clips/ --num-frames 16 --stride 2
     """
     from rich.console import Console
-    from rich.progress import track
     from rich.text import Text
 
-    from cmd_video.data.check import Report, check_clips
+    from cmd_video.data.check import Report, to_look_at
     from cmd_video.data.digests import write_digests
-    from cmd_video.data.manifest import list_clips, paths_of
+    from cmd_video.data.manifest import list_clips
 
     for option, file in (("--json", json_file), ("--write-digests", digests_file)):
         _check_writable(option, file)
@@ -58,29 +59,43 @@ def check_command(
         raise ValueError(f"--write-digests: {digests_file} must end in .jsonl")
     if path.suffix in (".yaml", ".yml"):
         given = {"--kind": kind != "auto", "--video-root": video_root, "--split": split, "--tokenizer": tokenizer}
-        given |= {"--write-digests": digests_file}
-        twice = [option for option, value in given.items() if value]
-        if twice:
+        if twice := [option for option, value in {**given, "--write-digests": digests_file}.items() if value]:
             raise ValueError(f"{', '.join(twice)}: {path} is a training configuration, which says that itself")
         sets = _sets_of(path)
     else:
         manifest = list_clips(path, kind, video_root=video_root, split=split)
+        if digests_file is not None and to_look_at(manifest) is not manifest:
+            raise ValueError(f"--write-digests: of the {len(manifest.records)} clips of {path} a sample is decoded")
         sets = [(str(path), manifest, num_frames, stride, _cut(manifest, tokenizer, str(path)))]
     console = Console(soft_wrap=True)
     reports = []
-    for title, manifest, frames, step, cut in sets:
-        progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
-        report = check_clips(progress, frames, step, {each.path: each.sha256 for each in manifest.records})
-        report = Report(report.verdicts, [each for each in manifest.left_out if each.path not in manifest.missing])
-        _show(console, f"{title}: {frames} frames, stride {step}", report, cut)
-        reports.append(report)
+    for title, whole, frames, step, cut in sets:
+        reports.append(_look_over(whole, frames, step))
+        sampled = f", a sample of {len(whole.records)} clips" if reports[-1].unseen else ""
+        _show(console, f"{title}: {frames} frames, stride {step}{sampled}", reports[-1], cut)
     if json_file is not None:
         verdicts = [verdict for report in reports for verdict in report.verdicts]
-        Report(verdicts, [each for report in reports for each in report.left_out]).save(json_file)
+        left_out = [each for report in reports for each in report.left_out]
+        Report(verdicts, left_out, sum(report.unseen for report in reports)).save(json_file)
         console.print(Text(str(json_file)))
     if digests_file is not None:
         write_digests(digests_file, sets[0][1], reports[0].usable())
         console.print(Text(str(digests_file)))
+
+
+def _look_over(whole: Any, num_frames: int, stride: int) -> Any:
+    """The report about the clips of a set, or a sample of a large table, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from cmd_video.data.check import Report, check_clips, to_look_at
+    from cmd_video.data.manifest import paths_of
+
+    manifest = to_look_at(whole)
+    progress = track(paths_of(manifest), "decoding", console=Console(stderr=True), transient=True)
+    report = check_clips(progress, num_frames, stride, {each.path: each.sha256 for each in manifest.records})
+    left_out = [each for each in manifest.left_out if each.path not in manifest.missing]
+    return Report(report.verdicts, left_out, len(whole.records) - len(manifest.records))
 
 
 def _check_writable(option: str, file: Path | None) -> None:
@@ -115,23 +130,26 @@ def _show(console: Any, title: str, report: Any, cut: list[str]) -> None:
 def _cut(manifest: Any, tokenizer: str | None, title: str) -> list[str]:
     """Lines about clips without captions, and about captions that the tokenizer of a model cuts."""
     from cmd_video.data.listing import tell
+    from cmd_video.data.records import as_clips
 
     lines = manifest.remarks()[len(tell(manifest.left_out)) :]
     if tokenizer is None:
         return lines
-    if not any(record.prompt for record in manifest.records):
+    captions = as_clips(manifest.records).prompts
+    if not any(captions):
         raise ValueError(f"--tokenizer: {title} has no captions; --kind says where they are")
     from cmd_video.training.captions import cut_by
     from cmd_video.training.components import build_components
     from cmd_video.training.config import ComponentConfig
 
     parts = build_components({"tokenizer": ComponentConfig(path=tokenizer)})
-    return lines + cut_by(parts, [record.prompt for record in manifest.records], title)
+    return lines + cut_by(parts, captions, title, len(manifest.records))
 
 
 def _sets_of(path: Path) -> list[tuple[str, Any, int, int, list[str]]]:
     """Of a training configuration both sets of clips: title, manifest, frames, stride, lines about captions."""
     from cmd_video.data.manifest import list_clips
+    from cmd_video.data.records import as_clips
     from cmd_video.training.captions import cut_by, tokenizers_of
     from cmd_video.training.config import VideoData, load_config
 
@@ -151,10 +169,83 @@ def _sets_of(path: Path) -> list[tuple[str, Any, int, int, list[str]]]:
             manifest,
             files[place].num_frames,
             files[place].stride,
-            _cut(manifest, None, place) + cut_by(parts, [record.prompt for record in manifest.records], place),
+            _cut(manifest, None, place)
+            + cut_by(parts, as_clips(manifest.records).prompts, place, len(manifest.records)),
         )
         for place, manifest in manifests.items()
     ]
+
+
+@app.command("index")
+def index_command(
+    path: Annotated[Path, typer.Argument(help="Folder or manifest.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Table to write, a .parquet file.", callback=writable_file)
+    ],
+    kind: Annotated[str, typer.Option(help="As of `data check`.")] = "auto",
+    video_root: Annotated[Path | None, typer.Option(help="Folder of the clips (ucf101, webvid).")] = None,
+    split: Annotated[str | None, typer.Option(help="train1 ... test3 (ucf101).")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Read size, frames, rate and duration of every clip.")
+    ] = True,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that look at clips.")] = 0,
+) -> None:
+    """List a set once and write a table of its clips, which opens at once however many they are. Its clips are read
+    as any other set's: `kind: manifest` and its path.
+
+    Clips that are not there are left out and counted. Paths in the table are relative to its folder.
+
+    Example: cmd-video data index results_10M_train.csv --video-root videos/ -o clips.parquet --num-workers 16
+    """
+    from rich.progress import Progress
+
+    from cmd_video.data.index import index_clips
+
+    with Progress() as progress:
+        task = progress.add_task("clips", total=None)
+        facts = index_clips(
+            path,
+            output,
+            kind,
+            video_root=video_root,
+            split=split,
+            probe=probe,
+            num_workers=num_workers,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    for line in facts.remarks:
+        print(line)
+    print(f"{output}: {facts.rows} clips")
+
+
+@app.command("import")
+def import_command(
+    shards: Annotated[list[str], typer.Argument(help="Tar files; {00000..00999}, {a,b} and * stand for several.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder to write; a second call goes on.", callback=writable_folder)
+    ],
+) -> None:
+    """Unpack tar shards of others (key.mp4 with key.txt or key.json) into a folder of clips with captions, which
+    `data check` and `data index` read as captioned_folder.
+
+    What cannot be taken is named by shard and key. Nothing is written outside the folder.
+
+    Example: cmd-video data import 'shards/{00000..00999}.tar' -o clips/
+    """
+    from rich.progress import Progress
+
+    from cmd_video.data.listing import tell
+    from cmd_video.data.tar_shards import import_shards
+
+    with Progress() as progress:
+        task = progress.add_task("shards", total=None)
+        found = import_shards(shards, output, lambda done, total: progress.update(task, completed=done, total=total))
+    for left in found.left_out:
+        print(f"left out: {left.path}: {left.reason}")
+    for line in tell(found.left_out):
+        print(line)
+    skipped = f", {found.skipped} shards were there" if found.skipped else ""
+    print(f"{output}: {found.clips} clips{skipped}")
 
 
 @app.command("encode")

@@ -7,7 +7,7 @@ A clip is "ok"; "odd": usable, and the verdict says what is done with it; or has
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -18,8 +18,10 @@ from .digests import check_digest
 from .files import write_whole
 from .frame_folders import probe_frame_folder
 from .listing import LeftOut
-from .manifest import list_clips, paths_of
+from .manifest import Manifest, list_clips, paths_of
+from .table import ClipTable
 
+MOST = 10_000
 VERDICTS = ("ok", "odd", *get_args(ClipProblem))
 
 
@@ -47,10 +49,12 @@ class Report:
     Attributes:
         verdicts: one for each clip.
         left_out: what was found beside the clips and is not used.
+        unseen: clips of the set that were not looked at, see `to_look_at`.
     """
 
     verdicts: list[Verdict]
     left_out: list[LeftOut] = field(default_factory=list)
+    unseen: int = 0
 
     def counts(self) -> dict[str, int]:
         """Number of clips with each verdict that occurs; the sum is the number of clips."""
@@ -70,12 +74,24 @@ class Report:
         clips = [vars(verdict) for verdict in self.verdicts]
         left_out = [{"path": str(each.path), "reason": each.reason} for each in self.left_out]
         record = {"total": len(clips), "counts": self.counts(), "clips": clips, "left_out": left_out}
+        if self.unseen:
+            record["not_looked_at"] = self.unseen
         write_whole(Path(path), json.dumps(record, indent=1))
+
+
+def to_look_at(manifest: Manifest, most: int = MOST) -> Manifest:
+    """A set as it is, or of a table of more rows than `most` so many that lie evenly in it: to decode ten million
+    clips takes weeks.
+    """
+    records = manifest.records
+    if not isinstance(records, ClipTable) or len(records) <= most:
+        return manifest
+    return Manifest(records.sample(most), manifest.class_names, manifest.left_out)
 
 
 def find_clips(
     path: str | Path, kind: str = "auto", *, video_root: str | Path | None = None, split: str | None = None
-) -> list[Path]:
+) -> Sequence[Path]:
     """Paths of the clips below a path, each once, and of those that a set lists but that are not there.
 
     Arguments and errors as `list_clips`.

@@ -9,10 +9,9 @@ new order. A clip that cannot be read is named in `failures`, and the next one i
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,15 @@ from .clip import ClipError, check_span
 from .decode import read_clip, read_frame_folder
 from .digests import check_digest
 from .directions import in_mirror
-from .listing import counts
-from .manifest import ClipRecord, load_manifest
+from .listing import NOT_THERE
+from .manifest import load_manifest
+from .order import BlockOrder
+from .records import ClipRecord, as_clips
 from .transforms import flip_horizontal, resize_and_crop_frame, to_float
 
 logger = logging.getLogger(__name__)
+
+MOST_VERIFIED = 100_000  # clips whose sha256 is known to be right, or not; an older one is compared again
 
 
 class VideoDataset(Dataset):
@@ -85,10 +88,11 @@ class VideoDataset(Dataset):
                 raise ValueError(f"{name}: {value}, must be {least} or more")
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction: {max_bad_fraction}, must lie in [0, 1]")
-        folder = next((record.path for record in records if fps is not None and record.path.is_dir()), None)
+        clips = as_clips(records)
+        folder = None if fps is None else clips.picture_folder()
         if folder is not None:
             raise ValueError(f"fps: {fps}, but {folder} is a folder of pictures, which has no rate; give stride")
-        self.records, self.class_names = list(records), list(class_names)
+        self.records, self.class_names = clips, list(class_names)
         self.num_frames, self.size, self.stride, self.fps = num_frames, (height, width), stride, fps
         self.train, self.flip, self.seed, self.max_bad_fraction = train, flip, seed, max_bad_fraction
         self.failure_log = None if failure_log is None else Path(failure_log)
@@ -98,19 +102,20 @@ class VideoDataset(Dataset):
         self.remarks: list[str] = []
         self._mirror_classes = mirror_classes(self.class_names) if flip else {}
         self._verified: dict[Path, bool] = {}
+        self._order = BlockOrder(clips.block_sizes, key=[seed, 0])
 
     def __len__(self) -> int:
         return len(self.records)
 
     @property
     def class_labels(self) -> list[int]:
-        """Of every clip the number of its class, -1 for none."""
-        return [record.class_label for record in self.records]
+        """Numbers of the classes that clips have, -1 for none: of every clip, of a table each once."""
+        return self.records.class_labels
 
     @property
     def prompts(self) -> list[str]:
-        """The caption of every clip."""
-        return [record.prompt for record in self.records]
+        """The caption of every clip, of a large table those of a sample."""
+        return self.records.prompts
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         for further in range(len(self)):
@@ -132,10 +137,10 @@ class VideoDataset(Dataset):
         if index < 0:
             raise IndexError(f"item {index}: numbers start at 0")
         turn, first = divmod(index, len(self))
-        order = _order(self.seed, turn, len(self)) if self.train else range(len(self))
+        place_in_turn = (first + further) % len(self)
         generator = np.random.default_rng([self.seed, 1, index])
         place, mirrored = (generator.random() if self.train else 0.5), self.flip and generator.random() < 0.5
-        record = self.records[int(order[(first + further) % len(self)])]
+        record = self.records[self._order(turn, place_in_turn) if self.train else place_in_turn]
         try:
             frames = self._read(record, place)
         except ClipError as error:
@@ -161,6 +166,8 @@ class VideoDataset(Dataset):
         if record.sha256 is None:
             return
         if record.path not in self._verified:
+            if len(self._verified) >= MOST_VERIFIED:
+                self._verified.pop(next(iter(self._verified)))
             self._verified[record.path] = False
             check_digest(record.path, record.sha256)
             self._verified[record.path] = True
@@ -190,33 +197,14 @@ class VideoDataset(Dataset):
 
         Args:
             files: also what tells that a file was replaced: the sha256 that its manifest states, or size and time.
+
+        Returns:
+            A row for each clip; of a table a row with the digest of them that it states.
         """
-        names = [record.path.absolute().as_posix() for record in self.records]
-        above = os.path.commonpath([os.path.dirname(name) for name in names])
-        rows: list[list[Any]] = []
-        for record, name in zip(self.records, names, strict=True):
-            row = [os.path.relpath(name, above), record.prompt, record.class_label]
-            rows.append([*row, *(_state_of(record) if files else ())])
-        return rows
+        return self.records.described(files)
 
     def _first_failure(self) -> str:
         return ": ".join(next(iter(self.failures.items())))
-
-
-def _state_of(record: ClipRecord) -> list[Any]:
-    """The sha256 that a clip must have, or size and time of its file, or of each file of its folder."""
-    if record.sha256 is not None:
-        return [record.sha256]
-    folder = record.path.is_dir()
-    files = sorted(record.path.iterdir()) if folder else [record.path]
-    stats = [(file.name, file.stat()) for file in files if file.exists()]
-    return [[name if folder else "", stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, turn: int, length: int) -> np.ndarray:
-    """Order of the clips in one pass."""
-    return np.random.default_rng([seed, 0, turn]).permutation(length)
 
 
 def open_video_dataset(
@@ -238,6 +226,7 @@ def open_video_dataset(
     manifest = load_manifest(kind, path, video_root=video_root, split=split)
     manifest.warn(path)
     dataset = VideoDataset(manifest.records, class_names=manifest.class_names, **settings)
-    dataset.missing, dataset.left_out = len(manifest.missing), counts(manifest.left_out)
+    dataset.left_out = manifest.counts()
+    dataset.missing = dataset.left_out.get(NOT_THERE, 0)
     dataset.remarks = manifest.remarks()
     return dataset

@@ -118,6 +118,23 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside a file, for what is needed only while that one is made.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    folder = _temporary(path.with_name(path.stem[:40]), ".parts")
+    _remove_leftovers(path.parent)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that had this number before
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def holds_something(folder: Path) -> bool:
     """Whether a folder is there with something else in it than a lock and what is being written, or was half-written
     by a process that was killed.

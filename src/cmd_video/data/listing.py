@@ -8,7 +8,7 @@ at.
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from .frame_folders import PICTURE_SUFFIXES, natural_key
@@ -90,28 +90,60 @@ def look_through(folder: Path) -> Found:
     return Found(in_order(videos), in_order(picture_folders), in_order(texts), left_out)
 
 
+class Tally:
+    """How many things were left out for each reason, and the first of them, of however many.
+
+    Attributes:
+        counts: reason -> how many.
+    """
+
+    def __init__(self, left_out: Iterable[LeftOut] = ()) -> None:
+        self.counts: dict[str, int] = {}
+        self._first: dict[str, str | Path] = {}
+        for path, reason in left_out:
+            self.add(path, reason)
+
+    def add(self, path: str | Path, reason: str) -> None:
+        """Count one."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self._first.setdefault(reason, path)
+
+    def lines(self) -> list[str]:
+        """In words, a line for each reason."""
+        return [
+            f"{count} {'listed are' if reason == NOT_THERE else 'left out,'} {reason}, the first {self._first[reason]}"
+            for reason, count in self.counts.items()
+        ]
+
+
 def tell(left_out: Iterable[LeftOut]) -> list[str]:
     """What was left out in words, a line for each reason with how many and the first of them."""
-    by_reason: dict[str, list[Path]] = {}
-    for path, reason in left_out:
-        by_reason.setdefault(reason, []).append(path)
-    return [
-        f"{len(paths)} {'listed are' if reason == NOT_THERE else 'left out,'} {reason}, the first {paths[0]}"
-        for reason, paths in by_reason.items()
-    ]
+    return Tally(left_out).lines()
 
 
 def counts(left_out: Iterable[LeftOut]) -> dict[str, int]:
     """How many were left out for each reason."""
-    total: dict[str, int] = {}
-    for _, reason in left_out:
-        total[reason] = total.get(reason, 0) + 1
-    return total
+    return Tally(left_out).counts
 
 
 def order_of(path: Path) -> list[Any]:
     """Sort key of paths in which numbers count as numbers."""
     return [natural_key(part) for part in path.parts]
+
+
+def order_bytes(path: PurePath) -> bytes:
+    """`order_of` a path as bytes that sort alike, for what sorts outside Python; no part may hold a null character."""
+    return b"".join(b"\1" + _part_bytes(part) for part in path.parts)
+
+
+def _part_bytes(part: str) -> bytes:
+    """Pieces of a name, texts before numbers, a number by how many digits it has; then the name itself."""
+    pieces, name = natural_key(part)
+    written = [
+        b"\1" + text.encode() + b"\0" if number < 0 else b"\2" + len(str(number)).to_bytes(2) + str(number).encode()
+        for number, text in pieces
+    ]
+    return b"".join(written) + b"\0" + name.encode() + b"\0"
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:

@@ -2,23 +2,23 @@
 
     manifest = load_manifest("captioned_folder", "clips/");  manifest.records[0].prompt
 
-Kinds: "manifest" (.jsonl or .csv), "captioned_folder" (clip.mp4 + clip.txt), "class_folder" (class/clip.mp4), "ucf101"
-(official splits), "webvid" (its csv) and "frame_folders" (folders of pictures). Records are in sorted order. What was
-found or listed and is not used stands in `left_out`, with the reason. Over 400 lines, for the six ways are read alike.
+Kinds: "manifest" (.jsonl or .csv; for large sets .parquet, see `table`), "captioned_folder" (clip.mp4 + clip.txt),
+"class_folder" (class/clip.mp4), "ucf101" (official splits), "webvid" (its csv) and "frame_folders" (folders of
+pictures). Records are in sorted order. What was found or listed and is not used stands in `left_out`, with the reason.
 """
 
-import csv
-import json
-import logging
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .classes import check_text, class_name, name_classes
 from .listing import NOT_THERE, VIDEO_SUFFIXES, Found, LeftOut, in_order, look_through, order_of, split_pictures, tell
+from .records import ClipRecord, Manifest
+from .rows import csv_rows, jsonl_rows, text_of
+from .table import ClipTable, open_table, table_paths
+from .webvid import is_webvid, webvid_rows
 
 __all__ = [
     "KINDS",
@@ -30,66 +30,15 @@ __all__ = [
     "load_manifest",
     "paths_of",
 ]
-logger = logging.getLogger(__name__)
 
 KINDS = ("manifest", "captioned_folder", "class_folder", "ucf101", "webvid", "frame_folders")
+LISTS = (".jsonl", ".csv", ".parquet")  # suffixes of manifests
 COLUMNS = {  # names that a manifest may use -> ours
     **dict.fromkeys(("path", "video", "file_name"), "path"),
     **dict.fromkeys(("prompt", "caption", "text"), "prompt"),
     **dict.fromkeys(("class_label", "label"), "class_label"),
     "sha256": "sha256",
 }
-WEBVID_COLUMNS = ("videoid", "contentUrl", "duration", "page_dir", "name")
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """One clip.
-
-    Attributes:
-        path: a video file or a folder of pictures.
-        prompt: its caption; "" where there is none.
-        class_label: number of its class; -1 where there is none.
-        sha256: what the file must hash to, in lower case; None where the set does not say.
-    """
-
-    path: Path
-    prompt: str = ""
-    class_label: int = -1
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a set holds.
-
-    Attributes:
-        records: its clips.
-        class_names: name of each class label; empty where clips have none, or numbers in place of names.
-        left_out: what was found or listed and is no clip here.
-    """
-
-    records: list[ClipRecord]
-    class_names: list[str] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-    @property
-    def missing(self) -> list[Path]:
-        """Clips that are listed, or linked to, and are not there."""
-        return [path for path, reason in self.left_out if reason == NOT_THERE]
-
-    def remarks(self) -> list[str]:
-        """What to know about the set, a line each: what was left out, and clips without a caption beside others."""
-        lines = tell(self.left_out)
-        bare = [record.path for record in self.records if not record.prompt]
-        if 0 < len(bare) < len(self.records):
-            lines.append(f"{len(bare)} of {len(self.records)} clips have no caption, the first {bare[0]}")
-        return lines
-
-    def warn(self, where: str | Path) -> None:
-        """Log the remarks as warnings, the same wherever clips are listed to be used."""
-        for line in self.remarks():
-            logger.warning("%s: %s", where, line)
 
 
 def list_clips(
@@ -100,7 +49,7 @@ def list_clips(
     Args:
         path: a video file, a folder or a manifest.
         kind: one of `KINDS`, or "auto": of a folder all video files at any depth and all folders of pictures that hold
-            no video file, of a .csv or .jsonl file what it lists, else the file itself.
+            no video file, of a .csv, .jsonl or .parquet file what it lists, else the file itself.
         video_root: as in `load_manifest`.
         split: as in `load_manifest`.
 
@@ -111,9 +60,8 @@ def list_clips(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(2, "no such file or folder", str(path))
-    if kind == "auto" and path.suffix.lower() in (".csv", ".jsonl"):
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            kind = "webvid" if set(file.readline().strip().split(",")) == set(WEBVID_COLUMNS) else "manifest"
+    if kind == "auto" and path.suffix.lower() in LISTS:
+        kind = "webvid" if is_webvid(path) else "manifest"
     if kind != "auto":
         if kind not in KINDS:
             raise ValueError(f"kind: {kind!r}, allowed: auto, {', '.join(KINDS)}")
@@ -130,8 +78,10 @@ def list_clips(
     return manifest
 
 
-def paths_of(manifest: Manifest) -> list[Path]:
+def paths_of(manifest: Manifest) -> Sequence[Path]:
     """Paths of all clips, each once however many captions it has, and of those that are listed and not there."""
+    if isinstance(manifest.records, ClipTable):
+        return table_paths(manifest.records)
     return list(dict.fromkeys([*(record.path for record in manifest.records), *manifest.missing]))
 
 
@@ -189,57 +139,14 @@ def _but(left_out: list[LeftOut]) -> str:
     return "".join(f"; {line}" for line in tell(left_out))
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, columns) of a csv file with a header."""
-    reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True)
-    try:
-        names = list(reader.fieldnames or ())
-        double = next((name for name in names if names.count(name) > 1), None)
-        if double is not None:
-            raise ValueError(f"{path}: column {double!r} is there twice")
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}: line {reader.line_num} does not have the {len(names)} columns of the header"
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line, object_pairs_hook=_each_once)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}: line {number} is {type(row).__name__}, must be an object")
-            yield number, row
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, which may not say two things of one name."""
-    names = [name for name, _ in pairs]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise ValueError(f"{double!r} is there twice")
-    return dict(pairs)
-
-
 def _read_manifest(path: Path) -> Manifest:
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: suffix {path.suffix!r}, allowed: {', '.join(readers)}")
-    rows = [_manifest_row(path, line, row) for line, row in readers[path.suffix.lower()](path)]
+    suffix = path.suffix.lower()
+    if suffix not in LISTS:
+        raise ValueError(f"{path}: suffix {path.suffix!r}, allowed: {', '.join(LISTS)}")
+    if suffix == ".parquet":
+        return open_table(path)
+    found = csv_rows(path) if suffix == ".csv" else jsonl_rows(path)
+    rows = [_manifest_row(path, line, row) for line, row in found]
     lost = [str(row["path"]) for row in rows if not row["path"].exists()]
     if lost:
         raise ValueError(f"{path}: {len(lost)} of {len(rows)} clips are not there, the first {lost[0]}")
@@ -314,7 +221,7 @@ def _read_captioned(path: Path) -> Manifest:
         raise ValueError(
             f"{path}: {len(lost)} of {len(videos)} clips have no caption .txt beside them, as {lost[0].name}"
         )
-    records = [ClipRecord(video, " ".join(_text(caption).split())) for video, caption in zip(videos, captions)]
+    records = [ClipRecord(video, " ".join(text_of(caption).split())) for video, caption in zip(videos, captions)]
     used = {*captions, *(each.path.with_suffix(".txt") for each in found.left_out)}
     alone = [LeftOut(text, "a text without a clip") for text in found.texts if text not in used]
     return Manifest(records, left_out=found.left_out + _no_videos(found) + alone)
@@ -365,14 +272,14 @@ def _read_ucf101(path: Path, video_root: Path, split: str | None) -> Manifest:
         if not file.is_file():
             raise FileNotFoundError(2, "no such file; UCF-101's official splits have it", str(file))
     numbers: dict[str, int] = {}
-    for line, text in enumerate(_text(classes).splitlines(), 1):
+    for line, text in enumerate(text_of(classes).splitlines(), 1):
         if text.strip():
             number, _, name = text.strip().partition(" ")
             if number != str(len(numbers) + 1) or not name:
                 raise ValueError(f"{classes}: line {line} is {text!r}, must be `{len(numbers) + 1} Name`")
             numbers[name] = len(numbers)
     records = []
-    for line, text in enumerate(_text(listed).splitlines(), 1):
+    for line, text in enumerate(text_of(listed).splitlines(), 1):
         if text.strip():
             clip = PurePosixPath(text.split()[0])
             name = clip.parts[0]
@@ -385,15 +292,7 @@ def _read_ucf101(path: Path, video_root: Path, split: str | None) -> Manifest:
 
 
 def _read_webvid(path: Path, video_root: Path) -> Manifest:
-    records = []
-    for line, row in _csv_rows(path):
-        if set(row) != set(WEBVID_COLUMNS):
-            raise ValueError(f"{path}: columns are {', '.join(row)}, must be {', '.join(WEBVID_COLUMNS)}")
-        inside = PurePosixPath(row["page_dir"]) / f"{row['videoid']}.mp4"
-        if inside.is_absolute() or ".." in inside.parts:
-            raise ValueError(f"{path}: line {line}: {inside} does not lie below the video root")
-        records.append(ClipRecord(video_root / inside, " ".join(row["name"].split())))
-    return _present(records, [])
+    return _present([ClipRecord(video_root / inside, caption) for inside, caption in webvid_rows(path)], [])
 
 
 def _present(records: list[ClipRecord], class_names: list[str]) -> Manifest:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cmd_video.data.datasets import VideoDataset
+from cmd_video.data.manifest import Manifest, paths_of
 from cmd_video.denoisers.latent_space import ImageAutoencoder
 from cmd_video.evaluation.metrics.reconstruction import ReconstructedClips
 from cmd_video.evaluation.protocol.clips import ClipSource, FolderClips, MadeClips, Reading, open_clips
@@ -134,7 +135,7 @@ def dataset_clips(data: Any, source: str, reading: Reading) -> ClipSource:
     if isinstance(dataset, VideoDataset):  # by itself it would put another clip in a damaged one's place
         frames, size, stride, fps = dataset.num_frames, dataset.size, dataset.stride, dataset.fps
         its_own = replace(reading, frames=frames, size=size, stride=stride, fps=fps)
-        files = FolderClips(list(dict.fromkeys(record.path for record in dataset.records)), its_own)
+        files = FolderClips(paths_of(Manifest(dataset.records)), its_own)
         files.recipe |= {"source": source, "listed_but_missing": dataset.missing}
         if dataset.left_out:
             files.recipe["left_out"] = dataset.left_out

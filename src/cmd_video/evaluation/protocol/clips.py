@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,7 +23,6 @@ import torch
 from cmd_video.data.clip import ClipError, check_span
 from cmd_video.data.decode import codec_and_rate, read_clip, read_frame_folder, span_start
 from cmd_video.data.frame_folders import list_frames
-from cmd_video.data.listing import counts
 from cmd_video.data.manifest import list_clips, paths_of
 from cmd_video.data.transforms import resize_and_crop_frame, to_uint8
 
@@ -99,7 +99,7 @@ class Reading:
         """Numbers of the clips to look at among `count`, ascending."""
         if self.num_clips is None or self.num_clips >= count:
             return list(range(count))
-        return sorted(sorted(range(count), key=lambda number: self._draw(f"clip {number}"))[: self.num_clips])
+        return sorted(nsmallest(self.num_clips, range(count), key=lambda number: self._draw(f"clip {number}")))
 
     def chosen(self, count: int) -> str:
         """How clips were chosen among `count`, in words, for the protocol."""
@@ -129,12 +129,13 @@ class FolderClips(ClipSource):
 
     def __init__(self, path: str | Path | Sequence[Path], reading: Reading) -> None:
         left_out: dict[str, int] = {}
+        found: Sequence[Path]
         if isinstance(path, str | Path):
             manifest = list_clips(path)
             manifest.warn(path)
-            found, left_out = paths_of(manifest), counts(manifest.left_out)
+            found, left_out = paths_of(manifest), manifest.counts()
         else:
-            found = list(path)
+            found = path
         chosen = reading.choose(len(found))
         self.paths = [found[number] for number in chosen]
         self._reading, self._places = reading, [reading.place(number) for number in chosen]
