@@ -10,6 +10,7 @@ from PIL import Image
 
 from cmd_video.data.datasets import VideoDataset, open_video_dataset
 from cmd_video.data.manifest import ClipRecord
+from cmd_video.training.data import collate
 
 SIZE = {"num_frames": 4, "height": 16, "width": 16}
 
@@ -40,6 +41,17 @@ def test_items(clips):
         assert same(item, dataset[number + 10])
     with pytest.raises(IndexError):
         dataset[-1]
+
+
+def test_clips_travel_as_bytes_where_a_device_makes_their_floats(clips):
+    settings = {"flip": True, "seed": 3, **SIZE}
+    plain, small = (open_video_dataset("captioned_folder", clips, on_device=at, **settings) for at in (False, True))
+    numbers = [5, 0, 17, 29]
+    batch = collate([small[number] for number in numbers])
+    assert batch["video"].dtype == torch.uint8 and batch["video"].shape == (4, 4, 16, 16, 3)
+    expected = torch.stack([plain[number]["video"] for number in numbers])
+    assert torch.equal(small.finish(batch)["video"], expected)
+    assert torch.equal(plain.finish({"video": expected})["video"], expected)
 
 
 def test_an_item_depends_on_seed_and_number_only(clips):

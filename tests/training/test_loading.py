@@ -133,15 +133,14 @@ def alive(process: int) -> bool:
 def test_a_clip_of_broken_values_is_named(tiny_config, run_train, monkeypatch, tmp_path):
     from cmd_video.data.datasets import VideoDataset
 
-    get = VideoDataset.__getitem__
+    finish = VideoDataset.finish
 
-    def broken(self, number):
-        item = get(self, number)
-        if Path(item["path"]).name == "03.mp4":
-            item["video"][0, 0, 0, 0] = np.nan
-        return item
+    def broken(self, batch):
+        finished = finish(self, batch)
+        finished["video"][[Path(path).name == "03.mp4" for path in batch["path"]]] = np.nan
+        return finished
 
-    monkeypatch.setattr(VideoDataset, "__getitem__", broken)
+    monkeypatch.setattr(VideoDataset, "finish", broken)
     config = tiny_config("autoencoder", tmp_path / "run", data=write_clips(tmp_path / "clips", 6))
     with pytest.raises(
         ValueError, match=r"step \d: the loss is nan, of samples \d '.*03\.mp4', which hold values that"

@@ -37,7 +37,7 @@ MOST_VERIFIED = 100_000  # clips whose sha256 is known to be right, or not; an o
 
 class VideoDataset(Dataset):
     """Items: `video`, float32 (3, F, H, W) in [-1, 1]; `prompt`, text; `class_label`, a number, -1 for none;
-    `path`, text, of the file that was read.
+    `path`, text, of the file that was read. With `on_device`, `video` is uint8 (F, H, W, 3), a quarter as large.
 
     Attributes:
         failures: path -> reason of each clip that could not be read so far, in this process.
@@ -58,6 +58,7 @@ class VideoDataset(Dataset):
         max_bad_fraction: stop when more than this part of the clips cannot be read.
         failure_log: append a JSON line with path, reason and time for each of them.
         class_names: name of each class label.
+        on_device: leave it to `finish`, where a batch lies, to make floats of its clips.
 
     Raises:
         ValueError: an argument is out of range, or a class has no mirrored one; when an item is read, too many clips
@@ -79,6 +80,7 @@ class VideoDataset(Dataset):
         max_bad_fraction: float = 0.05,
         failure_log: str | Path | None = None,
         class_names: Sequence[str] = (),
+        on_device: bool = False,
     ) -> None:
         check_span(num_frames, stride, fps, 0, None)
         if not records:
@@ -96,6 +98,7 @@ class VideoDataset(Dataset):
         self.num_frames, self.size, self.stride, self.fps = num_frames, (height, width), stride, fps
         self.train, self.flip, self.seed, self.max_bad_fraction = train, flip, seed, max_bad_fraction
         self.failure_log = None if failure_log is None else Path(failure_log)
+        self.on_device = on_device
         self.failures: dict[str, str] = {}
         self.missing = 0
         self.left_out: dict[str, int] = {}
@@ -150,7 +153,12 @@ class VideoDataset(Dataset):
         if mirrored:
             frames, prompt = flip_horizontal(frames), in_mirror(prompt)
             label = self._mirror_classes.get(label, label)
-        return {"video": to_float(frames), "prompt": prompt, "class_label": label, "path": str(record.path)}
+        video = frames if self.on_device else to_float(frames)
+        return {"video": video, "prompt": prompt, "class_label": label, "path": str(record.path)}
+
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of items with `video` as float32 (B, 3, F, H, W) in [-1, 1]."""
+        return {**batch, "video": to_float(batch["video"])} if self.on_device else batch
 
     def _read(self, record: ClipRecord, place: float) -> torch.Tensor:
         """Frames of one clip: uint8 (F, H, W, 3)."""

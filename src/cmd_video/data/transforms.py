@@ -10,8 +10,8 @@ from torch.nn.functional import interpolate
 
 
 def to_float(frames: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 (F, H, W, C) in [0, 255] into float32 (C, F, H, W) in [-1, 1]."""
-    return frames.permute(3, 0, 1, 2).contiguous().float().div_(127.5).sub_(1)
+    """Turn uint8 (..., F, H, W, C) in [0, 255] into float32 (..., C, F, H, W) in [-1, 1]."""
+    return frames.movedim(-1, -4).contiguous().float().div_(127.5).sub_(1)
 
 
 def to_uint8(video: torch.Tensor) -> torch.Tensor:

@@ -157,7 +157,7 @@ class VideoData(Section):
         """
         from cmd_video.data.datasets import open_video_dataset
 
-        return open_video_dataset(**self.model_dump())
+        return open_video_dataset(**self.model_dump(), on_device=on_device)
 
 
 class LatentsData(Section):
