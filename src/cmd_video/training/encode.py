@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 
 from cmd_video.data.files import sha256
-from cmd_video.data.latents import is_whole, shard_path, write_latents
+from cmd_video.data.latent_shards import is_whole, shard_path
+from cmd_video.data.latents import write_latents
 from cmd_video.denoisers.latent_space import ImageAutoencoder, encode_video
 from cmd_video.models import CMDAutoencoder
 
