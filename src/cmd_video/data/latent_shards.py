@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from .files import whole_file
+from .files import write_whole
 
 TENSORS = {"content_frame": 4, "motion_latents": 4, "class_label": 1}  # name -> dimensions
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64}
@@ -45,14 +45,17 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """Write a file, with the sha256 of what it holds.
+    """Write a file, with the sha256 of what it holds; the same shard gives the same bytes.
 
     Raises:
         OSError: it cannot be written.
     """
     metadata = {"prompts": json.dumps(shard.prompts), "sha256": _digest(shard)}
-    with whole_file(path) as temporary:
-        save_file(shard.tensors, temporary, metadata=metadata)
+    plain = save(shard.tensors)  # what safetensors is told as metadata it writes in an order that chance decides
+    end = 8 + int.from_bytes(plain[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(plain[8:end])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    write_whole(path, len(header).to_bytes(8, "little") + header + plain[end:])
 
 
 def is_whole(path: Path, clips: int) -> bool:
