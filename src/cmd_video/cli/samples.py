@@ -71,12 +71,7 @@ def command(
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
     conditions = _conditions(pipe, prompts, prompts_file)
-    rows: list[dict[str, Any]] = [
-        {"path": _name(layout, number, sample, condition, file_format), **condition, "seed": first_seed + sample}
-        for number, condition in enumerate(conditions)
-        for first_seed in [seed + number * num_samples]
-        for sample in range(num_samples)
-    ]
+    rows = _rows(conditions, num_samples, seed, layout, file_format)
     recipe = {"model": digest_model(model), "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
     if state.is_main_process:
         _claim(output, recipe, rows, layout)
@@ -121,6 +116,18 @@ def _conditions(pipe: Any, prompts: list[str], asked: Path) -> list[dict[str, An
         raise ValueError(f"PROMPTS_FILE: `{CLASSES}`, but the model knows texts: give a file of prompts")
     return [{"prompt": prompt} for prompt in prompts] or [
         {"class_label": label} for label in pipe.class_names or range(num_classes)
+    ]
+
+
+def _rows(
+    conditions: list[dict[str, Any]], num_samples: int, seed: int, layout: str, file_format: str
+) -> list[dict[str, Any]]:
+    """A row for each clip: where it lies, what it is of, its seed."""
+    return [
+        {"path": _name(layout, number, sample, condition, file_format), **condition, "seed": first_seed + sample}
+        for number, condition in enumerate(conditions)
+        for first_seed in [seed + number * num_samples]
+        for sample in range(num_samples)
     ]
 
 
