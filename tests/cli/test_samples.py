@@ -65,6 +65,20 @@ def test_processes_share_the_clips(generate, tiny_pipeline, tmp_path):
     assert (tmp_path / "one" / "recipe.json").read_bytes() == (tmp_path / "two" / "recipe.json").read_bytes()
 
 
+def test_machines_make_a_share_each(generate, tmp_path):
+    options = ("--num-samples", 2, "--format", "png", "--shard")
+    assert generate("out", *options, "1/3")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["00000-1"]
+    assert generate("out", *options, "0/3")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        "00000-0",
+        "00000-1",
+        "00001-1",
+    ]
+    code, _, error = generate("new", *options, "3/3")
+    assert code == 2 and "shard: '3/3', allowed: i/n with 0 <= i < n" in error and not (tmp_path / "new").exists()
+
+
 def test_a_model_of_classes(run, tiny_pipeline, tmp_path):
     torch.manual_seed(0)
     parts = {

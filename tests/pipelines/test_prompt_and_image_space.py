@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from cmd_video.denoisers import latent_space
 from cmd_video.denoisers.latent_space import (
     decode_images,
     decode_video,
@@ -68,6 +69,17 @@ def test_clips_go_frame_by_frame(vae):
             torch.testing.assert_close(latents[sample, :, frame], expected, rtol=1e-4, atol=1e-5)
             expected = decode_images(vae, latents[sample : sample + 1, :, frame])[0]
             torch.testing.assert_close(video[sample, :, frame], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("vae", ["kl", "tiny"], indirect=True)
+@torch.no_grad()
+def test_images_are_encoded_in_slices(vae, monkeypatch):
+    """However many they are, so many pixels at once; the numbers stay."""
+    whole, sizes, encode = encode_images(vae, images(7)), [], vae.encode
+    monkeypatch.setattr(latent_space, "MAX_PIXELS", 3 * 16 * 24)
+    monkeypatch.setattr(vae, "encode", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
+    torch.testing.assert_close(encode_images(vae, images(7)), whole, rtol=0, atol=1e-6)
+    assert sizes == [3, 3, 1]
 
 
 def test_images_of_the_right_size_pass(make_image):

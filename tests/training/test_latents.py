@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cmd_video.data.latents import LatentsDataset, read_shard, write_latents
+from cmd_video.data.latent_shards import read_shard
+from cmd_video.data.latents import LatentsDataset, write_latents
 from cmd_video.denoisers.latent_space import encode_video
 
 
@@ -211,6 +212,12 @@ def test_what_an_earlier_version_said_of_the_autoencoder_is_read(encoded, tiny_c
         check(old, tmp_path / "other")
 
 
+def read_all(folder):
+    """The items of a folder's first pass."""
+    latents = LatentsDataset(folder)
+    return [latents[number] for number in range(len(latents))]
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +260,7 @@ def test_a_damaged_shard_is_noticed_and_mended(damage, encoded, tmp_path):
     tensors = {name: tensor.clone() for name, tensor in whole.tensors.items()}  # those lie in the file itself
     damage(path)
     with pytest.raises(ValueError, match=r"shard-00001\.safetensors: ") as caught:
-        LatentsDataset(root / "latents")
+        read_all(root / "latents")
     assert "\n" not in str(caught.value)
     assert encode_run(root / "run", root / "latents", 6, shard_size=2) == 6
     mended = read_shard(path)
@@ -294,16 +301,31 @@ def test_an_index_that_is_wrong(kind, encoded, tmp_path):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_shards_of_an_earlier_version_are_read(encoded, tmp_path):
-    """They say nothing of what they hash to."""
-    root = encoded
-    shutil.copytree(root / "latents", tmp_path / "latents")
-    for path in (tmp_path / "latents").glob("shard-*"):
+def of_an_earlier_version(folder):
+    """Make a folder what it would be: nothing says what shards hash to, or how large they are."""
+    for path in folder.glob("shard-*"):
         with safe_open(path, "pt") as shard:
             prompts = shard.metadata()["prompts"]
         save_file(load_file(path), path, metadata={"prompts": prompts})
-    one, other = LatentsDataset(root / "latents"), LatentsDataset(tmp_path / "latents")
-    assert torch.equal(one.content_frames, other.content_frames) and one.prompts == other.prompts
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"] = [{"file": entry["file"], "clips": entry["clips"]} for entry in index["shards"]]
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_stays_what_it_was(encoded, tmp_path):
+    """Runs on it know their clips by what it says of them."""
+    from cmd_video.training.encode import encode_run
+
+    shutil.copytree(encoded / "latents", tmp_path / "latents")
+    of_an_earlier_version(tmp_path / "latents")
+    for one, other in zip(read_all(encoded / "latents"), read_all(tmp_path / "latents"), strict=True):
+        assert torch.equal(one["content_frame"], other["content_frame"]) and one["prompt"] == other["prompt"]
+    recipe = json.loads((tmp_path / "latents" / "recipe.json").read_text())
+    described = [recipe, [f"old {number}" for number in range(6)], 6 * [-1]]
+    assert LatentsDataset(tmp_path / "latents").described() == described
+    encode_run(encoded / "run", tmp_path / "latents", 6, shard_size=2)
+    assert LatentsDataset(tmp_path / "latents").described() == described
+    assert LatentsDataset(encoded / "latents").described() != described
 
 
 def test_a_small_set_is_encoded_several_times_at_other_places(tiny_config, run_train, tmp_path):

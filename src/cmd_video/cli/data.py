@@ -263,6 +263,11 @@ def encode_command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the run's data: data.field=value.")
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only the shards i, i + n, ...; other processes write the others.")
+    ] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="Write the index of shards that are all there.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to start on this machine.")] = 1,
     device: Device = "cpu",
 ) -> None:
     """Write content frames and motion latents of a run's clips, so that the diffusion stages do not run the
@@ -272,21 +277,28 @@ def encode_command(
     """
     if split not in ("train", "validation"):
         raise ValueError(f"--split: {split!r} is neither train nor validation")
+    if finish and (shard is not None or processes > 1):
+        raise ValueError("--finish: writes the index alone, without --shard and --processes")
     from rich.progress import Progress
 
+    from cmd_video.data.shares import read_share
     from cmd_video.training.encode import encode_run
+    from cmd_video.training.encoding import Encoding
+
+    chosen: dict[str, Any] = {"run": run, "output": output, "num_clips": num_clips, "split": split}
+    chosen |= {"batch_size": batch_size, "device": device, "overrides": overrides, "passes": passes}
+    share = None if shard is None else read_share(shard)
+    if finish:
+        Encoding(**chosen).finish()
+        print(output)
+        return
 
     with Progress() as progress:
         task = progress.add_task("clips", total=num_clips)
         encode_run(
-            run,
-            output,
-            num_clips,
-            "train" if split == "train" else "validation",
-            batch_size,
-            device=device,
+            **chosen,
+            share=share,
+            processes=processes,
             progress=lambda done: progress.update(task, completed=done),
-            overrides=overrides,
-            passes=passes,
         )
     print(output)

@@ -47,6 +47,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second of the files.")] = 8,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time; does not change them.")] = 8,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only the clips i, i + n, ...; other machines make the others.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Generate clips for a list of prompts; stopped, the same command goes on, and processes share the work.
@@ -56,30 +59,28 @@ def command(
     import torch
     from rich.progress import Progress
 
+    from cmd_video.data.shares import WHOLE, read_share
     from cmd_video.evaluation.protocol.results import digest_model
     from cmd_video.evaluation.protocol.shared_work import deal_out, processes
     from cmd_video.pipelines.loading import load_pipeline
 
     _check(layout, file_format)
+    share = WHOLE if shard is None else read_share(shard)
     prompts = [] if str(prompts_file) == CLASSES else _read_prompts(prompts_file, layout)
     state, device = processes(device)
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
     conditions = _conditions(pipe, prompts, prompts_file)
-    rows: list[dict[str, Any]] = [
-        {"path": _name(layout, number, sample, condition, file_format), **condition, "seed": first_seed + sample}
-        for number, condition in enumerate(conditions)
-        for first_seed in [seed + number * num_samples]
-        for sample in range(num_samples)
-    ]
+    rows = _rows(conditions, num_samples, seed, layout, file_format)
     recipe = {"model": digest_model(model), "preset": preset, "steps": steps, "guidance": guidance, "fps": fps}
     if state.is_main_process:
         _claim(output, recipe, rows, layout)
     state.wait_for_everyone()
-    missing = [number for number, row in enumerate(rows) if not (output / row["path"]).exists()]
+    asked_for = [number for number in range(len(rows)) if share.has(number)]
+    missing = [number for number in asked_for if not (output / rows[number]["path"]).exists()]
     mine = deal_out(missing, state)
     with Progress() as progress:
-        task = progress.add_task("clips", total=len(rows), completed=len(rows) - len(missing))
+        task = progress.add_task("clips", total=len(asked_for), completed=len(asked_for) - len(missing))
         for start in range(0, len(mine), batch_size):
             batch = [rows[number] for number in mine[start : start + batch_size]]
             draws = [torch.Generator().manual_seed(row["seed"]) for row in batch]
@@ -118,6 +119,18 @@ def _conditions(pipe: Any, prompts: list[str], asked: Path) -> list[dict[str, An
     ]
 
 
+def _rows(
+    conditions: list[dict[str, Any]], num_samples: int, seed: int, layout: str, file_format: str
+) -> list[dict[str, Any]]:
+    """A row for each clip: where it lies, what it is of, its seed."""
+    return [
+        {"path": _name(layout, number, sample, condition, file_format), **condition, "seed": first_seed + sample}
+        for number, condition in enumerate(conditions)
+        for first_seed in [seed + number * num_samples]
+        for sample in range(num_samples)
+    ]
+
+
 def _read_prompts(path: Path, layout: str) -> list[str]:
     prompts = read_lines(path)
     if layout == "vbench" and len(set(prompts)) < len(prompts):
@@ -145,11 +158,11 @@ def _claim(output: Path, recipe: dict[str, Any], rows: list[dict[str, Any]], lay
     """Write the recipe and a manifest that training and `evaluate` read; refuse a folder with another recipe."""
     from cmd_video.data.files import holds_something, write_whole
 
-    path = output / "recipe.json"
+    path, begun = output / "recipe.json", holds_something(output)  # who begins beside us writes the recipe first
     text = json.dumps({**recipe, "clips": rows}, indent=1, ensure_ascii=False)
     if path.is_file() and path.read_text() != text:
         raise ValueError(f"--output: {output} holds clips of another command; choose a new folder")
-    if not path.is_file() and holds_something(output):
+    if begun and not path.is_file():
         raise ValueError(f"--output: {output} is not empty")
     output.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

@@ -2,39 +2,28 @@
 
     write_latents("latents/", batches, recipe);  dataset = LatentsDataset("latents/")
 
-A folder holds `index.json` and shards `shard-00000.safetensors` with `content_frame` (N, C, H, W), in the scale that
-the content model sees, and `motion_latents` (N, D, F, H' + W'), normalised; both float16 on disk. A shard says in its
-metadata what its tensors and prompts hash to.
+A folder holds `index.json` and shards; see `latent_shards`. Content frames are in the scale that the content model
+sees, motion latents normalised; both float16 on disk. Several processes write a folder together: each claims it and
+writes shards of its own, the last one finishes it. Reading holds no more of a folder than what its shards are called;
+64 of them are open at a time.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from .files import whole_file, write_whole
+from .files import write_whole
+from .latent_shards import AGAIN, OpenShard, Shard, captions_digest, read_shard, shard_path, write_shard
+from .order import WINDOW, BlockOrder
 
-TENSORS = {"content_frame": 4, "motion_latents": 4, "class_label": 1}  # name -> dimensions
-
-
-class Shard(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        tensors: by name, of N clips each.
-        prompts: N texts.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    prompts: list[str]
+OPEN_SHARDS = WINDOW  # a pass reads clips of so many shards in turn
+MARK = ".empty"  # suffix in the place of a shard of which no clip could be read
 
 
 def write_latents(
@@ -61,28 +50,11 @@ def write_latents(
     """
     folder = Path(folder)
     claim_latents(folder, recipe)
-    shards: list[dict[str, Any]] = []
-    empty: list[int] = []
+    number = -1
     for number, batch in enumerate(batches):
-        path = shard_path(folder, number)
-        if batch and not batch["prompt"]:
-            empty.append(number)
-            continue
         if batch:
-            tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
-            shard = Shard({**tensors, "class_label": batch["class_label"].long().cpu()}, list(batch["prompt"]))
-            metadata = {"prompts": json.dumps(shard.prompts), "sha256": _digest(shard)}
-            with whole_file(path) as temporary:
-                save_file(shard.tensors, temporary, metadata=metadata)
-        shards.append({"file": path.name, "clips": len(read_shard(path).prompts)})
-    if not shards:
-        raise ValueError(f"{folder}: no clip to write")
-    total = sum(entry["clips"] for entry in shards)
-    index = {"recipe": recipe, "clips": total, "class_names": class_names, "shards": shards}
-    if empty:
-        index["without_clips"] = empty
-    write_whole(folder / "index.json", json.dumps(index, indent=1))
-    return total
+            write_batch(folder, number, batch)
+    return finish_latents(folder, number + 1, recipe, class_names)
 
 
 def claim_latents(folder: Path, recipe: dict[str, Any]) -> None:
@@ -93,6 +65,7 @@ def claim_latents(folder: Path, recipe: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     stated = folder / "recipe.json"
+    begun = any(folder.glob("shard-*"))  # asked first: who writes beside us writes the recipe before a shard
     known: Any = None
     if stated.is_file():
         try:
@@ -101,7 +74,7 @@ def claim_latents(folder: Path, recipe: dict[str, Any]) -> None:
             raise ValueError(f"{stated}: not JSON ({error}); remove {folder} to encode anew") from error
     if known == json.loads(json.dumps(recipe)):
         return
-    if stated.is_file() or any(folder.glob("shard-*")):
+    if known is not None or begun:
         found = known if isinstance(known, dict) else {}
         other = [name for name in recipe if found.get(name) != json.loads(json.dumps(recipe[name]))]
         if other == ["files"] and "files" in found:
@@ -115,61 +88,142 @@ def claim_latents(folder: Path, recipe: dict[str, Any]) -> None:
     write_whole(stated, json.dumps(recipe, indent=1))
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    """File of shard `number`."""
-    return folder / f"shard-{number:05d}.safetensors"
+def write_batch(folder: Path, number: int, batch: dict[str, Any]) -> None:
+    """Write a shard of a batch, as of `write_latents`; of one without a prompt a mark that there is none."""
+    path = shard_path(folder, number)
+    mark = path.with_suffix(MARK)
+    if not batch["prompt"]:
+        path.unlink(missing_ok=True)
+        write_whole(mark, "")
+        return
+    tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
+    write_shard(path, Shard({**tensors, "class_label": batch["class_label"].long().cpu()}, list(batch["prompt"])))
+    mark.unlink(missing_ok=True)
 
 
-def is_whole(path: Path, clips: int) -> bool:
-    """Whether a shard of at most so many clips is there and not damaged; it has fewer where some could not be read."""
-    try:
-        return path.is_file() and len(read_shard(path).prompts) <= clips
-    except ValueError:
-        return False
+def finish_latents(folder: Path, shards: int, recipe: dict[str, Any], class_names: Sequence[str] | None = None) -> int:
+    """Write the index of a folder all of whose shards are there.
 
+    Args:
+        folder: one that was claimed.
+        shards: how many there must be, those of which no clip could be read counted.
+        recipe: what made them.
+        class_names: as of `write_latents`.
 
-def read_shard(path: Path) -> Shard:
-    """Read a shard and look whether it is what was written.
+    Returns:
+        Number of clips.
 
     Raises:
-        ValueError: it is damaged, or no shard.
+        ValueError: shards are missing, and the message names them, or one is damaged, or there is no clip.
+    """
+    paths = [shard_path(folder, number) for number in range(shards)]
+    empty = {number for number, path in enumerate(paths) if path.with_suffix(MARK).exists() and not path.is_file()}
+    full = [path for number, path in enumerate(paths) if number not in empty]
+    missing = [path.name for path in full if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        raise ValueError(f"{folder}: {', '.join(missing[:8])}{more} of {shards} shards: missing, encode them first")
+    if not full:
+        raise ValueError(f"{folder}: no clip to write")
+    entries = [_entry(path) for path in full]
+    clips = sum(entry["clips"] for entry in entries)
+    index = {"recipe": recipe, "clips": clips, "class_names": class_names, "shards": entries}
+    if empty:
+        index["without_clips"] = sorted(empty)
+    write_whole(folder / "index.json", json.dumps(_as_before(folder, index), indent=1))
+    return clips
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """What the index says of a shard."""
+    shard = read_shard(path)
+    captions = captions_digest(shard.prompts, shard.tensors["class_label"].tolist())
+    size = path.stat().st_size
+    return {"file": path.name, "clips": len(shard.prompts), "bytes": size, "captions_sha256": captions}
+
+
+def _as_before(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
+    """The index in the form that it had, if an earlier version wrote it and nothing else has changed: runs know the
+    clips by it.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
-            metadata = file.metadata() or {}
-        shard = Shard(tensors, json.loads(metadata["prompts"]))
-    except FileNotFoundError as error:
+        before: Any = json.loads((folder / "index.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return index
+    old = {**index, "shards": [{"file": entry["file"], "clips": entry["clips"]} for entry in index["shards"]]}
+    return old if json.loads(json.dumps(old)) == before else index
+
+
+class _Entry(NamedTuple):
+    """What an index says of a shard; None where an earlier version wrote it, which did not say that."""
+
+    file: str
+    clips: int
+    bytes: int | None
+    captions_sha256: str | None
+
+
+class _Index(NamedTuple):
+    """A folder's index; see `LatentsDataset`."""
+
+    recipe: dict[str, Any]
+    class_names: list[str] | None
+    shards: list[_Entry]
+
+
+def _read_index(folder: Path) -> _Index:
+    """The index of a folder of latents: each shard once, in order, and as many clips as they hold together. Each is
+    there, and as large as when it was written.
+    """
+    path = folder / "index.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no index.json; `cmd-video data encode` writes it")
+    again = "`cmd-video data encode` again writes it"
+    try:
+        index = json.loads(path.read_text())
+        shards = [_entry_of(entry) for entry in index["shards"]]
+        total, empty = int(index["clips"]), {int(number) for number in index.get("without_clips", [])}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not an index of latents ({type(error).__name__}: {error}); {again}") from error
+    if not shards:
+        raise ValueError(f"{path}: no shards; {again}")
+    numbers = (number for number in count() if number not in empty)
+    for place, (number, entry) in enumerate(zip(numbers, shards)):
+        expected = shard_path(folder, number).name
+        if entry.file != expected:
+            raise ValueError(f"{path}: {entry.file!r} at place {place}, must be {expected!r}; {again}")
+    if sum(entry.clips for entry in shards) != total:
+        raise ValueError(f"{path}: {total} clips, its shards have {sum(entry.clips for entry in shards)}; {again}")
+    for entry in shards:
+        _check_size(folder / entry.file, entry.bytes)
+    return _Index(index.get("recipe") or {}, index.get("class_names"), shards)
+
+
+def _entry_of(entry: dict[str, Any]) -> _Entry:
+    size, captions = entry.get("bytes"), entry.get("captions_sha256")
+    return _Entry(
+        str(entry["file"]),
+        int(entry["clips"]),
+        None if size is None else int(size),
+        None if captions is None else str(captions),
+    )
+
+
+def _check_size(path: Path, size: int | None) -> None:
+    """Raise a ValueError unless a shard is there, and as large as the index says."""
+    try:
+        found = path.stat().st_size
+    except OSError as error:
         raise ValueError(f"{path}: no such file; `cmd-video data encode` again writes it") from error
-    except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path}: damaged ({error}); `cmd-video data encode` again mends it") from error
-    counts = [len(shard.prompts), *(len(tensor) if tensor.ndim else 0 for tensor in tensors.values())]
-    if set(counts) != {counts[0]} or not counts[0]:
-        numbers = ", ".join(f"{count} {name}" for name, count in zip(("prompts", *TENSORS), counts, strict=True))
-        raise ValueError(f"{path}: holds {numbers}; there must be as many of each, and one at least")
-    if any(tensors[name].ndim != dimensions for name, dimensions in TENSORS.items()):
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-        raise ValueError(f"{path}: shapes {shapes} are not those of latents")
-    if "sha256" in metadata and metadata["sha256"] != _digest(shard):  # those of earlier versions have none
-        raise ValueError(f"{path}: damaged, it is not what was written; `cmd-video data encode` again mends it")
-    return shard
-
-
-def _digest(shard: Shard) -> str:
-    total = hashlib.sha256(json.dumps(shard.prompts).encode())
-    for name, tensor in sorted(shard.tensors.items()):
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    if size not in (None, found):
+        raise ValueError(f"{path}: damaged ({found} bytes, index.json says {size}); {AGAIN}")
 
 
 class LatentsDataset(Dataset):
     """Items: `content_frame` (C, H, W), `motion_latents` (D, F, H' + W'), float32; `prompt`, `class_label`.
 
-    Item n for n >= len: the clips again, in a new order for each pass.
-
-    Attributes:
-        class_names: name of each class label; empty where labels are numbers, None in folders older than names.
+    Item n for n >= len: the clips again, in a new order for each pass; see `order.BlockOrder`, whose blocks are the
+    shards. A shard is compared with its digest once, when a process of the run first reads a clip of it.
 
     Args:
         path: folder written by `write_latents`.
@@ -178,76 +232,125 @@ class LatentsDataset(Dataset):
     Attributes:
         path: the folder.
         recipe: what made the latents.
+        class_names: name of each class label; empty where labels are numbers, None in folders older than names.
+        shapes: of one clip, by name of the tensor.
 
     Raises:
-        ValueError: the folder has no finished index, or its shards are not those of the index.
+        ValueError: the folder has no finished index, or its shards are not those of the index, or the first is
+            damaged. When an item is read: its shard is.
     """
 
     def __init__(self, path: str | Path, seed: int = 0) -> None:
         self.path, self.seed = Path(path), seed
         index = _read_index(self.path)
-        self.recipe: dict[str, Any] = index.get("recipe") or {}
-        self.class_names: list[str] | None = index.get("class_names")
-        self.prompts: list[str] = []
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in TENSORS}
-        for entry in index["shards"]:
-            shard = read_shard(self.path / entry["file"])
-            if len(shard.prompts) != entry["clips"]:
-                raise ValueError(
-                    f"{self.path / entry['file']}: holds {len(shard.prompts)} clips, index.json says {entry['clips']}"
-                )
-            for name, tensors in parts.items():
-                tensor = shard.tensors[name]
-                if tensors and tensors[0].shape[1:] != tensor.shape[1:]:
-                    shapes = f"{tuple(tensor.shape[1:])}, {tuple(tensors[0].shape[1:])} in the first shard"
-                    raise ValueError(f"{self.path / entry['file']}: {name} of shape {shapes}")
-                tensors.append(tensor)
-            self.prompts += shard.prompts
-        self.content_frames, self.motion_latents, self.class_labels = (
-            torch.cat(tensors) for tensors in parts.values()
-        )
-        self._order: tuple[int, np.ndarray] | None = None
+        self.recipe, self.class_names, self._shards = index.recipe, index.class_names, index.shards
+        self._order = BlockOrder([shard.clips for shard in self._shards], key=[seed])
+        self._verified = torch.zeros(len(self._shards), dtype=torch.bool).share_memory_()  # by any loading process
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._verify(0)
+        self.shapes = self._shard(0).shapes
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The caption of every clip, in the order of the shards; read when one is asked for."""
+        return _Column(self, "prompts")
+
+    @property
+    def class_labels(self) -> Sequence[int]:
+        """The class of every clip, as `prompts`."""
+        return _Column(self, "labels")
 
     def described(self) -> list[Any]:
-        """Which clips these are: what made them, and their captions and classes."""
-        return [self.recipe, self.prompts, self.class_labels.tolist()]
+        """Which clips these are: what made them, and their captions and classes, or digests of those for each shard.
+
+        Raises:
+            ValueError: a shard of a folder of an earlier version is damaged.
+        """
+        digests = [shard.captions_sha256 for shard in self._shards]
+        if None in digests:
+            return [self.recipe, list(self.prompts), list(self.class_labels)]
+        return [self.recipe, digests]
+
+    def prompt(self, index: int) -> str:
+        """The caption of item `index`."""
+        shard, number = self._place(index)
+        return self._shard(shard).prompts[number]
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self._order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | str | int]:
-        turn, place = divmod(index, len(self))
-        if self._order is None or self._order[0] != turn:
-            self._order = (turn, np.random.default_rng([self.seed, turn]).permutation(len(self)))
-        clip = int(self._order[1][place])
+        place, number = self._place(index)
+        self._verify(place)
+        shard = self._shard(place)
         return {
-            "content_frame": self.content_frames[clip].float(),
-            "motion_latents": self.motion_latents[clip].float(),
-            "prompt": self.prompts[clip],
-            "class_label": int(self.class_labels[clip]),
+            "content_frame": shard.read("content_frame", number).float(),
+            "motion_latents": shard.read("motion_latents", number).float(),
+            "prompt": shard.prompts[number],
+            "class_label": shard.labels[number],
         }
 
+    def column(self, name: str, start: int, stop: int) -> Iterator[Any]:
+        """Prompts or labels of clips, in the order of the shards."""
+        place, first = self._order.block_of(start)
+        while start < stop:
+            values = getattr(self._shard(place), name)[first : first + stop - start]
+            yield from values
+            start, place, first = start + len(values), place + 1, 0
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder of latents: each shard once, in order, and as many clips as they hold together."""
-    path = folder / "index.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no index.json; `cmd-video data encode` writes it")
-    again = "`cmd-video data encode` again writes it"
-    try:
-        index = json.loads(path.read_text())
-        names = [str(entry["file"]) for entry in index["shards"]]
-        counts = [int(entry["clips"]) for entry in index["shards"]]
-        total, empty = int(index["clips"]), {int(number) for number in index.get("without_clips", [])}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not an index of latents ({type(error).__name__}: {error}); {again}") from error
-    if not names:
-        raise ValueError(f"{path}: no shards; {again}")
-    numbers = (number for number in count() if number not in empty)
-    for place, (number, name) in enumerate(zip(numbers, names)):
-        expected = shard_path(folder, number).name
-        if name != expected:
-            raise ValueError(f"{path}: {name!r} at place {place}, must be {expected!r}; {again}")
-    if sum(counts) != total:
-        raise ValueError(f"{path}: {total} clips, its shards have {sum(counts)}; {again}")
-    return dict(index)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # a process that does not fork opens its own
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """(shard, place in it) of an item."""
+        return self._order.block_of(self._order(*divmod(index, len(self))))
+
+    def _verify(self, place: int) -> None:
+        """Look once whether a shard is what was written."""
+        if not self._verified[place]:
+            read_shard(self.path / self._shards[place].file)
+            self._verified[place] = True
+
+    def _shard(self, place: int) -> OpenShard:
+        """An open shard; the one that was used longest ago is closed."""
+        if place in self._open:
+            self._open.move_to_end(place)
+            return self._open[place]
+        known = self._shards[place]
+        if known.captions_sha256 is None:  # then the whole says whether its captions are those that were written
+            self._verify(place)
+        shard = OpenShard(self.path / known.file)
+        if len(shard.prompts) != known.clips:
+            raise ValueError(f"{shard.path}: holds {len(shard.prompts)} clips, index.json says {known.clips}")
+        for name, shape in self.shapes.items():
+            if shard.shapes[name] != shape:
+                raise ValueError(f"{shard.path}: {name} of shape {shard.shapes[name]}, {shape} in the first shard")
+        if known.captions_sha256 not in (None, captions_digest(shard.prompts, shard.labels)):
+            raise ValueError(f"{shard.path}: captions or classes are not those of index.json; {AGAIN}")
+        while len(self._open) >= OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
+        self._open[place] = shard
+        return shard
+
+
+class _Column(Sequence[Any]):
+    """Prompts or labels of all clips, read when one is asked for: a sequence that is not held."""
+
+    def __init__(self, dataset: LatentsDataset, name: str) -> None:
+        self._dataset, self._name = dataset, name
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._dataset.column(self._name, 0, len(self))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return list(self._dataset.column(self._name, start, stop))
+            return [self[place] for place in range(start, stop, step)]
+        place = range(len(self))[index]
+        return next(self._dataset.column(self._name, place, place + 1))

@@ -12,18 +12,19 @@ from cmd_video.models import AutoencoderPixelUnshuffle
 
 from .video_space import VideoAutoencoder, compression, decode_clip, encode_clip
 
-MAX_PIXELS = 2**19  # decoded at once: one frame of 512x1024, all frames of a small clip
+MAX_PIXELS = 2**19  # encoded or decoded at once: one frame of 512x1024, all frames of a small clip
 ImageAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderPixelUnshuffle
 
 
 def encode_images(vae: ImageAutoencoder | None, images: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) in [-1, 1] -> what diffusion models see; the mode of the posterior where there is one."""
+    """(N, 3, H, W) in [-1, 1] -> what diffusion models see; the mode of the posterior where there is one.
+
+    In slices of bounded memory, whatever N is.
+    """
     if vae is None:
         return images
-    encoded = vae.encode(images)
-    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    mean, scale = _statistics(vae, latents)
-    return (latents - mean) * scale
+    slices = images.split(max(1, MAX_PIXELS // (images.shape[-2] * images.shape[-1])))
+    return torch.cat([_encode_slice(vae, pixels) for pixels in slices])
 
 
 def decode_images(vae: ImageAutoencoder | None, latents: torch.Tensor) -> torch.Tensor:
@@ -79,6 +80,14 @@ def spatial_ratio(vae: ImageAutoencoder | VideoAutoencoder | None) -> int:
     if isinstance(vae, AutoencoderTiny):
         return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
     return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _encode_slice(vae: ImageAutoencoder, pixels: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) -> (N, C, h, w)."""
+    encoded = vae.encode(pixels)
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    mean, scale = _statistics(vae, latents)
+    return (latents - mean) * scale
 
 
 def _decode_across_time(vae: AutoencoderKLTemporalDecoder, clip: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ pipeline. Models older than that have numbers only.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +141,7 @@ def known_names(config: TrainConfig) -> list[str]:
     return read_names(Path(config.output_dir)) or next(iter(known.values()), [])
 
 
-def _labels(dataset: Any) -> Sequence[int]:
+def _labels(dataset: Any) -> Iterable[int]:
     """Numbers that occur: of the clips, or where a dataset does not list them, of all its names."""
     labels = getattr(dataset, "class_labels", None)
-    return range(len(dataset.class_names)) if labels is None else [int(label) for label in labels]
+    return range(len(dataset.class_names)) if labels is None else {int(label) for label in labels}

@@ -6,13 +6,10 @@ Sample n of a run is `dataset[n]`, defined for every n >= 0; each step uses the 
 however they are dealt out to processes and micro-batches.
 """
 
-import ctypes
 import hashlib
 import json
 import logging
 import os
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,9 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
+from .children import end_with
 from .config import LoopConfig
-
-PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when the one that started it dies
 
 
 class ClipDataset(Protocol):
@@ -235,10 +231,7 @@ def _start_loading(worker: int, trainer: int) -> None:
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != trainer:
-            os._exit(1)
+    end_with(trainer)
     logging.getLogger("cmd_video.data").setLevel(logging.ERROR)
     info: Any = get_worker_info()
     if hasattr(info.dataset.dataset, "failure_log"):

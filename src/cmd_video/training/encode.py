@@ -1,125 +1,147 @@
-"""Runs a trained autoencoder over clips once, so that the diffusion stages do not have to.
+"""Runs a trained autoencoder over clips once, so that the diffusion stages do not have to; in one process, or several.
 
-encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000)
+encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000, processes=4)
+
+Each process has every n-th shard. One that is killed is started again, and does the shard again that it was at.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from itertools import islice
+import os
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from cmd_video.data.files import sha256
-from cmd_video.data.latents import is_whole, shard_path, write_latents
-from cmd_video.denoisers.latent_space import ImageAutoencoder, encode_video
-from cmd_video.models import CMDAutoencoder
+from cmd_video.data.shares import WHOLE, Share
 
-from .classes import names_of
-from .components import load_autoencoder
-from .config import LatentsData, VideoData, load_config
-from .data import NumberedDataset, collate
-from .digests import digest_of
+from .children import end_with
+from .encoding import Encoding
+
+MAX_STARTS = 4  # of the process of a share
+Progress = Callable[[int], None]
 
 
-@torch.no_grad()
 def encode_run(
     run: Path,
     output: Path,
     num_clips: int,
-    split: Literal["train", "validation"] = "train",
-    batch_size: int = 16,
-    shard_size: int = 256,
-    device: str = "cpu",
-    progress: Callable[[int], None] | None = None,
-    overrides: list[str] | None = None,
-    passes: int = 1,
-) -> int:
-    """Encode the first clips of a run's data with its autoencoder; whole shards are kept, so a second call goes on.
-    Clips that cannot be read are named in a warning each, and left out.
+    split: str = "train",
+    *,
+    share: Share | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+    **options: Any,
+) -> int | None:
+    """Encode the first clips of a run's data with its autoencoder.
 
     Args:
         run: a finished run that holds an autoencoder.
         output: folder for the shards.
-        num_clips: how many clips; at most the whole set, as often as `passes` says.
+        num_clips: how many clips.
         split: the run's training or validation data.
-        batch_size: clips at a time.
-        shard_size: clips per file.
-        device: where to compute.
+        share: the shards to write, where others are written elsewhere; None = all, and the index.
+        processes: how many to start; 1 = this one does it. A script that starts more must be guarded by
+            `if __name__ == "__main__"`. They share the threads of this one and the GPUs that there are.
         progress: called with the number of clips done.
-        overrides: fields of the run's data to change, "data.pairs=0.5": other clips than the run was trained on.
-        passes: how often to go through a small set of videos: each time at other places, and mirrored where it flips.
+        options: further arguments of `Encoding`.
 
     Returns:
-        Number of clips in `output`.
+        Number of clips in `output`; None for a share.
 
     Raises:
-        ValueError: the run is not finished, or its data are latents already, or an override is of something else, or
-            another pass would give the same clips, or `output` holds latents of other clips, of these clips as they
-            were before a file, caption or class changed, or of another autoencoder.
+        ValueError: as of `Encoding` and its methods.
+        ChildProcessError: a process was killed again and again.
     """
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{run}: no config.json; give the folder of a training run")
-    for override in overrides or []:
-        if not override.startswith(("data.", "data=", "validation.data.", "validation.data=")):
-            raise ValueError(f"overrides: {override!r}: encoding uses the fields of `data` and `validation.data` only")
-    config = load_config(run / "config.json", overrides)
-    data = config.data if split == "train" else config.validation.data
-    if isinstance(data, LatentsData):
-        raise ValueError(f"{run}: its data are latents already ({data.path})")
-    if passes > 1 and not (isinstance(data, VideoData) and data.train):
-        raise ValueError(f"passes: {passes}, but these clips are the same in each pass; allowed: 1")
-    autoencoder, vae = load_autoencoder(run / "pipeline", device)
-    dataset = data.open()
-    count = min(num_clips, passes * len(dataset))
-
-    readable = NumberedDataset(dataset).readable
-
-    def encode(numbers: range) -> dict[str, Any]:
-        items = readable(numbers)  # no other clip in the place of a damaged one
-        parts = []
-        while chunk := list(islice(items, batch_size)):
-            batch = collate(chunk)
-            parts.append({**batch, **_encode(autoencoder, vae, batch["video"].to(device))})
-        return _joined(parts)
-
-    def shards() -> Iterator[dict[str, Any]]:
-        for number, first in enumerate(range(0, count, shard_size)):
-            numbers = range(first, min(first + shard_size, count))
-            yield {} if is_whole(shard_path(output, number), len(numbers)) else encode(numbers)
-            if progress is not None:
-                progress(numbers.stop)
-
-    names = names_of(dataset)
-    files = getattr(dataset, "described", None)
-    parts = {"autoencoder": autoencoder} if vae is None else {"autoencoder": autoencoder, "vae": vae}
-    recipe = {
-        "run": run.name,
-        "autoencoder_sha256": sha256(*sorted((run / "pipeline" / "autoencoder").glob("*.safetensors"))),
-        "digests": {name: digest_of(part) for name, part in parts.items()},
-        "data": data.model_dump(mode="json"),
-        "files": None if files is None else _sha256_of(files(files=True)),
-        "split": split,
-        "clips": count,
-        "shard_size": shard_size,
-    }
-    return write_latents(output, shards(), recipe, None if names is None else list(names))
+    settings = {"run": run, "output": output, "num_clips": num_clips, "split": split, **options}
+    if processes == 1:
+        encoding = Encoding(**settings)
+        encoding.write(share or WHOLE, progress)
+    else:
+        encoding = Encoding(**{**settings, "device": "cpu"})
+        write_in_processes(settings, (share or WHOLE).split(processes), progress)
+    return encoding.finish() if share is None else None
 
 
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several batches as one; of none, one without a prompt."""
-    tensors = ("content_frame", "motion_latents", "class_label") if parts else ()
-    prompts = [prompt for part in parts for prompt in part["prompt"]]
-    return {"prompt": prompts, **{key: torch.cat([part[key] for part in parts]) for key in tensors}}
+def write_in_processes(settings: dict[str, Any], shares: list[Share], progress: Progress | None = None) -> None:
+    """Write shares of a folder, each in a process of its own.
+
+    Args:
+        settings: arguments of `Encoding`.
+        shares: one for each process.
+        progress: called with the number of clips done, of all shares.
+
+    Raises:
+        ValueError: what one of them says.
+        ChildProcessError: one was killed again and again, or ended as it must not.
+    """
+    threads, done, starts = max(1, torch.get_num_threads() // len(shares)), [0] * len(shares), [0] * len(shares)
+    working: dict[Any, tuple[int, Any]] = {}  # by what is received from it: place of its share, and the process
+
+    def start(place: int) -> None:
+        receiver, sender = context.Pipe(duplex=False)
+        device = _device(settings.get("device", "cpu"), place)
+        arguments = ({**settings, "device": device}, shares[place], sender, os.getpid(), threads)
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        sender.close()  # so that the end of the process is the end of what is received
+        working[receiver], starts[place] = (place, process), starts[place] + 1
+
+    context = get_context("spawn")
+    try:
+        for place in range(len(shares)):
+            start(place)
+        while working:
+            for receiver in wait(list(working)):
+                place, process = working[receiver]
+                message = _received(receiver)
+                if isinstance(message, str):
+                    raise ValueError(message)
+                if message is None:
+                    del working[receiver]
+                    if _was_killed(process, shares[place], starts[place]):
+                        start(place)
+                else:
+                    done[place] = message
+                    if progress is not None:
+                        progress(sum(done))
+    finally:
+        for _, process in working.values():
+            process.kill()
+            process.join()
 
 
-def _sha256_of(described: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+def _work(settings: dict[str, Any], share: Share, sender: Connection, parent: int, threads: int) -> None:
+    """What a process does; it sends how many clips are done, or why it cannot go on."""
+    end_with(parent)
+    torch.set_num_threads(threads)
+    try:
+        Encoding(**settings).write(share, sender.send)
+    except (ValueError, OSError) as error:
+        sender.send(str(error))
 
 
-def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Content frames and normalised motion latents of clips (B, 3, F, H, W)."""
-    content_frame, motion_latents = autoencoder.encode(encode_video(vae, video), return_dict=False)
-    return {"content_frame": content_frame, "motion_latents": autoencoder.normalize_latents(motion_latents)}
+def _received(receiver: Any) -> int | str | None:
+    """A message; None where there will be no more."""
+    try:
+        message: int | str = receiver.recv()
+    except (EOFError, OSError):
+        return None
+    return message
+
+
+def _was_killed(process: Any, share: Share, starts: int) -> bool:
+    """Whether the work of a process that has ended is to be begun again."""
+    process.join()
+    if not process.exitcode:
+        return False
+    if process.exitcode > 0 or starts >= MAX_STARTS:
+        how = f"ended with status {process.exitcode}" if process.exitcode > 0 else f"was killed {starts} times"
+        raise ChildProcessError(f"processes: the one of shard {share.first}/{share.step} {how}")
+    return True
+
+
+def _device(device: str, place: int) -> str:
+    """The device of a process: of several GPUs each has its own."""
+    return f"cuda:{place % torch.cuda.device_count()}" if device == "cuda" else device

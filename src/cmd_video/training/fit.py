@@ -61,14 +61,15 @@ def check_latents(config: TrainConfig, components: Mapping[str, Any], dataset: A
                     f"{place}.path: {found.path} holds latents of another {name} than components.{name}; encode the "
                     "clips with this one, or give the one that made them"
                 )
-        channels, height, width = found.content_frames.shape[1:]
+        channels, height, width = found.shapes["content_frame"]
         _same(f"{place}.path: channels of the content frames", channels, _content_channels(config, components))
         if "motion_transformer" in components and config.stage == "motion":
-            model = components["motion_transformer"].config
-            _same(
-                f"{place}.path: channels of the motion latents", found.motion_latents.shape[1], model.latent_channels
+            model, (motion_channels, frames, _) = (
+                components["motion_transformer"].config,
+                found.shapes["motion_latents"],
             )
-            _check_motion_sides(place, model, found.motion_latents.shape[2], height, width)
+            _same(f"{place}.path: channels of the motion latents", motion_channels, model.latent_channels)
+            _check_motion_sides(place, model, frames, height, width)
 
 
 def _made(recipe: dict[str, Any], name: str, component: Any, config: TrainConfig) -> bool:
