@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cmd_video.data.datasets import open_video_dataset
 from cmd_video.data.video_file import write_video
@@ -70,8 +72,9 @@ class Ill:
                 "sleeps": lambda: time.sleep(600),
                 "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
                 "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+                "no shared memory": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
             }[self.kind]()
-        return {"prompt": "a"}
+        return {"prompt": "a", "video": torch.zeros(64, 64)}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,7 @@ class Ill:
         ("sleeps", TimeoutError, r"data: no batch came for 2 s \(loop.timeout_s\) from the 2 loading processes"),
         ("stopped", TimeoutError, "data: no batch came for 2 s"),
         ("killed", ChildProcessError, r"data: a loading process died \(DataLoader worker"),
+        ("no shared memory", ValueError, r"data: a batch could not be put into shared memory \(.*loop.num_workers"),
     ],
 )
 def test_a_loading_process_that_is_ill_ends_the_run_in_one_line(kind, error, message):
@@ -93,6 +97,18 @@ def test_a_loading_process_that_is_ill_ends_the_run_in_one_line(kind, error, mes
     assert "\n" not in str(caught.value)
     del caught, batches
     assert time.monotonic() - begun < 40
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's iterator was not finished
+def test_no_room_for_the_queues_of_loading_processes_is_one_line():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    loop = LoopConfig(steps=20, batch_size=2, num_workers=2)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(OSError, match=r"data: loading processes could not be started \(.*; make /dev/shm larger"):
+            training_batches(Ill("none"), StepSampler(0, 20, 2, 1, 0, 1), loop)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told by Linux")
