@@ -7,9 +7,11 @@ import io
 import json
 import os
 import pickle
+import random
 import shutil
 import struct
 import sys
+import time
 import types
 import zipfile
 
@@ -21,6 +23,8 @@ from safetensors import SafetensorError
 
 from cmd_video.cli import Verb, main
 from cmd_video.cli.errors import describe, is_mistake
+from cmd_video.models import CMDAutoencoder
+from cmd_video.models.whole import load_whole
 
 DEEP = b"[" * 100_000
 HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 16, 256, 256, 3), }"
@@ -132,6 +136,66 @@ def test_a_hostile_model(name, run, places, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     MODELS[name](places / "m", places / "canary")
     check(run, places, GENERATE, "")
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+ABUSE = {  # what the header says of a file that holds 16 bytes of tensors
+    "overlap": {"a": ENTRY, "b": {**ENTRY, "data_offsets": [4, 12]}, "c": {**ENTRY, "data_offsets": [8, 16]}},
+    "negative": {"a": {**ENTRY, "data_offsets": [-8, 0]}},
+    "outside": {"a": {**ENTRY, "data_offsets": [0, 2**40], "shape": [2**38]}},
+    "backwards": {"a": {**ENTRY, "data_offsets": [8, 0]}},
+    "wrong dtype": {"a": {**ENTRY, "dtype": "F99"}},
+    "no dtype": {"a": {"shape": [2], "data_offsets": [0, 8]}},
+    "too few bytes": {"a": {**ENTRY, "shape": [3]}},
+    "a shape that overflows": {"a": {**ENTRY, "shape": [2**62, 2**62]}},
+    "a list": [],
+    "depth": DEEP[:50_000],
+    "no UTF-8": b'{"\xff\xfe": {}}',
+    "100,000 names": {f"a{n}": {**ENTRY, "data_offsets": [8 * n, 8 * n + 8]} for n in range(100_000)},
+    "a length of 2^40": None,
+    "a length of 2^63": None,
+}
+
+
+def abused(name, file):
+    """A safetensors file with a header of ABUSE."""
+    header = ABUSE[name]
+    if header is None:
+        return file.write_bytes(struct.pack("<Q", 2 ** int(name[-2:])) + b"{}" + bytes(16))
+    data = header if isinstance(header, bytes) else json.dumps(header).encode()
+    held = 800_000 if name == "100,000 names" else 16
+    return file.write_bytes(struct.pack("<Q", len(data)) + data + bytes(held))
+
+
+@pytest.mark.parametrize("name", ABUSE)
+def test_an_abused_safetensors_file_is_refused_at_once(name, run, places):
+    """In two seconds of this process, the model's other parts included."""
+    abused(name, places / "m" / "unet" / WEIGHTS["unet"])
+    begun = time.process_time()
+    check(run, places, GENERATE, "unet")
+    assert time.process_time() - begun < 2
+
+
+def test_mutated_safetensors_are_refused_or_the_same_numbers(places):
+    """Bytes of the header changed at random: one line, or what the header says still fits every weight."""
+    file = places / "m" / "autoencoder" / WEIGHTS["autoencoder"]
+    whole, rng = bytearray(file.read_bytes()), random.Random(0)
+    (length,) = struct.unpack_from("<Q", whole)
+    refused = 0
+    for _ in range(60):
+        data = whole.copy()
+        for place in rng.sample(range(8 + length), rng.choice((1, 4))):
+            data[place] = rng.randrange(256)
+        file.write_bytes(data[: rng.choice((len(data), rng.randrange(len(data))))])
+        begun = time.process_time()
+        try:
+            model = load_whole(CMDAutoencoder, places / "m", "model", subfolder="autoencoder")
+            assert all(weight.isfinite().all() for weight in model.state_dict().values())
+        except ValueError as error:
+            assert str(error).startswith("model: ") and "Traceback" not in str(error)
+            refused += 1
+        assert time.process_time() - begun < 2
+    assert refused > 50
 
 
 def picture(path, canary):
