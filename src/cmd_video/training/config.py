@@ -17,7 +17,7 @@ from cmd_video.diffusion.objective import DenoisingSettings, DiffusionSettings
 from cmd_video.section import Section, by_kind, named
 from cmd_video.techniques import technique
 
-MAX_SEED, MAX_COUNT, MAX_SIDE = 2**32, 10**9, 2**14
+MAX_SEED, MAX_COUNT, MAX_SIDE, MAX_BATCH = 2**32, 10**9, 2**14, 2**16
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 VIDEO_MODELS = (
@@ -105,6 +105,8 @@ class ComponentConfig(Section):
     """A component folder (written by `save_pretrained`), or a pipeline folder or hub id that has it as a subfolder, or
     a model that ships: "default", "turbo".
     """
+    revision: str | None = None
+    """Of a hub id: its branch, tag or commit; null = its main branch."""
     class_name: str | None = Field(default=None, alias="class")
     """Class of a fresh component, one of COMPONENT_CLASSES."""
     config: dict[str, Any] = {}
@@ -114,6 +116,8 @@ class ComponentConfig(Section):
     def _one_source(self) -> "ComponentConfig":
         if (self.path is None) == (self.class_name is None):
             raise ValueError("give either `path` or `class`")
+        if self.revision is not None and self.path is None:
+            raise ValueError("`revision` is of a hub id; give it as `path`")
         if self.path is not None and self.config:
             raise ValueError("`config` belongs to a fresh component; with `path` the saved configuration counts")
         return self
@@ -221,7 +225,7 @@ class LoopConfig(Section):
     max_minutes: float | None = Field(None, gt=0)
     """Stop after the first step that ends later than this many minutes after the call: save a checkpoint and, as at
     the end, the components as they are. The same call again goes on. null = run to the last step."""
-    batch_size: int = Field(gt=0, le=MAX_COUNT)
+    batch_size: int = Field(gt=0, le=MAX_BATCH)
     """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = Field(1, gt=0, le=MAX_COUNT)
     """Parts that a batch is computed in, to save memory."""

@@ -91,6 +91,13 @@ class _BatchDataset(torch.utils.data.Dataset):
             problem = _shared(batch)
         except (ValueError, OSError) as error:
             problem = str(error)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+                raise
+            problem = (
+                f"loop.batch_size: the {len(numbers)} clips that are loaded at a time do not fit into memory; make it "
+                "smaller, or loop.gradient_accumulation_steps larger"
+            )
         batch = None if problem else batch
         return Loaded(batch, list(failures.items())[known:], problem)
 
