@@ -32,6 +32,12 @@ NPY = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + HEADER.ljust(117) + b"\n" 
 GENERATE = ["generate", "a red circle", "--model", "{m}", "-o", "{out}/a.mp4", "--steps", "1"]
 CALC = ["evaluate", "calc", "{m}", "--frames", "4", "-o", "{out}/a.json", "--extractor"]
 PAIRED = ["evaluate", "paired", "{in}", "{in}", "-o", "{out}/a.json"]
+PRUNE = ["prune", "{m}", "-o", "{out}/small"]
+
+
+LAUGHS = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(  # 9^9 values
+    b"%c: &%c [%s]\n" % (name, name, b", ".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefghi"
+) + b"stage: *i\n"  # fmt: skip
 
 
 class Evil:
@@ -131,11 +137,12 @@ def check(run, places, arguments, word, **names):
     return lines[0]
 
 
+@pytest.mark.parametrize("command", ["generate", pytest.param("prune", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_hostile_model(name, run, places, monkeypatch):
+def test_a_hostile_model(name, command, run, places, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     MODELS[name](places / "m", places / "canary")
-    check(run, places, GENERATE, "")
+    check(run, places, GENERATE if command == "generate" else [*PRUNE, "--budget", "0.9"], "")
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -225,7 +232,7 @@ def saved(path, canary):
 
 TAG = plain(b"!!python/object/apply:os.system ['touch canary']")
 COMPARE, REPORT = ["evaluate", "compare", "{in}", "{in}"], ["evaluate", "report", "{in}", "-o", "{out}/report"]
-PRUNE, PRUNE_BY = ["prune", "{m}", "-o", "{out}/small"], ["--budget", "0.9", "--importance", "{in}"]
+PRUNE_BY = ["--budget", "0.9", "--importance", "{in}"]
 FILES = {  # name of the file, what writes it, the command that reads it
     **{
         f"{verb} of {what}": ("in.json", write, arguments)
@@ -235,6 +242,11 @@ FILES = {  # name of the file, what writes it, the command that reads it
             ("train", ["train", "{in}"]), ("reference", [*CALC, "pixels", "--reference", "{in}"]),
         )
         for what, write in (("depth", plain(DEEP)), ("a list", plain(b"[]")), ("a pickle", pickled), ("a tag", TAG))
+    },
+    **{
+        f"{verb} of {what}": ("in.yaml", plain(text), arguments)
+        for verb, arguments in (("train", ["train", "{in}"]), ("sampling", [*GENERATE, "--sampling", "{in}"]))
+        for what, text in (("aliases", LAUGHS), ("an alias of itself", b"stage: &a [*a]"))
     },
     "an archive of 3 TB": ("in.npz", archive, PAIRED),
     "an array of 3 TB": ("in.npy", plain(NPY + b"x"), PAIRED),

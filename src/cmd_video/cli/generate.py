@@ -116,10 +116,12 @@ def _read_yaml(text: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from cmd_video.data.yaml_text import parse_yaml
+
     path = Path(text)
     try:
-        found = yaml.safe_load(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        found = parse_yaml(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"sampling: {text!r} is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise ValueError(f"sampling: {text!r} is no mapping, such as 'content: {{eta: 1.0}}'")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, model_validator
 
+from cmd_video.data.yaml_text import parse_yaml
 from cmd_video.diffusion.objective import DenoisingSettings, DiffusionSettings
 from cmd_video.section import Section, by_kind, named
 from cmd_video.techniques import technique
@@ -411,26 +412,6 @@ class TrainConfig(Section):
             raise ValueError(f"edit: not together with objective.kind {objective.kind!r}")
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that a section has twice: the first one would be lost. What `<<` brings may be overridden."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for number, key in enumerate(keys):
-            if key.value in {before.value for before in keys[:number]}:
-                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        return node
-
-
-def _parse(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def _reason(error: Exception) -> str:
     return "sections are nested too deep" if isinstance(error, RecursionError) else str(error)
 
@@ -443,7 +424,7 @@ def read_yaml(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
     """
     try:
-        return _parse(Path(path).read_text(encoding="utf-8"))
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML: {_reason(error)}") from error
     except ValueError as error:
@@ -475,7 +456,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
             if not isinstance(target, dict):
                 raise ValueError(f"overrides: {override!r}: {parent} is not a section")
         try:
-            target[leaf] = _parse(text)
+            target[leaf] = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {_reason(error)}") from error
     return TrainConfig.model_validate(values)
