@@ -7,9 +7,11 @@ import io
 import json
 import os
 import pickle
+import random
 import shutil
 import struct
 import sys
+import time
 import types
 import zipfile
 
@@ -21,6 +23,8 @@ from safetensors import SafetensorError
 
 from cmd_video.cli import Verb, main
 from cmd_video.cli.errors import describe, is_mistake
+from cmd_video.models import CMDAutoencoder
+from cmd_video.models.whole import load_whole
 
 DEEP = b"[" * 100_000
 HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 16, 256, 256, 3), }"
@@ -28,6 +32,12 @@ NPY = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + HEADER.ljust(117) + b"\n" 
 GENERATE = ["generate", "a red circle", "--model", "{m}", "-o", "{out}/a.mp4", "--steps", "1"]
 CALC = ["evaluate", "calc", "{m}", "--frames", "4", "-o", "{out}/a.json", "--extractor"]
 PAIRED = ["evaluate", "paired", "{in}", "{in}", "-o", "{out}/a.json"]
+PRUNE = ["prune", "{m}", "-o", "{out}/small"]
+
+
+LAUGHS = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(  # 9^9 values
+    b"%c: &%c [%s]\n" % (name, name, b", ".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefghi"
+) + b"stage: *i\n"  # fmt: skip
 
 
 class Evil:
@@ -127,11 +137,72 @@ def check(run, places, arguments, word, **names):
     return lines[0]
 
 
+@pytest.mark.parametrize("command", ["generate", pytest.param("prune", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_hostile_model(name, run, places, monkeypatch):
+def test_a_hostile_model(name, command, run, places, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     MODELS[name](places / "m", places / "canary")
-    check(run, places, GENERATE, "")
+    check(run, places, GENERATE if command == "generate" else [*PRUNE, "--budget", "0.9"], "")
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+ABUSE = {  # what the header says of a file that holds 16 bytes of tensors
+    "overlap": {"a": ENTRY, "b": {**ENTRY, "data_offsets": [4, 12]}, "c": {**ENTRY, "data_offsets": [8, 16]}},
+    "negative": {"a": {**ENTRY, "data_offsets": [-8, 0]}},
+    "outside": {"a": {**ENTRY, "data_offsets": [0, 2**40], "shape": [2**38]}},
+    "backwards": {"a": {**ENTRY, "data_offsets": [8, 0]}},
+    "wrong dtype": {"a": {**ENTRY, "dtype": "F99"}},
+    "no dtype": {"a": {"shape": [2], "data_offsets": [0, 8]}},
+    "too few bytes": {"a": {**ENTRY, "shape": [3]}},
+    "a shape that overflows": {"a": {**ENTRY, "shape": [2**62, 2**62]}},
+    "a list": [],
+    "depth": DEEP[:50_000],
+    "no UTF-8": b'{"\xff\xfe": {}}',
+    "100,000 names": {f"a{n}": {**ENTRY, "data_offsets": [8 * n, 8 * n + 8]} for n in range(100_000)},
+    "a length of 2^40": None,
+    "a length of 2^63": None,
+}
+
+
+def abused(name, file):
+    """A safetensors file with a header of ABUSE."""
+    header = ABUSE[name]
+    if header is None:
+        return file.write_bytes(struct.pack("<Q", 2 ** int(name[-2:])) + b"{}" + bytes(16))
+    data = header if isinstance(header, bytes) else json.dumps(header).encode()
+    held = 800_000 if name == "100,000 names" else 16
+    return file.write_bytes(struct.pack("<Q", len(data)) + data + bytes(held))
+
+
+@pytest.mark.parametrize("name", ABUSE)
+def test_an_abused_safetensors_file_is_refused_at_once(name, run, places):
+    """In two seconds of this process, the model's other parts included."""
+    abused(name, places / "m" / "unet" / WEIGHTS["unet"])
+    begun = time.process_time()
+    check(run, places, GENERATE, "unet")
+    assert time.process_time() - begun < 2
+
+
+def test_mutated_safetensors_are_refused_or_the_same_numbers(places):
+    """Bytes of the header changed at random: one line, or what the header says still fits every weight."""
+    file = places / "m" / "autoencoder" / WEIGHTS["autoencoder"]
+    whole, rng = bytearray(file.read_bytes()), random.Random(0)
+    (length,) = struct.unpack_from("<Q", whole)
+    refused = 0
+    for _ in range(60):
+        data = whole.copy()
+        for place in rng.sample(range(8 + length), rng.choice((1, 4))):
+            data[place] = rng.randrange(256)
+        file.write_bytes(data[: rng.choice((len(data), rng.randrange(len(data))))])
+        begun = time.process_time()
+        try:
+            model = load_whole(CMDAutoencoder, places / "m", "model", subfolder="autoencoder")
+            assert all(weight.isfinite().all() for weight in model.state_dict().values())
+        except ValueError as error:
+            assert str(error).startswith("model: ") and "Traceback" not in str(error)
+            refused += 1
+        assert time.process_time() - begun < 2
+    assert refused > 50
 
 
 def picture(path, canary):
@@ -161,7 +232,7 @@ def saved(path, canary):
 
 TAG = plain(b"!!python/object/apply:os.system ['touch canary']")
 COMPARE, REPORT = ["evaluate", "compare", "{in}", "{in}"], ["evaluate", "report", "{in}", "-o", "{out}/report"]
-PRUNE, PRUNE_BY = ["prune", "{m}", "-o", "{out}/small"], ["--budget", "0.9", "--importance", "{in}"]
+PRUNE_BY = ["--budget", "0.9", "--importance", "{in}"]
 FILES = {  # name of the file, what writes it, the command that reads it
     **{
         f"{verb} of {what}": ("in.json", write, arguments)
@@ -171,6 +242,11 @@ FILES = {  # name of the file, what writes it, the command that reads it
             ("train", ["train", "{in}"]), ("reference", [*CALC, "pixels", "--reference", "{in}"]),
         )
         for what, write in (("depth", plain(DEEP)), ("a list", plain(b"[]")), ("a pickle", pickled), ("a tag", TAG))
+    },
+    **{
+        f"{verb} of {what}": ("in.yaml", plain(text), arguments)
+        for verb, arguments in (("train", ["train", "{in}"]), ("sampling", [*GENERATE, "--sampling", "{in}"]))
+        for what, text in (("aliases", LAUGHS), ("an alias of itself", b"stage: &a [*a]"))
     },
     "an archive of 3 TB": ("in.npz", archive, PAIRED),
     "an array of 3 TB": ("in.npy", plain(NPY + b"x"), PAIRED),

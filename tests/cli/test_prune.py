@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
@@ -302,14 +303,30 @@ def test_the_type_of_the_weights_stays(run, motion_model, tmp_path):
 
 
 def test_a_hub_id_is_fetched(run, motion_model, monkeypatch, tmp_path):
+    """Of the revision that is asked for, and of it only what loading reads."""
     asked = []
 
-    def fetch(name):
-        asked.append(name)
+    def fetch(name, revision, allow_patterns):
+        asked.append((name, revision))
+        names = [
+            "config.json",
+            "unet/model.safetensors",
+            "tokenizer/merges.txt",
+            "model.bin",
+            "a.ckpt",
+            "a.py",
+            "a.png",
+        ]
+        assert list(filter_repo_objects(names, allow_patterns=allow_patterns)) == names[:3]
         return str(motion_model)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert run("prune", "owner/name", "--rule", "middle", "-o", tmp_path / "small")[0] == 0 and asked == ["owner/name"]
+    assert run("prune", "owner/name", "--rule", "middle", "-o", tmp_path / "small")[0] == 0
+    pinned = ("--rule", "middle", "--revision", "abc123")
+    assert run("prune", "owner/name", *pinned, "-o", tmp_path / "pinned")[0] == 0
+    assert asked == [("owner/name", None), ("owner/name", "abc123")]
+    code, _, error = run("prune", motion_model, *pinned, "-o", tmp_path / "other")
+    assert code == 2 and "--revision: abc123, but " in error
 
 
 def test_a_pipeline_of_diffusers_loads_in_a_new_process(run, tmp_path):

@@ -1,6 +1,7 @@
 """Clips made on the fly, and the folder of real ones that some machines have beside the checkout."""
 
 import csv
+import random
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -86,3 +87,29 @@ def shared_index(shared_data: Path) -> list[dict[str, str]]:
     with (shared_data / "INDEX.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [row for row in rows if (shared_data / row["path"]).exists()]
+
+
+@pytest.fixture(scope="session")
+def mutate() -> Callable[[bytes, int, random.Random], bytes]:
+    """`mutate(data, kind, rng)`: the bytes of a file with one of six kinds of damage, 0 to 5."""
+
+    def damage(data: bytes, kind: int, rng: random.Random) -> bytes:
+        changed, place = bytearray(data), rng.randrange(len(data))
+        size = rng.randrange(1, 200)
+        if kind == 0:
+            return bytes(changed[:place])
+        if kind == 1:
+            for _ in range(rng.randrange(1, 12)):
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            changed[place : place + size] = bytes(len(changed[place : place + size]))
+        elif kind == 3:
+            moov = data.find(b"moov")
+            changed[moov + rng.randrange(len(data) - moov)] = rng.randrange(256)
+        elif kind == 4:
+            changed[place : place + size] = rng.randbytes(len(changed[place : place + size]))
+        else:
+            changed[place:place] = rng.randbytes(size)
+        return bytes(changed)
+
+    return damage

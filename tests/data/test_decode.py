@@ -239,28 +239,7 @@ def test_damage_behind_the_wanted_frames_does_not_matter(tmp_path, ramp, encode,
         read_clip(path, 40)
 
 
-def mutate(data: bytes, kind: int, rng: random.Random) -> bytes:
-    """One of six kinds of damage."""
-    changed, place = bytearray(data), rng.randrange(len(data))
-    size = rng.randrange(1, 200)
-    if kind == 0:
-        return bytes(changed[:place])
-    if kind == 1:
-        for _ in range(rng.randrange(1, 12)):
-            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    elif kind == 2:
-        changed[place : place + size] = bytes(len(changed[place : place + size]))
-    elif kind == 3:
-        moov = data.find(b"moov")
-        changed[moov + rng.randrange(len(data) - moov)] = rng.randrange(256)
-    elif kind == 4:
-        changed[place : place + size] = rng.randbytes(len(changed[place : place + size]))
-    else:
-        changed[place:place] = rng.randbytes(size)
-    return bytes(changed)
-
-
-def test_mutated_files_raise_only_clip_errors(tmp_path, encode):
+def test_mutated_files_raise_only_clip_errors(tmp_path, encode, mutate):
     noise = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
     data = encode(tmp_path / "a.mp4", noise, options={"crf": "30"}).read_bytes()
     rng, path, results = random.Random(0), tmp_path / "b.mp4", {"read": 0, "refused": 0}

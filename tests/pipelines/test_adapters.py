@@ -1,9 +1,14 @@
 """LoRA files on whole and pruned content models: each adapter goes to the layer it was trained for."""
 
+import os
+import pickle
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 
+from cmd_video.cli.errors import describe, is_mistake
 from cmd_video.pruning.adapters import renaming
 from cmd_video.pruning.pruned_models import prune
 from cmd_video.pruning.selection import BlockSelection
@@ -42,6 +47,30 @@ def adapted(model):
     """Layers with adapters: the first half of each, and the weight under it."""
     layers = [module for module in model.modules() if hasattr(module, "base_layer")]
     return [(next(iter(layer.lora_A.values())).weight, layer.base_layer.weight) for layer in layers]
+
+
+class Evil:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "a.pt"]
+)
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_a_pickle_as_adapters_runs_nothing(text_pipeline, name, write, tmp_path):
+    before = {key: weight.clone() for key, weight in text_pipeline.unet.state_dict().items()}
+    with (tmp_path / name).open("wb") as file:
+        write({"unet.a": Evil(tmp_path / "canary")}, file)
+    for given in (tmp_path / name, tmp_path):
+        with pytest.raises((ValueError, OSError, SafetensorError, pickle.UnpicklingError)) as error:
+            text_pipeline.load_lora_weights(given)
+        assert is_mistake(error.value) and "\n" not in describe(error.value)
+        assert not (tmp_path / "canary").exists()
+    assert all(torch.equal(weight, before[key]) for key, weight in text_pipeline.unet.state_dict().items())
 
 
 @pytest.mark.parametrize("form", ["peft", "diffusers"])

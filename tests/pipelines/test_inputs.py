@@ -6,6 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 
 def picture(height: int, width: int) -> PIL.Image.Image:
@@ -113,6 +115,8 @@ def test_a_wrong_argument_is_named(pipeline, arguments, words):
         "x" * 10_000,
         "ball " * 2_000,
         "<|endoftext|> a",
+        "כדור אדום נע ימינה",
+        "كرة حمراء \N{RIGHT-TO-LEFT OVERRIDE}thgir ot\N{POP DIRECTIONAL FORMATTING}",
         "'\"\\{}",
     ],
 )
@@ -120,6 +124,38 @@ def test_odd_prompts(text_pipeline, tokenizer, generate, prompt):
     out = generate(text_pipeline, prompt, num_inference_steps=1)
     assert out.frames.shape == (1, 4, 3, 16, 16) and out.frames.isfinite().all()
     assert (out.truncated_prompts[0] is not None) == (len(tokenizer(prompt).input_ids) > 16)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text()  # the first with halves of characters
+
+
+def check_any_prompt(pipeline, generate, prompt):
+    """A clip, the same one twice, or one line that names the prompt."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(ValueError, match="^prompt: ") as error:
+            generate(pipeline, prompt, num_inference_steps=1)
+        assert "\n" not in str(error.value)
+        return
+    clips = [generate(pipeline, prompt, num_inference_steps=1).frames for _ in range(2)]
+    assert clips[0].isfinite().all() and torch.equal(*clips)
+
+
+FIXTURES_ONCE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=FIXTURES_ONCE)
+@given(prompt=ANY_TEXT)
+def test_any_prompt(text_pipeline, generate, prompt):
+    check_any_prompt(text_pipeline, generate, prompt)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=FIXTURES_ONCE)
+@given(prompt=ANY_TEXT)
+def test_a_thousand_prompts(text_pipeline, generate, prompt):
+    check_any_prompt(text_pipeline, generate, prompt)
 
 
 def test_what_a_long_prompt_loses_is_told(text_pipeline, generate, caplog):
@@ -288,6 +324,24 @@ def test_what_is_not_finite_never_becomes_a_clip_and_the_part_is_named(make_text
     if part == "vae":
         with pytest.raises(ValueError, match="^vae: "):
             pipeline("a red ball", image=make_image(), num_inference_steps=2, output_type="latent")
+
+
+def test_an_overflow_of_float16_never_becomes_a_black_clip(make_text_pipeline, tmp_path, capsys):
+    """The weights are numbers, what the decoder makes of them is above 65504."""
+    from cmd_video.cli import main
+
+    pipeline = make_text_pipeline("kl")
+    with torch.no_grad():
+        for weight in pipeline.vae.decoder.conv_in.parameters():
+            weight.mul_(0).add_(3e4)
+    pipeline.save_pretrained(tmp_path / "model")
+    half = pipeline.to(torch.float16)
+    for output_type in ("np", "pil", "pt"):
+        with pytest.raises(ValueError, match="^vae: .*try float32"):
+            half("a red ball", num_inference_steps=2, output_type=output_type)
+    command = ["generate", "a red ball", "--model", str(tmp_path / "model"), "--dtype", "float16", "--steps", "2"]
+    assert main([*command, "-o", str(tmp_path / "a.mp4")]) == 2
+    assert "vae: " in capsys.readouterr().err and not list(tmp_path.glob("a*"))
 
 
 def test_values_that_are_not_numbers_have_no_brightness():

@@ -6,12 +6,18 @@ Reads a JSON request per line: {"config": {...}} and at most one of
     "kill_in_file": n        SIGKILL when half of the n-th safetensors file of the checkpoints is written
     "signal": [number, step] the signal arrives during that step (counted from 0), at process "signal_rank" and, with
                              "signal_group", at its loading processes
-and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer),
-"end_with_the_first": what is left once one process ended by itself is killed.
+    "signal_during": [...]   SIGTERM arrives when half of the first "save" is written, or with the averaged weights in
+                             place in the first "validation"
+    "nan": [rank, step]      the loss of that process is no number at that step
+and optionally "processes": how many (gloo), "forget": what a broken resume would forget (data, ema, optimizer), or
+"overwrite": checkpoints that are written over the last one, in place and without digests, "without_dropout": of
+ModelScope's network, which has it built in, "end_with_the_first": what is left once one process ended by itself is
+killed.
 Answers a JSON line: exit codes (-9 = killed), CPU seconds, file operations of checkpoints, whether a save was on.
 """
 
 import json
+import math
 import mmap
 import os
 import signal
@@ -20,6 +26,8 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,6 +73,8 @@ def cpu_seconds(process: int) -> float:
 def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoReturn:
     code = 1
     try:
+        import torch
+
         from cmd_video.training import loop
         from cmd_video.training.config import TrainConfig
 
@@ -77,6 +87,10 @@ def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoR
             )  # fmt: skip
         watch_saves(request, shared)
         send_signal(request, rank)
+        signal_during(request.get("signal_during", []))
+        spoil_loss(request, rank)
+        if request.get("without_dropout"):
+            torch.nn.functional.dropout = lambda values, *args, **kwargs: values
         forget(request.get("forget"))
         loop.train(TrainConfig.model_validate(request["config"]))
         code = 0
@@ -145,6 +159,56 @@ def send_signal(request: dict[str, Any], rank: int) -> None:
     loop.learning_rate = called_once_per_step
 
 
+def signal_during(places: list[str]) -> None:
+    from cmd_video.training import checkpoint, loop
+
+    def ill(function):
+        def call(*args, **kwargs):
+            nonlocal sent
+            found = function(*args, **kwargs)
+            if not sent:
+                sent = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+        sent = False
+        return call
+
+    if "save" in places:
+        checkpoint.save_file = ill(checkpoint.save_file)
+    if "validation" in places:
+        loop.EMAModel.copy_to = ill(loop.EMAModel.copy_to)
+
+
+def spoil_loss(request: dict[str, Any], rank: int) -> None:
+    from cmd_video.training.autoencoder_stage import AutoencoderStage
+
+    where, when = request.get("nan", (None, None))
+    forward = AutoencoderStage.forward
+
+    def spoiled(self, batch):
+        loss = forward(self, batch)
+        return loss * math.nan if (rank, batch["step"]) == (where, when) and torch.is_grad_enabled() else loss
+
+    import torch
+
+    AutoencoderStage.forward = spoiled
+
+
+def overwrite() -> None:
+    from cmd_video.training import checkpoint
+
+    @contextmanager
+    def in_place(path: Path, replace: bool = False) -> Iterator[Path]:
+        for last in checkpoint.list_checkpoints(path.parent)[-1:]:
+            last.rename(path)
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+
+    checkpoint.whole_folder = in_place
+    checkpoint.verify_checkpoint = lambda path: None
+
+
 def forget(what: str | None) -> None:
     from cmd_video.training import loop, run_state
 
@@ -152,6 +216,8 @@ def forget(what: str | None) -> None:
         loop.EMAModel.load_state_dict = lambda self, state: None
     elif what == "optimizer":
         run_state.unpack_optimizer = lambda *args: None
+    elif what == "overwrite":
+        overwrite()
     elif what == "data":
         sampler = loop.StepSampler
         loop.StepSampler = lambda first, last, *rest: sampler(0, last, *rest[:4])

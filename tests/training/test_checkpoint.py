@@ -303,6 +303,13 @@ def test_a_full_disk(limit, tmp_path):
         save(tmp_path, 2)
 
     assert in_fork(save_with_limit) == 28
+    before_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before_limit[1]))
+        with pytest.raises(OSError, match=r"could not write the checkpoint, which takes 1,680 bytes \("):
+            save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before_limit)
     assert {file.name: checkpoint.sha256(file) for file in path.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

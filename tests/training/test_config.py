@@ -120,6 +120,8 @@ MISTAKES = [  # stage, field, value, what the message says
     ("autoencoder", "validation.data.length", 10**30, "validation.data.length"),
     ("autoencoder", "validation.num_clips", 10**30, "validation.num_clips"),
     ("autoencoder", "loop.batch_size", 10**30, "loop.batch_size"),
+    ("autoencoder", "loop.batch_size", 10**9, "loop.batch_size"),
+    ("autoencoder", "components.vae.revision", "main", "`revision` is of a hub id"),
     ("autoencoder", "loop.steps", 10**30, "loop.steps"),
     ("autoencoder", "loop.timeout_s", 0, "loop.timeout_s"),
     ("autoencoder", "optimizer.lr", float("inf"), "optimizer.lr"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cmd_video.data.datasets import open_video_dataset
 from cmd_video.data.video_file import write_video
@@ -29,16 +31,22 @@ def write_clips(folder: Path, count: int, broken: tuple[int, ...] = ()) -> dict:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_failures_are_counted_once_and_kept(workers, tiny_config, run_train, caplog, tmp_path):
-    data = write_clips(tmp_path / "clips", 12, broken=(2, 7))
-    config = tiny_config(
-        "autoencoder", tmp_path / "run", data={**data, "max_bad_fraction": 0.2}, loop__num_workers=workers
-    )
+def test_failures_are_counted_once_and_kept(workers, tiny_config, run_train, read_log, caplog, tmp_path):
+    data = {**write_clips(tmp_path / "clips", 12, broken=(2, 7)), "max_bad_fraction": 0.2}
+    held_out = {**write_clips(tmp_path / "held out", 6, broken=(3,)), "max_bad_fraction": 0.2}
+    config = tiny_config("autoencoder", tmp_path / "run", data=data, loop__num_workers=workers, loop__steps=6)
+    config["validation"] |= {"data": held_out, "num_clips": 6}
     run_train(config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
-    assert sorted(Path(line["path"]).name for line in lines) == ["02.mp4", "07.mp4"]
+    assert sorted(Path(line["path"]).name for line in lines) == ["02.mp4", "03.mp4", "07.mp4"]
     assert all(line["reason"] and line["time"] for line in lines)
-    assert sum("left out" in message for message in caplog.messages) == 2
+    assert sum("left out" in message for message in caplog.messages) == 3
+    told = [line["text"] for line in read_log(tmp_path / "run", "remark")][-2:]
+    assert told == [
+        "data: 2 of 12 clips could not be read (failures.jsonl)",
+        "validation.data: 1 of 6 clips could not be read (failures.jsonl)",
+    ]
+    assert set(told) <= set(caplog.messages)
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -70,8 +78,10 @@ class Ill:
                 "sleeps": lambda: time.sleep(600),
                 "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
                 "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+                "no memory": lambda: torch.empty(10**15),
+                "no shared memory": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
             }[self.kind]()
-        return {"prompt": "a"}
+        return {"prompt": "a", "video": torch.zeros(64, 64)}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,8 @@ class Ill:
         ("sleeps", TimeoutError, r"data: no batch came for 2 s \(loop.timeout_s\) from the 2 loading processes"),
         ("stopped", TimeoutError, "data: no batch came for 2 s"),
         ("killed", ChildProcessError, r"data: a loading process died \(DataLoader worker"),
+        ("no memory", ValueError, "loop.batch_size: the 2 clips that are loaded at a time do not fit into memory"),
+        ("no shared memory", ValueError, r"data: a batch could not be put into shared memory \(.*loop.num_workers"),
     ],
 )
 def test_a_loading_process_that_is_ill_ends_the_run_in_one_line(kind, error, message):
@@ -93,6 +105,18 @@ def test_a_loading_process_that_is_ill_ends_the_run_in_one_line(kind, error, mes
     assert "\n" not in str(caught.value)
     del caught, batches
     assert time.monotonic() - begun < 40
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's iterator was not finished
+def test_no_room_for_the_queues_of_loading_processes_is_one_line():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    loop = LoopConfig(steps=20, batch_size=2, num_workers=2)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(OSError, match=r"data: loading processes could not be started \(.*; make /dev/shm larger"):
+            training_batches(Ill("none"), StepSampler(0, 20, 2, 1, 0, 1), loop)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told by Linux")

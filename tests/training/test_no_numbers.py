@@ -41,6 +41,14 @@ def test_a_loss_that_is_no_number_stops_before_the_update(name, tiny_config, run
     assert (tmp_path / "broken" / "checkpoints" / "step-00000004" / "ema.safetensors").read_bytes() == whole
 
 
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_in_one_process_stops_both(tiny_config, forked_train, tmp_path):
+    config = tiny_config("autoencoder", tmp_path)
+    assert forked_train(config, processes=2, nan=[1, 4]).codes == [2, 2]
+    step, tensors, _ = load_latest(tmp_path / "checkpoints")
+    assert step == 4 and all(t.isfinite().all() for named in tensors.values() for t in named.values())
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_validation_that_is_no_number_stops_the_run(value, tiny_config, run_train, monkeypatch, tmp_path):
     """It would be the best checkpoint never, or for ever; the clips are named."""

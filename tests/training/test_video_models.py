@@ -291,6 +291,15 @@ def test_components_of_a_published_pipeline_load(tmp_path, monkeypatch):
         assert isinstance(parts["video_scheduler"], diffusers.FlowMatchEulerDiscreteScheduler)
         assert parts["video_scheduler"].config.shift == 5.0
     assert fetched == ["Wan-AI/Wan2.1"] * 3
+    monkeypatch.setattr(
+        "cmd_video.training.components.snapshot_download",
+        lambda name, revision, allow_patterns, **_: fetched.append((revision, *allow_patterns)) or str(tmp_path),
+    )
+    pinned = ComponentConfig.model_validate({"path": "Wan-AI/Wan2.1", "revision": "abc123"})
+    assert isinstance(build_components({"text_encoder": pinned})["text_encoder"], UMT5EncoderModel)
+    assert fetched[3:] == [("abc123", "text_encoder/*")]
+    with pytest.raises(ValueError, match=r"components.vae.revision: abc123, but .* is a folder here"):
+        build_components({"vae": ComponentConfig.model_validate({**folder, "revision": "abc123"})})
     parts = build_components({name: ComponentConfig.model_validate(folder) for name in names[2:4]})
     assert isinstance(parts["text_encoder"], UMT5EncoderModel)
     assert parts["tokenizer"](PROMPT).input_ids == pipe.tokenizer(PROMPT).input_ids

@@ -8,7 +8,7 @@ import typer
 
 from cmd_video.data.files import writable_file, writable_folder
 
-from .options import DTYPES, FORMATS, Device, find_dtype, read_lines, video_file
+from .options import DTYPES, FORMATS, Device, Revision, find_dtype, read_lines, video_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,9 +39,8 @@ def command(
         str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="Use this picture as content frame (image to video).")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id; default: the model that ships with the package.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
+    revision: Revision = None,
     num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
     preset: Annotated[str | None, typer.Option(help="quality, fast or turbo; what follows overrides it.")] = None,
@@ -78,13 +77,14 @@ def command(
     picture = _open_image(image)
     from cmd_video.pipelines.loading import load_pipeline
 
-    pipe = load_pipeline(model, device, preset, find_dtype(dtype))
+    pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
     pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
     search = {"reward": _search_for(reward, budget, pipe, device)}
     label_number, class_name = _class_number(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
+    source |= {"revision": revision} if revision else {}
     sampler = type(pipe.content_scheduler).__name__
     source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler}
     shown = []
@@ -116,10 +116,12 @@ def _read_yaml(text: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from cmd_video.data.yaml_text import parse_yaml
+
     path = Path(text)
     try:
-        found = yaml.safe_load(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        found = parse_yaml(path.read_text() if path.suffix in (".yaml", ".yml", ".json") else text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"sampling: {text!r} is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise ValueError(f"sampling: {text!r} is no mapping, such as 'content: {{eta: 1.0}}'")

@@ -99,4 +99,5 @@ VideoFile = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or
 NewFolder = Annotated[
     Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.", callback=new_folder)
 ]
+Revision = Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit; default: its main branch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.", callback=usable_device)]

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import NewFolder
+from .options import NewFolder, Revision
 
 if TYPE_CHECKING:
     import torch
 
     from cmd_video.pruning.selection import BlockSelection
 
+FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model")  # what loading reads: no pickles, pictures or older copies
 DENOISERS = ("unet", "transformer", "motion_transformer")
 
 
@@ -35,6 +36,7 @@ def command(
         Path | None,
         typer.Option(help="What `cmd-video evaluate importance` wrote, or JSON: block -> {importance, cost}."),
     ] = None,
+    revision: Revision = None,
 ) -> None:
     """Leave blocks out of a model; the rest keeps its weights and should be trained further.
 
@@ -49,7 +51,7 @@ def command(
 
     known = None if selection is None else BlockSelection.load(selection)
     measured = None if importance is None else _read_importance(importance)
-    pipe, teacher, name = _open(model, component)
+    pipe, teacher, name = _open(model, component, revision)
     check_prunable(teacher)
     if known is not None:
         chosen = known
@@ -70,9 +72,9 @@ def command(
     print(output)
 
 
-def _open(model: str, component: str | None) -> tuple[Any, Any, str | None]:
+def _open(model: str, component: str | None, revision: str | None) -> tuple[Any, Any, str | None]:
     """The pipeline (None for a single model), the model to prune and its name in the pipeline."""
-    folder = _folder(model)
+    folder = _folder(model, revision)
     if (folder / "config.json").is_file():
         if component is not None:
             raise ValueError(f"--component: {model} is a single model, no pipeline")
@@ -114,8 +116,8 @@ def _load_pipeline(kind: Any, folder: Path, index: dict[str, Any], dtypes: dict[
     return pipe
 
 
-def _folder(model: str) -> Path:
-    """Where a model lies; one that is on the hub is fetched."""
+def _folder(model: str, revision: str | None) -> Path:
+    """Where a model lies; one that is on the hub is fetched, of this revision."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -123,11 +125,13 @@ def _folder(model: str) -> Path:
 
     folder = model_folder(model)
     if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"--revision: {revision}, but {folder} is a folder here; leave it out")
         return folder
     if folder.is_absolute() or len(folder.parts) != 2:
         raise ValueError(f"MODEL: no folder {model}")
     try:
-        return Path(snapshot_download(model))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(FETCHED)))
     except (OSError, HFValidationError) as error:
         raise ValueError(f"MODEL: no folder {model}, nor could it be fetched from the hub: {error}") from error
 

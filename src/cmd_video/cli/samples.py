@@ -8,7 +8,7 @@ import typer
 
 from cmd_video.data.files import writable_folder
 
-from .options import Device, read_lines
+from .options import Device, Revision, read_lines
 
 FORMATS = ("mp4", "png")
 CLASSES = "classes"  # in place of a file of prompts
@@ -38,6 +38,7 @@ def command(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Clips there stay.", callback=writable_folder)],
     model: Annotated[str | None, typer.Option("--model", help="Folder or hub id; default: the shipped model.")] = None,
+    revision: Revision = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Clips per prompt, each with its own seed.")] = 1,
     layout: Annotated[str, typer.Option(help="clips, or vbench: its names, and a script that runs it.")] = "clips",
     file_format: Annotated[str, typer.Option("--format", help="mp4, or png: folders of frames without loss.")] = "mp4",
@@ -68,7 +69,7 @@ def command(
     share = WHOLE if shard is None else read_share(shard)
     prompts = [] if str(prompts_file) == CLASSES else _read_prompts(prompts_file, layout)
     state, device = processes(device)
-    pipe = load_pipeline(model, device, preset)
+    pipe = load_pipeline(model, device, preset, revision=revision)
     pipe.set_progress_bar_config(disable=True)
     conditions = _conditions(pipe, prompts, prompts_file)
     rows = _rows(conditions, num_samples, seed, layout, file_format)

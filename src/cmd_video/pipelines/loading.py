@@ -20,8 +20,9 @@ PAIRS = ([str, str], [type(None), type(None)])  # what stands for a part in a mo
 
 
 def load_pipeline(
-    model: str | None, device: str = "cpu", preset: str | None = None, dtype: torch.dtype = torch.float32
-) -> CMDPipeline:
+    model: str | None, device: str = "cpu", preset: str | None = None, dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> CMDPipeline:  # fmt: skip
     """`CMDPipeline.from_pretrained` with a check of the folder before.
 
     Args:
@@ -29,9 +30,11 @@ def load_pipeline(
         device: where to put it.
         preset: see `CMDPipeline.use_preset`; None = as the model was saved.
         dtype: of the weights.
+        revision: of a hub id: branch, tag or commit; None = its main branch.
 
     Raises:
-        ValueError: no such preset or folder, a folder of another kind of model, damaged weights, an unknown device.
+        ValueError: no such preset or folder, a revision of a folder, a folder of another kind of model, damaged
+            weights, an unknown device.
     """
     try:
         target = torch.device(device)
@@ -40,9 +43,11 @@ def load_pipeline(
     folder = model_folder(model)
     here = _is_meant_as_folder(folder)
     if here:
+        if revision is not None:
+            raise ValueError(f"revision: {revision}, but {folder} is a folder here; leave it out")
         _check_index(folder)
     try:
-        pipe = CMDPipeline.from_pretrained(model, torch_dtype=dtype)
+        pipe = CMDPipeline.from_pretrained(model, torch_dtype=dtype, revision=revision)
     except SafetensorError as error:
         raise ValueError(f"model: the weights in {folder} are damaged: {error}") from error
     except UnpicklingError as error:

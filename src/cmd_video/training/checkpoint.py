@@ -38,6 +38,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
         OSError: no space or no permission; what was begun is removed and older checkpoints are untouched.
     """
     final = folder / f"step-{step:08d}"
+    needed = sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
     try:
         with whole_folder(final, replace=True) as temporary:
             for stem, named in tensors.items():
@@ -52,7 +53,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
             _sync(temporary / "manifest.json")
         _sync(folder)
     except Exception as error:
-        raise OSError(f"{final}: could not write the checkpoint ({error}); older ones are untouched") from error
+        raise OSError(
+            f"{final}: could not write the checkpoint, which takes {needed:,} bytes ({error}); "
+            "older ones are untouched"
+        ) from error
     return final
 
 

@@ -62,7 +62,7 @@ def build_components(
         config = configs[name]
         torch.manual_seed(seed)
         if config.path is not None:
-            components[name] = load_component(name, config.path)
+            components[name] = load_component(name, config.path, config.revision)
         elif name in ("image_encoder", "text_encoder_2", "tokenizer_2"):
             raise ValueError(f"components.{name}: give a `path`; a fresh one knows nothing and is not trained")
         else:
@@ -73,13 +73,18 @@ def build_components(
     return components
 
 
-def load_component(name: str, path: str) -> Any:
+def load_component(name: str, path: str, revision: str | None = None) -> Any:
     """One component by itself, from its own folder or a pipeline's; with weights of its own in memory.
+
+    Args:
+        name: of the component.
+        path: the folder, a hub id, or a model that ships.
+        revision: of a hub id: branch, tag or commit; None = its main branch.
 
     Raises:
         ValueError: there is none, or another kind of component.
     """
-    return _in_memory(_load(name, path))
+    return _in_memory(_load(name, path, revision))
 
 
 def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder, ImageAutoencoder | None]:
@@ -132,16 +137,19 @@ def _find_class(class_name: str | None) -> Any:
     raise ValueError(f"class: {class_name!r} is not known")
 
 
-def _load(name: str, path: str) -> Any:
+def _load(name: str, path: str, revision: str | None = None) -> Any:
     """Load component `name` from its own folder, or from its subfolder of a pipeline folder or of an image model.
 
     A model that ships is a pipeline folder, by its name.
     """
     folder = model_folder(path)
-    if name in FETCHED and not folder.is_dir() and not folder.is_absolute() and len(folder.parts) == 2:
-        folder = _fetch(name, path)
-    path = str(folder)
     in_pipeline = "scheduler" if name.endswith("scheduler") else name.removeprefix("motion_")
+    if revision is not None and folder.is_dir():
+        raise ValueError(f"components.{name}.revision: {revision}, but {path} is a folder here; leave it out")
+    is_id = not folder.is_dir() and not folder.is_absolute() and len(folder.parts) == 2
+    if is_id and (name in FETCHED or revision is not None):
+        folder = _fetch(name, path, FETCHED.get(name, tuple({name, in_pipeline})), revision)
+    path = str(folder)
     subfolder = in_pipeline
     if folder.is_dir():
         names = (name, in_pipeline, *(VIDEO_MODEL_FOLDERS if name == "video_model" else ()))
@@ -181,11 +189,11 @@ def _load(name: str, path: str) -> Any:
     return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder or None)
 
 
-def _fetch(name: str, repository: str) -> Path:
+def _fetch(name: str, repository: str, folders: tuple[str, ...], revision: str | None) -> Path:
     """The folders of a hub repository that may hold a component; weights as safetensors, in single precision."""
+    patterns = {"allow_patterns": [f"{each}/*" for each in folders], "ignore_patterns": ["*.bin", "*.fp16.*"]}
     try:
-        patterns = [f"{folder}/*" for folder in FETCHED[name]]
-        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*.bin", "*.fp16.*"]))
+        return Path(snapshot_download(repository, revision=revision, **patterns))
     except (OSError, HFValidationError) as error:
         raise ValueError(
             f"components.{name}.path: no folder {repository}, nor could it be fetched from the hub: {error}"

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, model_validator
 
+from cmd_video.data.yaml_text import parse_yaml
 from cmd_video.diffusion.objective import DenoisingSettings, DiffusionSettings
 from cmd_video.section import Section, by_kind, named
 from cmd_video.techniques import technique
 
-MAX_SEED, MAX_COUNT, MAX_SIDE = 2**32, 10**9, 2**14
+MAX_SEED, MAX_COUNT, MAX_SIDE, MAX_BATCH = 2**32, 10**9, 2**14, 2**16
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 VIDEO_MODELS = (
@@ -105,6 +106,8 @@ class ComponentConfig(Section):
     """A component folder (written by `save_pretrained`), or a pipeline folder or hub id that has it as a subfolder, or
     a model that ships: "default", "turbo".
     """
+    revision: str | None = None
+    """Of a hub id: its branch, tag or commit; null = its main branch."""
     class_name: str | None = Field(default=None, alias="class")
     """Class of a fresh component, one of COMPONENT_CLASSES."""
     config: dict[str, Any] = {}
@@ -114,6 +117,8 @@ class ComponentConfig(Section):
     def _one_source(self) -> "ComponentConfig":
         if (self.path is None) == (self.class_name is None):
             raise ValueError("give either `path` or `class`")
+        if self.revision is not None and self.path is None:
+            raise ValueError("`revision` is of a hub id; give it as `path`")
         if self.path is not None and self.config:
             raise ValueError("`config` belongs to a fresh component; with `path` the saved configuration counts")
         return self
@@ -222,7 +227,7 @@ class LoopConfig(Section):
     max_minutes: float | None = Field(None, gt=0)
     """Stop after the first step that ends later than this many minutes after the call: save a checkpoint and, as at
     the end, the components as they are. The same call again goes on. null = run to the last step."""
-    batch_size: int = Field(gt=0, le=MAX_COUNT)
+    batch_size: int = Field(gt=0, le=MAX_BATCH)
     """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = Field(1, gt=0, le=MAX_COUNT)
     """Parts that a batch is computed in, to save memory."""
@@ -408,26 +413,6 @@ class TrainConfig(Section):
             raise ValueError(f"edit: not together with objective.kind {objective.kind!r}")
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that a section has twice: the first one would be lost. What `<<` brings may be overridden."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for number, key in enumerate(keys):
-            if key.value in {before.value for before in keys[:number]}:
-                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        return node
-
-
-def _parse(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def _reason(error: Exception) -> str:
     return "sections are nested too deep" if isinstance(error, RecursionError) else str(error)
 
@@ -440,7 +425,7 @@ def read_yaml(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
     """
     try:
-        return _parse(Path(path).read_text(encoding="utf-8"))
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML: {_reason(error)}") from error
     except ValueError as error:
@@ -475,7 +460,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
             if not isinstance(target, dict):
                 raise ValueError(f"overrides: {override!r}: {parent} is not a section")
         try:
-            target[leaf] = _parse(text)
+            target[leaf] = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"overrides: {override!r}: the value is not valid YAML: {_reason(error)}") from error
         alike = leaf not in OWN_OF_VALIDATION and data.get(leaf) == held_out.get(leaf)

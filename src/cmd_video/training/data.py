@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 from .children import end_with
 from .config import LoopConfig
 
+LESS_SHARED = "make /dev/shm larger, or loop.num_workers smaller; 0 needs none"
+
 
 class ClipDataset(Protocol):
     """Items are dicts of tensors, strings and numbers; item n is a pure function of n."""
@@ -84,9 +86,33 @@ class _BatchDataset(torch.utils.data.Dataset):
         known, batch, problem = len(failures), None, None
         try:
             batch = collate([self.numbered[number] for number in numbers])
+            problem = _shared(batch)
         except (ValueError, OSError) as error:
             problem = str(error)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+                raise
+            problem = (
+                f"loop.batch_size: the {len(numbers)} clips that are loaded at a time do not fit into memory; make it "
+                "smaller, or loop.gradient_accumulation_steps larger"
+            )
+        batch = None if problem else batch
         return Loaded(batch, list(failures.items())[known:], problem)
+
+
+def _shared(batch: dict[str, Any]) -> str | None:
+    """In a loading process: put a batch where the trainer finds it, or say why there is no room. Left to the queue
+    that it travels in, the reason would be lost and the trainer wait.
+    """
+    if get_worker_info() is None:
+        return None
+    try:
+        for value in batch.values():
+            if isinstance(value, torch.Tensor):
+                value.share_memory_()
+    except (RuntimeError, OSError) as error:
+        return f"data: a batch could not be put into shared memory ({error}); {LESS_SHARED}"
+    return None
 
 
 class StepSampler(Sampler[list[int]]):
@@ -152,7 +178,7 @@ def training_batches(
 
     Raises:
         ValueError: clips cannot be read, or too many of them.
-        OSError: a loading process died, or said nothing for `loop.timeout_s`.
+        OSError: a loading process died, or said nothing for `loop.timeout_s`, or could not be started.
     """
     loader = DataLoader(
         _BatchDataset(dataset, classes),
@@ -163,7 +189,11 @@ def training_batches(
         collate_fn=_as_it_is,
         worker_init_fn=partial(_start_loading, trainer=os.getpid()),
     )
-    return _received(iter(loader), dataset, loop)  # it begins now: that takes a number from torch's generator
+    try:
+        batches = iter(loader)  # it begins now: that takes a number from torch's generator
+    except OSError as error:
+        raise OSError(f"data: loading processes could not be started ({error}); {LESS_SHARED}") from error
+    return _received(batches, dataset, loop)
 
 
 def _received(batches: Any, dataset: ClipDataset, loop: LoopConfig) -> Iterator[dict[str, Any]]:

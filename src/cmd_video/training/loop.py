@@ -28,7 +28,7 @@ from cmd_video.data.files import whole_folder
 from cmd_video.data.sealed import seal
 
 from .build import build_stage
-from .captions import caption_remarks, captions_of
+from .captions import captions_of
 from .checkpoint import load_latest, remove_old_checkpoints
 from .classes import settle_classes, write_names
 from .components import build_components
@@ -45,6 +45,7 @@ from .data import (
 )
 from .digests import digests_of
 from .fit import check_latents
+from .left_out import log_failures, remark, tell_failures
 from .logs import RunLog
 from .run_folder import compare, locked, record, samples_drawn
 from .run_state import check_finite, restore, save
@@ -126,8 +127,9 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
 
     # Data.
     sampler = _sampler(accelerator, loop, first_step, samples)
-    if hasattr(dataset, "failure_log") and accelerator.is_main_process:
-        dataset.failure_log = run / "failures.jsonl"
+    datasets = {"data": dataset, "validation.data": validation_dataset}
+    if accelerator.is_main_process:
+        log_failures(run, datasets)
     loader = training_batches(dataset, sampler, loop, classes.training)
     validation = config.validation
     held_out = fixed_batches(validation_dataset, validation.num_clips, validation.batch_size, classes.validation)
@@ -143,12 +145,13 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     log.pending = state.get("pending", [])
     log.changed(first_step, [str(change) for change in changes])
     if found is None and accelerator.is_main_process:
-        _remark(log, stage, {"data": dataset, "validation.data": validation_dataset})
+        remark(log, stage, datasets)
     stop = StopRequest(loop.max_minutes)
     cleanup.callback(stop.restore)
 
     # Train.
     wrapped.train()
+    done = first_step
     for step in range(first_step, loop.steps):
         torch.manual_seed(seed_of_layers(config.seed, step, accelerator.process_index))
         rate = learning_rate(step, loop.steps, config.optimizer)
@@ -200,6 +203,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     # Finish.
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        tell_failures(log, done, datasets)
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
         ema.copy_to(stage.learning().values())
         export_components(stage, dataset, run / "pipeline", classes.names)
@@ -207,16 +211,6 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     accelerator.free_memory()
     accelerator.end_training()
     return run / "pipeline"
-
-
-def _remark(log: RunLog, stage: Stage, datasets: dict[str, ClipDataset]) -> None:
-    """Write down what of the data is not used: clips that were left out, ends of captions."""
-    for place, dataset in datasets.items():
-        for line in getattr(dataset, "remarks", ()):
-            log.remark(0, f"{place}: {line}")
-        for line in caption_remarks(stage.components, dataset, place):
-            logger.warning(line)
-            log.remark(0, line)
 
 
 def _processes(config: TrainConfig) -> Accelerator:

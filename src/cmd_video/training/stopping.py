@@ -24,12 +24,13 @@ class StopRequest:
         minutes: how long the loop may run; None = no limit.
 
     Attributes:
-        requested: the signal's number, 0 for none.
+        requested: the signal's number, 0 for none, as of the last `agree`: one that comes after it, such as during a
+            save, counts for the step that follows, in all processes alike.
         late: whether time is up, as of the last `agree`.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
-        self.requested = 0
+        self.requested, self._heard = 0, 0
         self.late = False
         self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.previous: dict[int, Any] = {}
@@ -44,7 +45,7 @@ class StopRequest:
 
     def agree(self, accelerator: Accelerator) -> None:
         """Let all processes leave after the same step, whichever got the signal or ran out of time first."""
-        self.late = time.monotonic() >= self.deadline
+        self.requested, self.late = self._heard, time.monotonic() >= self.deadline
         if accelerator.num_processes > 1:
             mine = torch.tensor([[self.requested, self.late]], device=accelerator.device)
             requested, late = accelerator.gather(mine).amax(dim=0).tolist()
@@ -56,4 +57,4 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.requested = number
+        self._heard = number

@@ -35,6 +35,7 @@ from cmd_video.evaluation.protocol.clips import (
 from cmd_video.evaluation.protocol.finite import check_finite
 from cmd_video.evaluation.protocol.results import provenance, shown_places
 from cmd_video.evaluation.protocol.shared_work import claim, deal_out, discard
+from cmd_video.models.safetensors_header import check_header
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
 FORMAT = 2  # of a chunk
@@ -85,6 +86,7 @@ class FeatureTable:
             record = read_json(base.with_name(f"{base.name}.json"), dict)
             if sha256(weights) != record["sha256"]:
                 raise ValueError(f"{weights.name} is not the file that its JSON describes")
+            check_header(weights)
             tensors = load_file(weights)
             found = cls(tensors["features"], tensors["dynamic"], dict(record["protocol"]), record.get("made_by", {}))
             clips = int(found.protocol["clips"])
