@@ -22,6 +22,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from cmd_video.cli import main
 from cmd_video.denoisers.video_conditions import frame_condition, text_condition
 from cmd_video.denoisers.video_models import (
     SVD_NOISE,
@@ -271,6 +272,18 @@ def test_a_scheduler_that_is_not_known_is_refused(tmp_path):
             build_components({"video_scheduler": part})
 
 
+def test_a_pair_of_experts_is_neither_pruned_nor_trained_by_half(tmp_path, capsys):
+    pipe, _ = wan()
+    pair = diffusers.WanPipeline(**{**pipe.components, "transformer_2": wan()[0].transformer, "boundary_ratio": 0.875})
+    pair.save_pretrained(tmp_path / "pair")
+    assert main(["prune", str(tmp_path / "pair"), "--budget", "0.9", "-o", str(tmp_path / "student")]) == 2
+    assert "transformer and transformer_2 share the noise levels" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match="video_model.path: .*transformer_2 share the noise levels"):
+        build_components({"video_model": ComponentConfig(path=str(tmp_path / "pair"))})
+    alone = build_components({"video_model": ComponentConfig(path=str(tmp_path / "pair" / "transformer_2"))})
+    assert isinstance(alone["video_model"], diffusers.WanTransformer3DModel)
+
+
 def test_components_of_a_published_pipeline_load(tmp_path, monkeypatch):
     pipe, _ = wan()
     pipe.scheduler = diffusers.UniPCMultistepScheduler(
@@ -297,7 +310,7 @@ def test_components_of_a_published_pipeline_load(tmp_path, monkeypatch):
     )
     pinned = ComponentConfig.model_validate({"path": "Wan-AI/Wan2.1", "revision": "abc123"})
     assert isinstance(build_components({"text_encoder": pinned})["text_encoder"], UMT5EncoderModel)
-    assert fetched[3:] == [("abc123", "text_encoder/*")]
+    assert fetched[3:] == [("abc123", "model_index.json", "text_encoder/*")]
     with pytest.raises(ValueError, match=r"components.vae.revision: abc123, but .* is a folder here"):
         build_components({"vae": ComponentConfig.model_validate({**folder, "revision": "abc123"})})
     parts = build_components({name: ComponentConfig.model_validate(folder) for name in names[2:4]})

@@ -87,6 +87,10 @@ def _open(model: str, component: str | None, revision: str | None) -> tuple[Any,
 
     index = _read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+    if "transformer_2" in parts:
+        raise ValueError(
+            f"MODEL: {folder}: transformer and transformer_2 share the noise levels; pairs are not pruned"
+        )
     name = component or next((name for name in DENOISERS if name in parts), None)
     if name not in parts:
         raise ValueError(f"--component: {name!r} is none of {', '.join(parts)}")

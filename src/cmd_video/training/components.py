@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextMode
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from cmd_video import models
+from cmd_video.data.files import read_json
 from cmd_video.data.sealed import check_sealed
 from cmd_video.denoisers.latent_space import ImageAutoencoder
 from cmd_video.models import CMDAutoencoder
@@ -36,6 +37,8 @@ ELSEWHERE = {  # classes by name, imported when one is asked for
 }
 _BUILD_ORDER = sorted(COMPONENT_CLASSES, key=lambda name: "tokenizer" not in name)  # a text encoder needs it
 
+INDEX = "model_index.json"
+NOT_WANTED = ["*.bin", "*.fp16.*"]
 VIDEO_MODEL_FOLDERS = ("transformer", "unet")  # of a video model, in a pipeline of diffusers
 FETCHED = {  # from a hub id, whose class is not known before: folders that may hold it
     "video_model": ("video_model", *VIDEO_MODEL_FOLDERS),
@@ -154,6 +157,8 @@ def _load(name: str, path: str, revision: str | None = None) -> Any:
     if folder.is_dir():
         names = (name, in_pipeline, *(VIDEO_MODEL_FOLDERS if name == "video_model" else ()))
         shared = shared_components(folder)
+        if name == "video_model":
+            _refuse_pair(folder)
         subfolder = next((option for option in names if option in shared or (folder / option).is_dir()), "")
         if subfolder in shared:
             folder = shared[subfolder].parent
@@ -191,13 +196,26 @@ def _load(name: str, path: str, revision: str | None = None) -> Any:
 
 def _fetch(name: str, repository: str, folders: tuple[str, ...], revision: str | None) -> Path:
     """The folders of a hub repository that may hold a component; weights as safetensors, in single precision."""
-    patterns = {"allow_patterns": [f"{each}/*" for each in folders], "ignore_patterns": ["*.bin", "*.fp16.*"]}
+    wanted = [INDEX, *(f"{each}/*" for each in folders)]
     try:
-        return Path(snapshot_download(repository, revision=revision, **patterns))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=wanted, ignore_patterns=NOT_WANTED)
+        )
     except (OSError, HFValidationError) as error:
         raise ValueError(
             f"components.{name}.path: no folder {repository}, nor could it be fetched from the hub: {error}"
         ) from error
+
+
+def _refuse_pair(folder: Path) -> None:
+    """Raise a ValueError for a pipeline of two denoisers, of which the one that is loaded would learn all levels."""
+    index = folder / INDEX
+    second = read_json(index, dict).get("transformer_2") if index.is_file() else None
+    if isinstance(second, list) and second[0] is not None:
+        raise ValueError(
+            f"components.video_model.path: {folder}: transformer and transformer_2 share the noise levels; a pair is "
+            "not trained here, give the folder of one of them to train it on all levels"
+        )
 
 
 def _load_scheduler(name: str, path: str, subfolder: str, config: dict[str, Any]) -> Any:
