@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DTYPES, find_dtype, optional_file
+from .options import DTYPES, Json, Plot, find_dtype
 
 if TYPE_CHECKING:
     from cmd_video.benchmark.system import Size
@@ -44,13 +44,8 @@ def command(
     batch: Annotated[int, typer.Option(min=1, help="Clips at once.")] = 1,
     compiled: Annotated[bool, typer.Option("--compile", help="Time denoisers through torch.compile.")] = False,
     runs: Annotated[int | None, typer.Option(min=1, help="Timed runs; default 20, on a CPU 5.")] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write the numbers; - is standard output.", callback=optional_file)
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="PNG: cost against resolution and against frames.", callback=optional_file),
-    ] = None,
+    json: Json = None,
+    plot: Plot = None,
 ) -> None:
     """What a clip costs: operations in both conventions, parameters, memory, seconds; denoiser and end to end.
 
@@ -61,9 +56,8 @@ def command(
     from cmd_video.benchmark.timing import check_device
     from cmd_video.studies.training_cost import training_cost
 
-    names = list(systems or []) + (
-        [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")] + [*PEERS] if peers else []
-    )
+    presets = [f"cmd-sd21:{name}" for name in PRESET_NAMES.split(", ")]
+    names = [*(systems or []), *([*presets, *PEERS] if peers else [])]
     names = names or ([] if training else ["default"])
     recipes = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
     names = [name for name in names if not name.endswith((".yaml", ".yml"))]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Device, Output, optional_file, progress_bar
+from .options import Device, Output, Plot, progress_bar
 
 
 def command(
@@ -17,10 +17,7 @@ def command(
         typer.Option(help="What counts as importance: loss, frechet (clips are generated), magnitude or taylor."),
     ] = "loss",
     num_clips: Annotated[int, typer.Option(min=2, help="Held-out clips.")] = 64,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="PNG: what each block carries, beside what it costs.", callback=optional_file),
-    ] = None,
+    plot: Plot = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the configuration: section.field=value.")
     ] = None,

@@ -95,6 +95,10 @@ def progress_bar(name: str, total: int | None = None) -> "Iterator[Callable[[int
 
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", callback=writable_file)]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the numbers; - is standard output.", callback=optional_file)
+]
+Plot = Annotated[Path | None, typer.Option(help="Also draw the numbers, to this PNG.", callback=optional_file)]
 VideoFile = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file.", callback=video_file)]
 NewFolder = Annotated[
     Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.", callback=new_folder)

@@ -48,9 +48,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first clip; the next ones count on.")] = 0,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second of the files.")] = 8,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time; does not change them.")] = 8,
-    shard: Annotated[
-        str | None, typer.Option(help="i/n: only the clips i, i + n, ...; other machines make the others.")
-    ] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: only clips i, i + n, ...; others make the rest.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Generate clips for a list of prompts; stopped, the same command goes on, and processes share the work.
