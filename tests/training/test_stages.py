@@ -10,7 +10,7 @@ from cmd_video.diffusion.plan import Step
 from cmd_video.diffusion.process import process_of
 from cmd_video.techniques import TECHNIQUES
 from cmd_video.training import loop
-from cmd_video.training.loop import export_components
+from cmd_video.training.outcome import export_components
 
 BRIDGE = {"kind": "bridge", "kappa": 2.0, "aligned": False}
 

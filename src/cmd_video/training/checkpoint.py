@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 VERSION = 1
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, step: int, tensors: Tensors | Callable[[Path], None], state: dict[str, Any]) -> Path:
     """Write one checkpoint; it appears under its name complete or not at all.
 
     Args:
         folder: where checkpoints lie.
         step: optimizer steps done.
-        tensors: file stem -> tensors by name.
+        tensors: file stem -> tensors by name; or what writes such files into a folder.
         state: everything else, as JSON.
 
     Raises:
@@ -40,9 +41,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
     final = folder / f"step-{step:08d}"
     try:
         with whole_folder(final, replace=True) as temporary:
-            for stem, named in tensors.items():
-                contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-                save_file(contiguous, temporary / f"{stem}.safetensors")
+            if callable(tensors):
+                tensors(temporary)
+            else:
+                _write_files(tensors, temporary)
             (temporary / "state.json").write_text(json.dumps({"version": VERSION, "step": step, **state}, indent=1))
             files = sorted(temporary.iterdir())
             for path in files:
@@ -54,6 +56,12 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
     except Exception as error:
         raise OSError(f"{final}: could not write the checkpoint ({error}); older ones are untouched") from error
     return final
+
+
+def _write_files(tensors: Tensors, folder: Path) -> None:
+    for stem, named in tensors.items():
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+        save_file(contiguous, folder / f"{stem}.safetensors")
 
 
 def verify_checkpoint(path: Path) -> str | None:
@@ -115,9 +123,15 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
+def load_latest(
+    folder: Path, read: Callable[[Path], dict[str, Any]] = load_file
+) -> tuple[int, Tensors, dict[str, Any]] | None:
     """The newest checkpoint that is whole, None where there is none at all; a warning names the file that damages a
     newer one.
+
+    Args:
+        folder: where checkpoints lie.
+        read: a safetensors file to what it holds, by name.
 
     Raises:
         ValueError: there are checkpoints but none can be read, or the newest is of another format version.
@@ -128,7 +142,7 @@ def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
         if problem is None:
             state = json.loads((path / "state.json").read_text())
             try:
-                tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+                tensors = {file.stem: read(file) for file in path.glob("*.safetensors")}
                 return int(state["step"]), tensors, state
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
                 problem = f"what it holds is no checkpoint ({type(error).__name__}: {error})"
@@ -140,6 +154,13 @@ def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
             "back, or remove the folder to train from the first step"
         )
     return None
+
+
+def name_torn(folder: Path) -> None:
+    """Warn of checkpoints that a killed process did not write to their end; they do not count."""
+    for path in sorted(folder.glob(".step-*.tmp-*")):
+        if is_left_behind(path):
+            warnings.warn(f"{path}: a checkpoint that was not written to its end; it does not count", stacklevel=2)
 
 
 def remove_old_checkpoints(folder: Path, step: int, keep_last: int, best_step: int | None) -> None:
