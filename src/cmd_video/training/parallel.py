@@ -15,6 +15,7 @@ sharded, so that accumulating takes no memory. Gradients of copies are not held 
 torch 2.13 fails where those of a block come in several portions, as they do where several methods are called.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,13 +24,9 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from .config import LoopConfig, ParallelConfig
 from .stage import Stage
@@ -53,16 +50,11 @@ def shard(stage: Stage, loop: LoopConfig, device: torch.device) -> None:
         device: of this process.
     """
     assert loop.parallel is not None
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of outputs changed in place, which none is here
     mesh = device_mesh(loop.parallel, device)
-    half = loop.precision == "bf16"
-    policy = MixedPrecisionPolicy(
-        # whole blocks in half precision, else autocast would keep its own copies of them until the backward pass
-        param_dtype=torch.bfloat16 if half else None,
-        reduce_dtype=torch.float32 if half else None,
-        cast_forward_inputs=False,  # autocast casts what it should; timesteps stay exact
-    )
     for network in _networks(stage):
         methods = [name for name in METHODS if hasattr(network, name)] if isinstance(network, ModelMixin) else []
+        policy = _precision(network, loop)
         for block in _blocks(network):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         # what lies outside of the blocks stays whole from one method to the next, as they call each other
@@ -130,6 +122,18 @@ def gather(stage: Stage, first: bool) -> None:
         for module in list(network.modules()) if first else ():
             if isinstance(module, FSDPModule):
                 module.__class__ = type(module).__mro__[2]  # what fully_shard made a subclass of
+
+
+def _precision(network: nn.Module, loop: LoopConfig) -> MixedPrecisionPolicy:
+    """What weights are gathered in. In half precision whole blocks are, else autocast would keep its own copies of
+    them until the backward pass; an objective's small heads compute in float32 in every run.
+    """
+    half = loop.precision == "bf16" and isinstance(network, ModelMixin | PreTrainedModel)
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None,
+        reduce_dtype=torch.float32 if half else None,
+        cast_forward_inputs=False,  # autocast casts what it should; timesteps stay exact
+    )
 
 
 def _networks(stage: Stage) -> list[nn.Module]:
