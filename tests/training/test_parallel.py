@@ -113,11 +113,11 @@ def test_two_copies_in_two_parts_each_are_four_whole_ones(tiny_config, same, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", [{}, RECOVERY])
-def test_half_precision_is_that_of_whole_copies(objective, tiny_config, forked_train, read_log, tmp_path):
+@pytest.mark.parametrize(("stage", "objective"), [("autoencoder", {}), ("motion", {}), ("motion", RECOVERY)])
+def test_half_precision_is_that_of_whole_copies(stage, objective, tiny_config, forked_train, read_log, tmp_path):
     for name, layout in (("whole", None), ("shared", TWO)):
         changes = {**SMALL, "objective": objective, "loop__precision": "bf16", "loop__parallel": layout}
-        config = tiny_config("motion", tmp_path / name, **changes, optimizer__lr=1e-5)
+        config = tiny_config(stage, tmp_path / name, **changes, optimizer__lr=1e-5)
         if objective:
             config["components"]["teacher"] = config["components"]["motion_transformer"]
         assert forked_train(config, processes=2).codes == [0, 0]

@@ -193,7 +193,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
     if accelerator.is_main_process or is_sharded(stage):
         ema.copy_to(stage.learning().values())
-        measure(stage, dataset)
+        with computing(stage):
+            measure(stage, dataset)
     if is_sharded(stage):
         gather(stage, first=accelerator.is_main_process)
     if accelerator.is_main_process:
