@@ -4,6 +4,7 @@ Reads a JSON request per line: {"config": {...}} and at most one of
     "kill_after_cpu": s      SIGKILL from outside once the run has used s seconds of CPU time
     "kill_at_write": n       SIGKILL right before the n-th file operation of saving (and removing) checkpoints
     "kill_in_file": n        SIGKILL when half of the n-th safetensors file of the checkpoints is written
+    "kill_in_parts": [rank, n] SIGKILL of that process in its n-th sharded checkpoint, when one of the files is written
     "signal": [number, step] the signal arrives during that step (counted from 0), at process "signal_rank" and, with
                              "signal_group", at its loading processes
     "signal_during": [...]   SIGTERM arrives when half of the first "save" is written, or with the averaged weights in
@@ -86,6 +87,7 @@ def run(request: dict[str, Any], rank: int, port: int, shared: mmap.mmap) -> NoR
                 MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true",
             )  # fmt: skip
         watch_saves(request, shared)
+        kill_in_parts(request.get("kill_in_parts"), rank)
         send_signal(request, rank)
         signal_during(request.get("signal_during", []))
         spoil_loss(request, rank)
@@ -143,6 +145,22 @@ def watch_saves(request: dict[str, Any], shared: mmap.mmap) -> None:
     run_state.save_checkpoint = marked(run_state.save_checkpoint)
     loop.remove_old_checkpoints = run_state.remove_old_checkpoints = marked(loop.remove_old_checkpoints)
     sys.addaudithook(audit)
+
+
+def kill_in_parts(when: list[int] | None, rank: int) -> None:
+    from cmd_video.training import sharded_checkpoint
+
+    write_parts, calls = sharded_checkpoint.write_parts, 0
+
+    def write_one(tensors, folder) -> None:
+        nonlocal calls
+        calls += 1
+        if when == [rank, calls]:
+            write_parts({"model": tensors["model"]}, folder)
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_parts(tensors, folder)
+
+    sharded_checkpoint.write_parts = write_one
 
 
 def send_signal(request: dict[str, Any], rank: int) -> None:

@@ -9,8 +9,8 @@ from cmd_video.diffusion.draws import Draws
 from cmd_video.diffusion.plan import Step
 from cmd_video.diffusion.process import process_of
 from cmd_video.techniques import TECHNIQUES
-from cmd_video.training import loop
-from cmd_video.training.loop import export_components
+from cmd_video.training import outcome
+from cmd_video.training.outcome import export_components
 
 BRIDGE = {"kind": "bridge", "kappa": 2.0, "aligned": False}
 
@@ -74,7 +74,7 @@ def test_clips_are_read_at_the_end_by_the_stage_that_measures_them_alone(name, b
     if encode is not None:
         watch = lambda self, clip, **options: (sizes.append(len(clip)), encode(self, clip, **options))[1]  # noqa: E731
         monkeypatch.setattr(type(stage.components["autoencoder"]), "encode", watch)
-    monkeypatch.setattr(loop, "CLIPS_FOR_STATISTICS", 7)
+    monkeypatch.setattr(outcome, "CLIPS_FOR_STATISTICS", 7)
     export_components(stage, counted, tmp_path / "pipeline")
     assert counted.read == (list(range(min(7, len(dataset)))) if encode else [])
     assert all(size <= 4 for size in sizes) and sum(sizes) == len(counted.read)

@@ -27,6 +27,7 @@ class DiffusionSettings(Section):
 
     needs_teacher: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False  # a step updates only a part of what learns
+    passes_differ: ClassVar[bool] = False  # how often a network is passed through depends on what is drawn
 
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """How often the prompt or label is left out, for guidance."""

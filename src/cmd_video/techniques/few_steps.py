@@ -40,6 +40,11 @@ class Settings(SegmentSettings):
     """guidance_distillation: one pass instead of two. consistency learns at all noise levels, backward only the jumps
     of sampling, from where they really start."""
 
+    @property
+    def passes_differ(self) -> bool:  # type: ignore[override]  # of one kind only
+        """Whether the jumps and steps that lead to a segment are taken, which depends on the levels drawn."""
+        return self.kind == "backward"
+
     @model_validator(mode="after")
     def _jumps(self) -> "Settings":
         if self.kind == "guidance_distillation" and self.starts is not None:

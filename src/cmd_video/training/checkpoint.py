@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,26 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 VERSION = 1
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, step: int, tensors: Tensors | Callable[[Path], None], state: dict[str, Any]) -> Path:
     """Write one checkpoint; it appears under its name complete or not at all.
 
     Args:
         folder: where checkpoints lie.
         step: optimizer steps done.
-        tensors: file stem -> tensors by name.
+        tensors: file stem -> tensors by name; or what writes such files into a folder.
         state: everything else, as JSON.
 
     Raises:
         OSError: no space or no permission; what was begun is removed and older checkpoints are untouched.
     """
     final = folder / f"step-{step:08d}"
-    needed = sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
+    needed = "" if callable(tensors) else f", which takes {_bytes(tensors):,} bytes"
     try:
         with whole_folder(final, replace=True) as temporary:
-            for stem, named in tensors.items():
-                contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-                save_file(contiguous, temporary / f"{stem}.safetensors")
+            if callable(tensors):
+                tensors(temporary)
+            else:
+                _write_files(tensors, temporary)
             (temporary / "state.json").write_text(json.dumps({"version": VERSION, "step": step, **state}, indent=1))
             files = sorted(temporary.iterdir())
             for path in files:
@@ -54,10 +56,19 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
         _sync(folder)
     except Exception as error:
         raise OSError(
-            f"{final}: could not write the checkpoint, which takes {needed:,} bytes ({error}); "
-            "older ones are untouched"
+            f"{final}: could not write the checkpoint{needed} ({error}); older ones are untouched"
         ) from error
     return final
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
+
+
+def _write_files(tensors: Tensors, folder: Path) -> None:
+    for stem, named in tensors.items():
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+        save_file(contiguous, folder / f"{stem}.safetensors")
 
 
 def verify_checkpoint(path: Path) -> str | None:
@@ -119,9 +130,15 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
+def load_latest(
+    folder: Path, read: Callable[[Path], dict[str, Any]] = load_file
+) -> tuple[int, Tensors, dict[str, Any]] | None:
     """The newest checkpoint that is whole, None where there is none at all; a warning names the file that damages a
     newer one.
+
+    Args:
+        folder: where checkpoints lie.
+        read: a safetensors file to what it holds, by name.
 
     Raises:
         ValueError: there are checkpoints but none can be read, or the newest is of another format version.
@@ -132,7 +149,7 @@ def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
         if problem is None:
             state = json.loads((path / "state.json").read_text())
             try:
-                tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+                tensors = {file.stem: read(file) for file in path.glob("*.safetensors")}
                 return int(state["step"]), tensors, state
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
                 problem = f"what it holds is no checkpoint ({type(error).__name__}: {error})"
@@ -144,6 +161,13 @@ def load_latest(folder: Path) -> tuple[int, Tensors, dict[str, Any]] | None:
             "back, or remove the folder to train from the first step"
         )
     return None
+
+
+def name_torn(folder: Path) -> None:
+    """Warn of checkpoints that a killed process did not write to their end; they do not count."""
+    for path in sorted(folder.glob(".step-*.tmp-*")):
+        if is_left_behind(path):
+            warnings.warn(f"{path}: a checkpoint that was not written to its end; it does not count", stacklevel=2)
 
 
 def remove_old_checkpoints(folder: Path, step: int, keep_last: int, best_step: int | None) -> None:

@@ -19,6 +19,7 @@ from cmd_video.section import Section, by_kind, named
 from cmd_video.techniques import technique
 
 MAX_SEED, MAX_COUNT, MAX_SIDE, MAX_BATCH = 2**32, 10**9, 2**14, 2**16
+OTHER_WAYS = ("tensor", "pipeline", "context", "sequence", "expert", "tp", "pp", "cp", "sp", "ep")  # of parallel
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 VIDEO_MODELS = (
@@ -219,6 +220,34 @@ class OptimizerConfig(Section):
     """Clip the gradient to this norm; null = never."""
 
 
+class ParallelConfig(Section):
+    """Weights, gradients, moments and averages sharded over processes (FSDP2): a model larger than a card. `shard` x
+    `replicate` is the number of processes.
+    """
+
+    shard: int = Field(gt=1, le=MAX_COUNT)
+    """Processes that hold one copy of the model together, each its part: those of one machine, or more."""
+    replicate: int = Field(1, gt=0, le=MAX_COUNT)
+    """Copies of the model, each on other processes, which only exchange gradients; 1 = one copy over all."""
+
+    @property
+    def processes(self) -> int:
+        """How many of them the run must have."""
+        return self.shard * self.replicate
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_needed(cls, values: Any) -> Any:
+        """Other ways to divide a model are refused with the reason."""
+        for name in values if isinstance(values, dict) else ():
+            if name in OTHER_WAYS:
+                raise ValueError(
+                    f"{name}: not here; CMD's sequences are short (896 motion tokens of a 512x1024 clip, content is "
+                    "one image), so sharded data parallel suffices; allowed: shard, replicate"
+                )
+        return values
+
+
 class LoopConfig(Section):
     """The loop: how long, how much at a time, what is written when."""
 
@@ -243,6 +272,8 @@ class LoopConfig(Section):
     """Data loading processes."""
     timeout_s: float = Field(1800.0, gt=0, le=10_000_000)
     """Seconds without an answer, of a loading process or of another process of the run, after which the run ends."""
+    parallel: ParallelConfig | None = None
+    """Shard what learns, and its teacher, over the processes; null = each process holds all of it (DDP)."""
     log_every: int = Field(20, gt=0, le=MAX_COUNT)
     """Steps between lines of the log."""
     validate_every: int = Field(500, gt=0, le=MAX_COUNT)
@@ -384,7 +415,23 @@ class TrainConfig(Section):
                 f"loop.batch_size: {self.loop.batch_size} is not divisible by "
                 f"loop.gradient_accumulation_steps = {self.loop.gradient_accumulation_steps}"
             )
+        if self.loop.parallel is not None:
+            self._check_parallel()
         return self
+
+    def _check_parallel(self) -> None:
+        """Whether what is sharded can be: each process must pass through a network as often as the others."""
+        if self.stage in ("classifier", "decoder"):
+            raise ValueError(f"loop.parallel: not for the stage {self.stage!r}, whose networks are small")
+        if self.loop.compile:
+            raise ValueError("loop.parallel: not together with loop.compile")
+        if self.edit is not None:
+            raise ValueError(f"loop.parallel: not together with edit.kind {self.edit.kind!r}")
+        if getattr(self.objective, "passes_differ", False):
+            raise ValueError(
+                f"loop.parallel: not together with objective.kind {self.objective.kind!r}, whose number of passes "
+                "through the networks is not the same in each process"
+            )
 
     def _check_objective(self, stage: StageKind) -> None:
         """Whether stage, objective, edit and teacher go together."""

@@ -6,30 +6,24 @@ Everything random is a function of (seed, number of the sample) or (seed, step),
 state and a killed run, resumed, is bit-identical on a CPU to one that was never killed.
 """
 
-import json
 import logging
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from diffusers.training_utils import EMAModel
 from transformers import PreTrainedModel
 
-from cmd_video.data.files import whole_folder
-from cmd_video.data.sealed import seal
-
 from .build import build_stage
 from .captions import captions_of
-from .checkpoint import load_latest, remove_old_checkpoints
+from .checkpoint import load_latest, name_torn, remove_old_checkpoints
 from .classes import settle_classes, write_names
 from .components import build_components
 from .config import LoopConfig, OptimizerConfig, TrainConfig
@@ -38,7 +32,6 @@ from .data import (
     StepSampler,
     digest_of_clips,
     finish_batch,
-    first_batches,
     fixed_batches,
     name_clips,
     training_batches,
@@ -47,13 +40,16 @@ from .digests import digests_of
 from .fit import check_latents
 from .left_out import log_failures, remark, tell_failures
 from .logs import RunLog
+from .outcome import measure, write_components
+from .parallel import computing, gather, is_sharded, reshard, shard, share, whole
+from .processes import every_process, first_process, seed_of_layers, start
 from .run_folder import compare, locked, record, samples_drawn
 from .run_state import check_finite, restore, save
-from .stage import LATENTS, Batch, Stage, to_device
+from .sharded_checkpoint import open_stored
+from .stage import Batch, Stage, to_device
 from .stopping import StopRequest
 
 logger = logging.getLogger(__name__)
-CLIPS_FOR_STATISTICS = 256
 SIGNS_OF_A_LOST_PROCESS = ("Timed out waiting", "timed out after", "Connection closed by peer", "Connection reset by")
 
 
@@ -95,35 +91,27 @@ def train(config: TrainConfig) -> Path:
 def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     # Set up.
     loop, run = config.loop, Path(config.output_dir)
-    accelerator = _processes(config)
-    _first_process(accelerator, lambda: cleanup.enter_context(locked(run)))
-    found = load_latest(run / "checkpoints")
+    accelerator = start(config)
+    first_process(accelerator, lambda: cleanup.enter_context(locked(run)))
+    found = _latest(run / "checkpoints", loop)
     dataset, validation_dataset = config.data.open(on_device=True), config.validation.data.open()
     captions = captions_of(dataset) if _needs_captions(config) else None
     stage = build_stage(config, build_components(config.components, captions, config.seed))
     classes = settle_classes(config, stage.num_classes, dataset, validation_dataset)
     check_latents(config, stage.components, dataset, validation_dataset)
-    digests = _first_process(accelerator, lambda: _digests(stage, dataset))
+    digests = first_process(accelerator, lambda: _digests(stage, dataset))
     _speed_up(stage, dataset, loop)
-    stage.place(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        stage.parameter_groups(),
-        lr=config.optimizer.lr,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        fused=True if accelerator.device.type == "cuda" else None,
-    )
-    wrapped, optimizer = accelerator.prepare(stage, optimizer)
+    wrapped, optimizer = _prepare(stage, config, accelerator)
     ema = EMAModel(stage.learning().values(), decay=loop.ema_decay)
     ema.to(accelerator.device)
 
     # Resume.
     first_step, tensors, state = found or (0, {}, {})
     best: dict[str, Any] = {"step": None, "loss": math.inf}
-    changes = _first_process(accelerator, lambda: compare(run, config, first_step, state, digests))
-    samples = _first_process(accelerator, lambda: samples_drawn(run, config, first_step, state))
+    changes = first_process(accelerator, lambda: compare(run, config, first_step, state, digests))
+    samples = first_process(accelerator, lambda: samples_drawn(run, config, first_step, state))
     if found is not None:
-        best = restore(stage, optimizer, ema, tensors, state, best)
+        best = every_process(lambda: restore(stage, optimizer, ema, tensors, state, best))
 
     # Data.
     sampler = _sampler(accelerator, loop, first_step, samples)
@@ -146,6 +134,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     log.changed(first_step, [str(change) for change in changes])
     if found is None and accelerator.is_main_process:
         remark(log, stage, datasets)
+        if is_sharded(stage):
+            log.remark(0, share(stage))
     stop = StopRequest(loop.max_minutes)
     cleanup.callback(stop.restore)
 
@@ -170,7 +160,9 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             own = math.isfinite(loss.item())
             _check_number(step + 1, "loss", mean_loss, [] if own else [batch])
             total_loss += mean_loss / loop.gradient_accumulation_steps
-        norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), config.optimizer.max_grad_norm or math.inf))
+        reshard(stage)
+        norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.optimizer.max_grad_norm or math.inf)
+        norm = float(whole(norm))
         _check_number(step + 1, "gradient norm", norm, clips)
         optimizer.step()
         optimizer.zero_grad()
@@ -190,10 +182,10 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
         ends = done == loop.steps or stop.requested or stop.late
         due = done % loop.checkpoint_every == 0 or done == best["step"] or ends
         if due:
-            check_finite(done, stage.learning())
-        if due and accelerator.is_main_process:
+            every_process(partial(check_finite, done, stage.learning()))
+        if due and (accelerator.is_main_process or is_sharded(stage)):
             more = {"samples": samples, "digests": digests, "pending": log.pending}
-            save(run, done, stage, optimizer, ema, best, more, config)
+            save(run, done, stage, optimizer, ema, best, more, config, first=accelerator.is_main_process)
         if stop.requested:
             accelerator.wait_for_everyone()
             raise SystemExit(128 + stop.requested)
@@ -205,33 +197,43 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     if accelerator.is_main_process:
         tell_failures(log, done, datasets)
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
+    if accelerator.is_main_process or is_sharded(stage):
         ema.copy_to(stage.learning().values())
-        export_components(stage, dataset, run / "pipeline", classes.names)
+        with computing(stage):
+            measure(stage, dataset)
+    if is_sharded(stage):
+        gather(stage, first=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        write_components(stage, dataset, run / "pipeline", classes.names)
     del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
     accelerator.free_memory()
     accelerator.end_training()
     return run / "pipeline"
 
 
-def _processes(config: TrainConfig) -> Accelerator:
-    """Who takes part in the run, and in which precision."""
-    loop = config.loop
-    accelerator = Accelerator(
-        mixed_precision="bf16" if loop.precision == "bf16" else "no",
-        gradient_accumulation_steps=loop.gradient_accumulation_steps,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                find_unused_parameters=bool(getattr(config.objective, "takes_turns", False))
-            ),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=loop.timeout_s)),
-        ],
+def _latest(folder: Path, loop: LoopConfig) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """The newest checkpoint that is whole; of a sharded run its weights are read later, by slices."""
+    if loop.parallel is None:
+        return load_latest(folder)
+    name_torn(folder)
+    return load_latest(folder, open_stored)
+
+
+def _prepare(stage: Stage, config: TrainConfig, accelerator: Accelerator) -> tuple[Stage, Any]:
+    """The stage as the processes share it, on its device, and AdamW of what learns."""
+    if config.loop.parallel is not None:  # its networks are wrapped one by one, the stage is not
+        shard(stage, config.loop, accelerator.device)
+    stage.place(accelerator.device)
+    optimizer = torch.optim.AdamW(
+        stage.parameter_groups(),
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        fused=True if accelerator.device.type == "cuda" else None,
     )
-    per_process = loop.gradient_accumulation_steps * accelerator.num_processes
-    if loop.batch_size % per_process:
-        raise ValueError(
-            f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
-        )
-    return accelerator
+    if config.loop.parallel is not None:
+        return stage, accelerator.prepare(optimizer)
+    return accelerator.prepare(stage, optimizer)
 
 
 def _sampler(accelerator: Accelerator, loop: LoopConfig, first_step: int, samples: int) -> StepSampler:
@@ -256,32 +258,11 @@ def _check_number(step: int, what: str, value: float, clips: list[Batch]) -> Non
         )
 
 
-def _first_process(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
-    """What the first process finds; what it refuses all of them refuse, and none is left waiting."""
-    answer: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            answer = [action(), None]
-        except (ValueError, OSError) as error:
-            answer = [None, error]
-    found, refusal = broadcast_object_list(answer)
-    if refusal is not None:
-        raise refusal
-    return found
-
-
 def _digests(stage: Stage, dataset: ClipDataset) -> dict[str, str]:
     """Of what the run is trained with: frozen components by name, and "data"."""
     clips = digest_of_clips(dataset)
     found = digests_of({**stage.components, **stage.frozen}, without=stage.trained)
     return found if clips is None else {**found, "data": clips}
-
-
-def seed_of_layers(seed: int, step: int, rank: int) -> int:
-    """Of layers that draw by themselves, such as dropout: another one for each step and process."""
-    if rank == 0:
-        return seed * 1_000_003 + step
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _mean_terms(terms: Sequence[dict[str, float]], accelerator: Accelerator) -> dict[str, float]:
@@ -305,7 +286,9 @@ def _try_out(stage: Stage, batch: Batch, held_out: Batch, accelerator: Accelerat
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             with accelerator.autocast():
                 stage.train()({"step": 0, **batch})
-            stage.eval().validate(clip)
+            with computing(stage):
+                stage.eval().validate(clip)
+            reshard(stage)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ArithmeticError, LookupError, TypeError) as error:
@@ -328,25 +311,6 @@ def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
             dataset.compiled = True
 
 
-def export_components(stage: Stage, dataset: ClipDataset, folder: Path, class_names: Sequence[str] = ()) -> None:
-    """Save every component of a stage, in the layout of a diffusers pipeline without its index, and names of classes.
-
-    The autoencoder stage measures the statistics of the motion latents first, of few clips at a time, whatever a batch
-    of the run is; the others read none. The folder appears complete or not at all.
-    """
-    stage.eval()
-    with torch.no_grad():
-        stage.finish(first_batches(dataset, CLIPS_FOR_STATISTICS, 4))
-    with whole_folder(folder, replace=True) as temporary:
-        for name, component in stage.components.items():
-            component.save_pretrained(temporary / name)
-        stage.save_extras(temporary)
-        write_names(temporary, class_names)
-        if "digests" in getattr(dataset, "recipe", {}):
-            (temporary / LATENTS).write_text(json.dumps(dataset.recipe["digests"], indent=1))  # type: ignore[attr-defined]
-        seal(temporary)
-
-
 def _needs_captions(config: TrainConfig) -> bool:
     return any("tokenizer" in name and part.path is None for name, part in config.components.items())
 
@@ -365,7 +329,8 @@ def _validate(
     stage.eval()
     try:
         device = next(stage.parameters()).device
-        metrics = [stage.validate(to_device(batch, device)) for batch in held_out]
+        with computing(stage):
+            metrics = [stage.validate(to_device(batch, device)) for batch in held_out]
         for batch, values in zip(held_out, metrics, strict=True):
             if not values["loss"].isfinite():
                 raise ValueError(
@@ -379,10 +344,12 @@ def _validate(
         }
         count = min(config.validation.num_samples, len(held_out[0]["number"]))
         grid = None
-        if count and log.enabled:
+        if count and (is_sharded(stage) or log.enabled):  # a pass through what is sharded is everyone's
             few = {key: value[:count] for key, value in held_out[0].items()}
-            grid = stage.sample_grid(to_device(few, device))
+            with computing(stage):
+                grid = stage.sample_grid(to_device(few, device))
     finally:
+        reshard(stage)
         ema.restore(stage.learning().values())
         stage.train()
     log.validation(step, means, grid)

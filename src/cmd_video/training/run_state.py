@@ -13,6 +13,8 @@ from diffusers.training_utils import EMAModel
 
 from .checkpoint import pack_optimizer, remove_old_checkpoints, save_checkpoint, unpack_optimizer
 from .config import TrainConfig
+from .parallel import is_sharded, local
+from .sharded_checkpoint import own_parts, save_sharded
 from .stage import Stage
 
 
@@ -30,20 +32,21 @@ def restore(
         ValueError: a part is missing or does not fit, or holds values that are not numbers.
     """
     try:
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if is_sharded(stage):
+            tensors = own_parts(tensors, _places(stage, inner, tensors))
         for name, weight in chain(tensors["model"].items(), tensors["ema"].items()):
-            if weight.is_floating_point() and not weight.isfinite().all():
+            if weight.is_floating_point() and not local(weight).isfinite().all():
                 raise ValueError(
                     f"the checkpoint of step {state['step']} holds values that are not numbers in {name}; remove it "
                     "to go on from the one before it"
                 )
         stage.load_state_dict(tensors["model"])
         if state["optimizer_groups"] is not None:  # a light checkpoint has no moments, they start anew
-            inner = getattr(optimizer, "optimizer", optimizer)
             unpack_optimizer(inner, tensors["optimizer"], state["optimizer_groups"])
-        names = list(stage.learning())
-        ema.load_state_dict(
-            {**ema.state_dict(), **state["ema"], "shadow_params": [tensors["ema"][name] for name in names]}
-        )
+        averages = [tensors["ema"][name] for name in stage.learning()]
+        ema.load_state_dict({**ema.state_dict(), **state["ema"], "shadow_params": []})
+        ema.shadow_params = averages  # not by it, which copies deeply, as no sharded tensor can be
         ema.to(next(stage.parameters()).device)
         return best if state["best"]["step"] is None else dict(state["best"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
@@ -60,8 +63,10 @@ def save(
     best: dict[str, Any],
     more: dict[str, Any],
     config: TrainConfig,
+    first: bool = True,
 ) -> None:
-    """Write a checkpoint, and remove those that are no longer kept.
+    """Write a checkpoint, and, in the first process, remove those that are no longer kept; of a sharded stage every
+    process must call it.
 
     Raises:
         OSError: it cannot be written.
@@ -79,15 +84,27 @@ def save(
         "stage": config.stage,
         **more,  # samples drawn, digests of what stays as it is, values for the next line of the log
     }
-    save_checkpoint(run / "checkpoints", step, tensors, state)
-    remove_old_checkpoints(run / "checkpoints", step, config.loop.keep_last, best["step"])
+    (save_sharded if is_sharded(stage) else save_checkpoint)(run / "checkpoints", step, tensors, state)
+    if first:
+        remove_old_checkpoints(run / "checkpoints", step, config.loop.keep_last, best["step"])
 
 
 def check_finite(step: int, weights: dict[str, Any]) -> None:
     """Raise a ValueError if a weight is not a number."""
     for name, weight in weights.items():
-        if not weight.isfinite().all():
+        if not local(weight).isfinite().all():
             raise ValueError(
                 f"step {step}: {name} holds values that are not numbers; not saved, older checkpoints stay. Is "
                 "optimizer.lr too large?"
             )
+
+
+def _places(stage: Stage, optimizer: Any, stored: dict[str, Any]) -> dict[str, Any]:
+    """Tensors that lie like those of a checkpoint are to: weights, averages, moments by number and name."""
+    weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
+    moments = [(key, *key.split(".", 1)) for key in stored.get("optimizer", {})]
+    return {
+        "model": stage.state_dict(),
+        "ema": stage.learning(),
+        "optimizer": {key: weights.get(int(number)) for key, number, name in moments if name != "step"},
+    }
