@@ -296,3 +296,11 @@ def test_no_version_is_allowed_that_is_newer_than_what_was_tried_and_loaders_beg
     assert all(version(floor) <= version(pins[name]) for name, floor in floors.items())
     for name in ("diffusers", "transformers", "peft", "safetensors", "huggingface-hub"):
         assert version(floors[name])[:2] == version(pins[name])[:2], name
+
+
+def test_tests_that_are_listed_as_slow_are_there():
+    lines = [line for line in (ROOT / "tests" / "slow.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == len(set(lines)) > 0
+    for line in lines:
+        file, _, name = line.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(), line
