@@ -161,8 +161,8 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             _check_number(step + 1, "loss", mean_loss, [] if own else [batch])
             total_loss += mean_loss / loop.gradient_accumulation_steps
         reshard(stage)
-        norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.optimizer.max_grad_norm or math.inf)
-        norm = float(whole(norm))
+        largest = config.optimizer.max_grad_norm or math.inf
+        norm = float(whole(accelerator.clip_grad_norm_(wrapped.parameters(), largest)))
         _check_number(step + 1, "gradient norm", norm, clips)
         optimizer.step()
         optimizer.zero_grad()
@@ -197,6 +197,17 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     if accelerator.is_main_process:
         tell_failures(log, done, datasets)
         remove_old_checkpoints(run / "checkpoints", loop.steps, loop.keep_last, best["step"])
+    _leave(run, stage, ema, dataset, classes.names, accelerator)
+    del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
+    accelerator.free_memory()
+    accelerator.end_training()
+    return run / "pipeline"
+
+
+def _leave(
+    run: Path, stage: Stage, ema: EMAModel, dataset: ClipDataset, class_names: Sequence[str], accelerator: Accelerator
+) -> None:
+    """The components with the averaged weights, in the run's folder."""
     if accelerator.is_main_process or is_sharded(stage):
         ema.copy_to(stage.learning().values())
         with computing(stage):
@@ -204,11 +215,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
     if is_sharded(stage):
         gather(stage, first=accelerator.is_main_process)
     if accelerator.is_main_process:
-        write_components(stage, dataset, run / "pipeline", classes.names)
-    del wrapped  # freed after its process group it can hang: the group's threads would wait for Python's lock
-    accelerator.free_memory()
-    accelerator.end_training()
-    return run / "pipeline"
+        write_components(stage, dataset, run / "pipeline", class_names)
 
 
 def _latest(folder: Path, loop: LoopConfig) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
