@@ -1,5 +1,6 @@
 # make demo    install into .venv, then write four videos and a contact sheet to demo/
 # make test    install, then run the tests (the slow ones are left out; all of them: make test PYTEST_ARGS="-m ''")
+# make floors  install the oldest versions that are allowed beside it, and run the tests that load, save and train with them
 # make lint    ruff, ruff format, mypy
 # make docs    build the documentation into site/, strictly
 # make clean   remove what these targets made
@@ -14,13 +15,15 @@ PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3)
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 
+FLOORS := $(VENV)-floors
+FLOORS_TESTS := tests/integration/test_default_model.py tests/pipelines/test_loading.py tests/training/test_lora.py
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.cmd-video-installed
 DOCS_STAMP := $(VENV)/.cmd-video-docs-installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test floors lint docs clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -40,6 +43,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 $(PYTEST_ARGS)
 
+# A second environment that finds in the first one what it lacks itself.
+floors: $(STAMP)
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> "$$($(FLOORS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/others.pth"
+	$(FLOORS)/bin/python -m pip install --disable-pip-version-check --no-deps -r floors.txt
+	$(FLOORS)/bin/python -m pytest -q -p no:cacheprovider $(FLOORS_TESTS)
+
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -53,5 +64,5 @@ docs: $(DOCS_STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv demo site build dist src/*.egg-info packages/*/build packages/*/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-floors demo site build dist src/*.egg-info packages/*/build packages/*/src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
