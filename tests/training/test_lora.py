@@ -53,8 +53,8 @@ def test_a_resumed_lora_run_is_the_uninterrupted_one(lora_config, run_train, dif
 
     save = loop.save
 
-    def save_and_stop(run, step, *arguments):
-        save(run, step, *arguments)
+    def save_and_stop(run, step, *arguments, **options):
+        save(run, step, *arguments, **options)
         if step == 4:
             raise Stop
 
