@@ -65,17 +65,37 @@ def test_latents_are_written_once_and_drawn_in_passes(tmp_path):
     assert [dataset[n]["prompt"] for n in range(6)] == [prompt for prompt, _ in passes[0]]
 
 
-def test_the_content_stage_trains_on_latents_alone(tiny_config, run_train, read_log, tmp_path):
-    prompts = [f"clip {number}" for number in range(8)]
-    draw = torch.Generator().manual_seed(0)
-    frames, planes = torch.randn(8, 12, 8, 8, generator=draw), torch.randn(8, 4, 4, 8, generator=draw)
-    batch = {"content_frame": frames, "motion_latents": planes, "prompt": prompts, "class_label": torch.zeros(8)}
-    write_latents(tmp_path / "latents", [batch], {})
-    data = {"kind": "latents", "path": str(tmp_path / "latents")}
-    config = tiny_config("content", tmp_path / "run", data=data, validation__data=data)
-    del config["components"]["autoencoder"]
-    run_train(config)
+@pytest.fixture
+def content_config(tiny_config, tmp_path):
+    """`content_config("run", broken=5)`: a content stage on drawn latents alone, of which one may hold a NaN."""
+
+    def write(name: str, broken: int | None) -> dict:
+        draw = torch.Generator().manual_seed(0)
+        frames, planes = torch.randn(8, 12, 8, 8, generator=draw), torch.randn(8, 4, 4, 8, generator=draw)
+        if broken is not None:
+            frames[broken, 0, 0, 0] = torch.nan
+        prompts = [f"clip {number}" for number in range(8)]
+        batch = {"content_frame": frames, "motion_latents": planes, "prompt": prompts, "class_label": torch.zeros(8)}
+        write_latents(tmp_path / name, [batch], {})
+        return {"kind": "latents", "path": str(tmp_path / name)}
+
+    def make(run: str, broken: int | None = None) -> dict:
+        data = {"data": write("latents", broken), "validation__data": write("held_out", None)}
+        config = tiny_config("content", tmp_path / run, **data)
+        del config["components"]["autoencoder"]
+        return config
+
+    return make
+
+
+def test_the_content_stage_trains_on_latents_alone(content_config, run_train, read_log, tmp_path):
+    run_train(content_config("run"))
     assert len(read_log(tmp_path / "run", "train")) == 8
+
+
+def test_latents_that_are_no_numbers_stop_a_run_and_are_named(content_config, run_train):
+    with pytest.raises(ValueError, match=r"the loss is nan, of samples \d+ 'clip 5', which hold values that are not"):
+        run_train(content_config("run", broken=5))
 
 
 def test_a_run_encodes_its_clips_or_others(tiny_config, run_train, tmp_path):
