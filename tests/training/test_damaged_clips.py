@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cmd_video.cli import main
 from cmd_video.data.datasets import open_video_dataset
 from cmd_video.data.latents import LatentsDataset
 from cmd_video.data.video_file import write_video
@@ -13,7 +14,7 @@ from cmd_video.training.encode import encode_run
 @pytest.mark.parametrize("shard_size", [256, 16, 1])
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_damaged_clip_is_left_out_and_its_neighbour_not_taken_twice(
-    tiny_config, run_train, tmp_path, shard_size, split
+    tiny_config, run_train, tmp_path, shard_size, split, capsys
 ):
     (tmp_path / "clips").mkdir()
     for number in range(40):
@@ -29,6 +30,10 @@ def test_a_damaged_clip_is_left_out_and_its_neighbour_not_taken_twice(
         latents = LatentsDataset(tmp_path / "latents")
         prompts = sorted(latents[number]["prompt"] for number in range(len(latents)))
         assert count == 39 and prompts == sorted(f"clip {number}" for number in range(40) if number != 7)
+    if shard_size == 256:  # the command's own
+        again = ["data", "encode", str(tmp_path / "run"), "-o", str(tmp_path / "latents"), "--split", split]
+        assert main([*again, "--num-clips", "100"]) == 0
+        assert "1 of 40 clips could not be read" in capsys.readouterr().out
 
 
 def test_validation_leaves_a_damaged_clip_out(tmp_path):

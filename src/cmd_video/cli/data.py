@@ -290,7 +290,7 @@ def encode_command(
     share = None if shard is None else read_share(shard)
     if finish:
         Encoding(**chosen).finish()
-        print(output)
+        _tell_encoded(output)
         return
 
     with Progress() as progress:
@@ -301,4 +301,18 @@ def encode_command(
             processes=processes,
             progress=lambda done: progress.update(task, completed=done),
         )
+    if share is None:
+        _tell_encoded(output)
+    else:
+        print(output)
+
+
+def _tell_encoded(output: Path) -> None:
+    """How many clips of a finished folder of latents could not be read, and where it is."""
+    from cmd_video.data.files import read_json
+
+    index = read_json(output / "index.json", dict)
+    asked = index["recipe"]["clips"]
+    if index["clips"] < asked:
+        print(f"{asked - index['clips']} of {asked} clips could not be read")
     print(output)
