@@ -115,6 +115,8 @@ def _load_pipeline(kind: Any, folder: Path, index: dict[str, Any], dtypes: dict[
         pipe = kind.from_pretrained(str(folder), torch_dtype=dtypes, trust_remote_code=False, **loaded)
     except (AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"MODEL: {folder / 'model_index.json'} names what is not known: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"MODEL: {folder} cannot be loaded, a file in it is too deep: {error}") from error
     for name, part in pipe.components.items():
         check_whole(part, f"MODEL: {folder / name}")
     return pipe

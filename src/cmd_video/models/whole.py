@@ -18,6 +18,10 @@ from torch import nn
 
 from .safetensors_header import check_header
 
+OUT_OF_ORDER = (  # what loaders raise of a folder that is; the last three of a configuration that is no mapping
+    *(OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError),
+    *(AttributeError, KeyError, TypeError),
+)
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.(?P<variant>\w+?))?(-\d+-of-\d+)?\.(safetensors|bin)")
 
 
@@ -44,7 +48,7 @@ def load_whole(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
         for file in sorted(folder.glob("*.safetensors")):
             check_header(file)
         model, found = kind.from_pretrained(path, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except OUT_OF_ORDER as error:
         raise ValueError(f"{name}: {folder}: {_reason(error)}") from error
     lost = sorted(map(str, [*found["missing_keys"], *found.get("mismatched_keys", ())]))
     if lost:
