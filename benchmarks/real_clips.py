@@ -67,7 +67,7 @@ def rows_of(pipe: CMDPipeline, real: Clips) -> dict[str, torch.Tensor]:
         still = decode_video(pipe.vae, content_frame[:, :, None])[:, :, 0].clamp(-1, 1) / 2 + 0.5
         for name, image in (("motion on true content frames", still), ("everything generated", None)):
             sources = [torch.Generator().manual_seed(start + number) for number in range(len(videos))]
-            made: Any = pipe(prompts, image=image, generator=sources, output_type="pt").frames
+            made: Any = pipe(prompts, content_frame=image, generator=sources, output_type="pt").frames
             rows[name].append(made.transpose(1, 2) * 2 - 1)
         print(f"{start + len(videos)} of {len(real.prompts)} clips", flush=True)
     return {name: torch.cat(parts).clamp(-1, 1) for name, parts in rows.items()}

@@ -38,7 +38,9 @@ def stages(num_scenes: int) -> dict[str, Maker]:
         content_frame, _ = encode_scenes(pipe, scenes, indices)
         still = decode_video(pipe.vae, content_frame[:, :, None])[:, :, 0]  # (B, 3, H, W)
         sources = [torch.Generator().manual_seed(index) for index in indices]
-        frames: Any = pipe(prompts, image=still.clamp(-1, 1) / 2 + 0.5, generator=sources, output_type="pt").frames
+        frames: Any = pipe(
+            prompts, content_frame=still.clamp(-1, 1) / 2 + 0.5, generator=sources, output_type="pt"
+        ).frames
         return frames.transpose(1, 2) * 2 - 1
 
     return {

@@ -106,7 +106,9 @@ def clips_of_frames(pipe: CMDPipeline, scenes: dict[int, SpriteScene]) -> Maker:
         frames, _ = encode_scenes(pipe, scenes, seeds)
         shown = decode_video(pipe.vae, frames[:, :, None])[:, :, 0]  # (B, 3, H, W)
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-        out: Any = pipe([""] * len(seeds), image=(shown / 2 + 0.5).clamp(0, 1), generator=sources, output_type="pt")
+        out: Any = pipe(
+            [""] * len(seeds), content_frame=(shown / 2 + 0.5).clamp(0, 1), generator=sources, output_type="pt"
+        )
         return out.frames.transpose(1, 2) * 2 - 1
 
     return make

@@ -41,6 +41,7 @@ TINY_COMPONENTS: dict[str, dict[str, Any]] = {
             "decoder_depth": 1,
             "num_heads": 2,
             "latent_channels": 4,
+            "frame_weights": [0.1, 0.1, 0.6, 0.2],
         },
     },
     "tokenizer": {"class": "CLIPTokenizer", "config": {"vocab_size": 540, "model_max_length": 12}},

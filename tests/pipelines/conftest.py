@@ -29,6 +29,7 @@ AUTOENCODER: dict[str, Any] = {
     "latent_channels": 5,
     "latents_mean": [0.1, 0.2, -0.1, 0.0, 0.3],
     "latents_std": [0.5, 0.6, 0.7, 0.8, 0.9],
+    "frame_weights": [0.02, 0.03, 0.9, 0.05],
 }
 MOTION: dict[str, Any] = {"latent_channels": 5, "content_patch_size": 4, "num_layers": 1, "dim": 16, "num_heads": 2}
 

@@ -39,7 +39,7 @@ def test_golden_samples_of_tiny_pipelines(what, preset, golden, request, make_im
     given = {
         "text": {"prompt": ["a red ball", "a blue square"]},
         "class": {"class_labels": [1, 4]},
-        "image": {"prompt": "a red ball", "image": make_image()},
+        "image": {"prompt": "a red ball", "content_frame": make_image()},
     }[what]
     out = draw(pipeline, **given)
     golden(f"samples/tiny {what}, {preset}", numbers_of(out), out.frames)
@@ -58,5 +58,5 @@ def test_golden_samples_of_shipped_models(name, golden):
         out = draw(pipe, prompt=prompt, **steps)
         golden(f"samples/{name}, text {number}", numbers_of(out), out.frames)
     photo = out.frames[:, 8]  # (1, 3, H, W) in [0, 1]
-    out = draw(pipe, prompt="a red ring moves up", image=photo, **steps)
+    out = draw(pipe, prompt="a red ring moves up", content_frame=photo, **steps)
     golden(f"samples/{name}, image", numbers_of(out), out.frames)

@@ -71,7 +71,7 @@ def test_the_formula(pipeline, kind, condition, record, make_image, model, scale
     """Algorithm 1 with s = 1 + w: the first prediction equals u + s (c - u), in every channel."""
     side = 16 if kind == "text" else 8
     # the motion model's first prediction depends on the content frame too, so that is given
-    fixed = {"image": make_image(side, side)} if model == "motion" else {}
+    fixed = {"content_frame": make_image(side, side)} if model == "motion" else {}
     name = "guidance_scale" if model == "content" else "motion_guidance_scale"
     conditional = record(pipeline, model, **fixed, **condition, **{name: 1.0})
     if kind == "text":
@@ -92,7 +92,7 @@ def test_the_formula(pipeline, kind, condition, record, make_image, model, scale
 
 @pytest.mark.parametrize("model", ["content", "motion"])
 def test_the_negative_prompt_takes_the_place_of_the_empty_one(text_pipeline, record, make_image, model):
-    fixed = {"image": make_image()} if model == "motion" else {}
+    fixed = {"content_frame": make_image()} if model == "motion" else {}
     name = "guidance_scale" if model == "content" else "motion_guidance_scale"
     plain = {prompt: record(text_pipeline, model, prompt=prompt, **fixed, **{name: 1.0}) for prompt in ("red", "blue")}
     guided = record(text_pipeline, model, prompt="red", negative_prompt="blue", **fixed, **{name: 4.0})
@@ -122,8 +122,8 @@ def test_a_negative_prompt_without_guidance_does_nothing(text_pipeline, generate
 def test_guidance_keeps_the_content_frame_of_each_clip(class_pipeline, generate, make_image):
     """In a guided batch both halves see the content frames in the same order."""
     images, labels = [make_image(8, 8, seed=seed) for seed in (0, 1)], [1, 4]
-    both = generate(class_pipeline, image=images, class_labels=labels, seed=[0, 1], motion_guidance_scale=5.0)
+    both = generate(class_pipeline, content_frame=images, class_labels=labels, seed=[0, 1], motion_guidance_scale=5.0)
     for number in range(2):
-        one = generate(class_pipeline, image=images[number], class_labels=labels[number], seed=number,
+        one = generate(class_pipeline, content_frame=images[number], class_labels=labels[number], seed=number,
                        motion_guidance_scale=5.0)  # fmt: skip
         torch.testing.assert_close(both.frames[number], one.frames[0], rtol=0, atol=1e-4)

@@ -87,6 +87,10 @@ WRONG = [
     ("class", {"image": torch.full((1, 3, 16, 16), 255.0)}, ["image", "255", "[0, 1]"]),
     ("text", {"image": [picture(16, 16)] * 2, "prompt": "a"}, ["image", "2", "1 prompts"]),
     ("class", {"image": picture(8, 8), "class_labels": [1, 2]}, ["image", "1", "2 prompts or classes"]),
+    ("text", {"last_image": picture(8, 8)}, ["last_image", "8x8", "16x16"]),
+    ("text", {"content_frame": "cat.png"}, ["content_frame", "str", "PIL"]),
+    ("text", {"image": picture(16, 16), "last_image": [picture(16, 16)] * 2}, ["last_image", "2", "1 pictures"]),
+    ("text", {"image": picture(16, 16), "content_frame": picture(16, 16)}, ["content_frame", "image", "one of them"]),
 ]
 
 
@@ -224,15 +228,15 @@ def test_an_array_of_four_dimensions_is_a_batch(text_pipeline, generate):
     arrays = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     pictures = [PIL.Image.fromarray(array) for array in arrays]
     settings = {"prompt": ["a", "b"], "num_inference_steps": 1}
-    expected = generate(text_pipeline, image=pictures, **settings).frames
+    expected = generate(text_pipeline, content_frame=pictures, **settings).frames
     for array in (arrays, arrays.astype(np.float32) / 255):
-        assert torch.equal(generate(text_pipeline, image=array, **settings).frames, expected)
+        assert torch.equal(generate(text_pipeline, content_frame=array, **settings).frames, expected)
 
 
 def test_a_picture_stored_lying_has_its_upright_size(text_pipeline, generate):
     stored = PIL.Image.new("RGB", (16, 24))
     stored.getexif()[0x0112] = 6
-    out = generate(text_pipeline, image=stored, height=16, width=24, num_inference_steps=1)
+    out = generate(text_pipeline, content_frame=stored, height=16, width=24, num_inference_steps=1)
     assert out.frames.shape[-2:] == (16, 24)
 
 
@@ -247,7 +251,7 @@ SEVERAL = {
     "prompt": (["a red ball", "a blue square"], {}),
     "negative_prompt": (["green", "white"], {"prompt": ["a red ball", "a blue square"]}),
     "generator": (None, {"prompt": ["a red ball", "a blue square"]}),
-    "image": (None, {"prompt": ["a red ball", "a blue square"]}),
+    "content_frame": (None, {"prompt": ["a red ball", "a blue square"]}),
 }
 
 
@@ -256,7 +260,7 @@ def test_a_tuple_is_what_the_list_is(text_pipeline, make_image, name):
     def several():
         made = {
             "generator": [torch.Generator().manual_seed(n) for n in (0, 1)],
-            "image": [make_image(), make_image().rotate(90)],
+            "content_frame": [make_image(), make_image().rotate(90)],
         }
         return made.get(name, SEVERAL[name][0])
 
@@ -323,7 +327,7 @@ def test_what_is_not_finite_never_becomes_a_clip_and_the_part_is_named(make_text
                 pipeline("a red ball", num_inference_steps=2, output_type=output_type)
     if part == "vae":
         with pytest.raises(ValueError, match="^vae: "):
-            pipeline("a red ball", image=make_image(), num_inference_steps=2, output_type="latent")
+            pipeline("a red ball", content_frame=make_image(), num_inference_steps=2, output_type="latent")
 
 
 def test_an_overflow_of_float16_never_becomes_a_black_clip(make_text_pipeline, tmp_path, capsys):

@@ -112,23 +112,23 @@ def test_the_motion_model_may_have_a_text_encoder_of_its_own(make_text_pipeline,
     assert torch.equal(first.content_frames, second.content_frames)
     assert (first.frames - second.frames).abs().max() > 1e-3
     shared.text_encoder = own.motion_text_encoder  # given the content frame, only the motion model's text counts
-    given = {"image": make_image(), "output_type": "latent"}
+    given = {"content_frame": make_image(), "output_type": "latent"}
     assert torch.equal(generate(shared, "a red ball", **given).frames, generate(own, "a red ball", **given).frames)
 
 
 def test_an_image_becomes_the_content_frame(pipeline, kind, generate, make_image):
     side = 16 if kind == "text" else 8
     image, other = make_image(side, side), make_image(side, side, seed=1)
-    out = generate(pipeline, image=image, output_type="pil")  # no prompt, no class
+    out = generate(pipeline, content_frame=image, output_type="pil")  # no prompt, no class
     np.testing.assert_array_equal(np.asarray(out.content_frames[0]), np.asarray(image))
     assert out.truncated_prompts == [None]
-    latents = [generate(pipeline, image=picture, output_type="latent").frames for picture in (image, other)]
+    latents = [generate(pipeline, content_frame=picture, output_type="latent").frames for picture in (image, other)]
     assert (latents[0] - latents[1]).abs().max() > 1e-3, "the motion does not depend on the image"
 
 
 def test_an_image_with_a_condition(pipeline, kind, condition, generate, make_image):
     image = make_image(*((16, 16) if kind == "text" else (8, 8)))
-    plain, conditioned = (generate(pipeline, image=image, **given) for given in ({}, condition))
+    plain, conditioned = (generate(pipeline, content_frame=image, **given) for given in ({}, condition))
     assert torch.equal(plain.content_frames, conditioned.content_frames)
     assert (plain.frames - conditioned.frames).abs().max() > 1e-5
 
@@ -136,27 +136,29 @@ def test_an_image_with_a_condition(pipeline, kind, condition, generate, make_ima
 def test_no_condition_is_the_null_label_or_the_empty_prompt(pipeline, kind, generate, make_image):
     """Then both halves of guidance are the same, whatever its scale."""
     image = make_image(*((16, 16) if kind == "text" else (8, 8)))
-    plain, guided = (generate(pipeline, image=image, motion_guidance_scale=scale).frames for scale in (1.0, 6.0))
+    plain, guided = (
+        generate(pipeline, content_frame=image, motion_guidance_scale=scale).frames for scale in (1.0, 6.0)
+    )
     torch.testing.assert_close(plain, guided, rtol=0, atol=1e-4)
     if kind == "text":
-        assert torch.equal(guided, generate(pipeline, "", image=image, motion_guidance_scale=6.0).frames)
+        assert torch.equal(guided, generate(pipeline, "", content_frame=image, motion_guidance_scale=6.0).frames)
 
 
 def test_several_images_as_pictures_or_as_a_tensor(text_pipeline, generate, make_image):
     images = [make_image(16, 24), make_image(16, 24, seed=1)]
     tensor = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in images])
     arguments = {"prompt": ["a", "b"], "width": 24, "num_videos_per_prompt": 2}
-    pictures = generate(text_pipeline, image=images, **arguments)
+    pictures = generate(text_pipeline, content_frame=images, **arguments)
     assert pictures.frames.shape == (4, 4, 3, 16, 24)
     torch.testing.assert_close(pictures.content_frames, tensor.repeat_interleave(2, dim=0), rtol=0, atol=1e-5)
     for other in (tensor, list(tensor)):
-        torch.testing.assert_close(generate(text_pipeline, image=other, **arguments).frames, pictures.frames)
+        torch.testing.assert_close(generate(text_pipeline, content_frame=other, **arguments).frames, pictures.frames)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_images_of_other_modes_are_made_rgb(text_pipeline, generate, make_image, mode):
     image = make_image().convert(mode)
-    out = generate(text_pipeline, image=image, output_type="pil")
+    out = generate(text_pipeline, content_frame=image, output_type="pil")
     np.testing.assert_array_equal(np.asarray(out.content_frames[0]), np.asarray(image.convert("RGB")))
 
 

@@ -164,7 +164,7 @@ def test_with_an_image_the_callback_counts_the_motion_steps(text_pipeline, gener
     def callback(pipe, step, timestep, tensors):
         seen.append((step, pipe.num_timesteps))
 
-    generate(text_pipeline, image=make_image(), callback_on_step_end=callback)
+    generate(text_pipeline, content_frame=make_image(), callback_on_step_end=callback)
     assert seen == [(0, 2), (1, 2)]
 
 
@@ -218,7 +218,7 @@ def test_components_are_left_as_they_were(pipeline, kind, condition, generate, m
     grad = torch.is_grad_enabled()
     side = 16 if kind == "text" else 8
     generate(pipeline, **condition, num_videos_per_prompt=2)
-    out = generate(pipeline, **condition, image=make_image(side, side))
+    out = generate(pipeline, **condition, content_frame=make_image(side, side))
     assert fingerprint(pipeline) == before and torch.is_grad_enabled() is grad
     assert not out.frames.requires_grad
     assert {"autoencoder", "unet", "motion_transformer", "content_scheduler"} <= set(before)

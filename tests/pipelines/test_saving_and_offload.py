@@ -122,7 +122,7 @@ def test_a_whole_generation_passes_every_hook(make_text_pipeline, generate, make
     assert torch.equal(generate(pipeline, "a ball").frames, expected)
     assert all(hook.calls for hook in hooks.values()), {name: hook.calls for name, hook in hooks.items()}
     assert hooks["vae"].calls == 2  # the clip and its content frame
-    generate(pipeline, image=make_image())
+    generate(pipeline, content_frame=make_image())
     assert hooks["vae"].calls == 2 + 3  # and the image
 
 

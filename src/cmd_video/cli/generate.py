@@ -1,4 +1,4 @@
-"""`cmd-video generate PROMPT -o out.mp4`: videos from prompts, a class or an image."""
+"""`cmd-video generate PROMPT -o out.mp4`: videos from prompts, a class or pictures."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,9 @@ def command(
     class_label: Annotated[
         str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="Use this picture as content frame (image to video).")] = None,
+    image: Annotated[Path | None, typer.Option(help="First frame (image to video).")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="Last frame, beside a first frame or without.")] = None,
+    content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
     revision: Revision = None,
     num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
@@ -62,7 +64,7 @@ def command(
     device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
 ) -> None:
-    """Make videos from prompts, a class or an image.
+    """Make videos from prompts, a class or pictures.
 
     Beside each video a JSON file records how it was made. With one clip, -o names the file; with several, a folder
     that gets a .mp4 and a .gif of each.
@@ -74,7 +76,8 @@ def command(
     single = _is_single(output, len(texts), contact_sheet)
     files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
     _check_writable(output, files, single, contact_sheet)
-    picture = _open_image(image)
+    given = {"image": image, "last_image": last_image, "content_frame": content_frame}
+    pictures = {name: _open_image(path, name) for name, path in given.items() if path is not None}
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
@@ -83,13 +86,14 @@ def command(
     label_number, class_name = _class_number(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
-    source = {"image": image and str(image), "model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
+    source: dict[str, Any] = {name: path and str(path) for name, path in given.items()}
+    source |= {"model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
     source |= {"revision": revision} if revision else {}
     sampler = type(pipe.content_scheduler).__name__
     source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler}
     shown = []
     for number, prompt in enumerate(texts):
-        frames, truncated = _generate(pipe, prompt, label_number, picture, seed + number, {**settings, **search})
+        frames, truncated = _generate(pipe, prompt, label_number, pictures, seed + number, {**settings, **search})
         record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
         _write(frames, files[number], record, fps, scale)
         shown.append((labels[number], frames))
@@ -174,7 +178,7 @@ def _generate(
     pipe: Any,
     prompt: str | None,
     class_label: int | str | None,
-    image: "Image | None",
+    pictures: "dict[str, Image]",
     seed: int,
     settings: dict[str, Any],
 ) -> tuple[Any, str | None]:
@@ -182,7 +186,7 @@ def _generate(
     import torch
 
     generator = [torch.Generator().manual_seed(seed)]
-    out = pipe(prompt=prompt, class_labels=class_label, image=image, generator=generator, output_type="np", **settings)
+    out = pipe(prompt, class_labels=class_label, generator=generator, output_type="np", **pictures, **settings)
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 
@@ -204,9 +208,7 @@ def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[
     return [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
 
 
-def _open_image(path: Path | None) -> "Image | None":
-    if path is None:
-        return None
+def _open_image(path: Path, name: str) -> "Image":
     from PIL import Image
 
     from cmd_video.data.clip import ClipError
@@ -215,7 +217,7 @@ def _open_image(path: Path | None) -> "Image | None":
     try:
         return Image.fromarray(read_picture(path).numpy())
     except ClipError as error:
-        raise ValueError(f"image: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:

@@ -7,7 +7,7 @@
 B batch, C channels, F frames, H, W, D motion channels, H' = H / patch, W' = W / patch, C' width of the transformers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -91,6 +91,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         output_activation: "linear" for latents, "sigmoid" (rescaled to (-1, 1)) for pixels.
         latents_mean: mean of each motion channel over training data, measured by the training stage.
         latents_std: standard deviation of each motion channel, measured by the training stage.
+        frame_weights: mean weight of each frame in equation 3 over training data, measured by the training stage.
     """
 
     additions: ClassVar[dict[str, Any]] = {}  # a subclass's own fields -> their values without effect
@@ -114,6 +115,7 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         output_activation: Literal["linear", "sigmoid"] = "linear",
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        frame_weights: list[float] | None = None,
     ) -> None:
         super().__init__()
         if dim % (4 * num_heads):
@@ -187,7 +189,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def decode(
-        self, content_frame: torch.Tensor, motion_latents: torch.Tensor, return_dict: bool = True
+        self,
+        content_frame: torch.Tensor,
+        motion_latents: torch.Tensor,
+        return_dict: bool = True,
+        frames: Sequence[int] | None = None,
     ) -> DecoderOutput | tuple[torch.Tensor]:
         """Put a clip together again.
 
@@ -195,15 +201,16 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
             content_frame: (B, C, H, W).
             motion_latents: (B, D, F, H' + W'), not normalised.
             return_dict: return a `DecoderOutput` instead of a tuple.
+            frames: numbers of the frames that are wanted; None = all.
 
         Returns:
-            `sample` (B, C, F, H, W).
+            `sample` (B, C, F, H, W), or of the frames that are wanted, in their order.
 
         Raises:
             ValueError: the width of the motion latents is not H' + W'.
         """
         v = self.decode_tokens(content_frame, motion_latents)  # (B, C', F, H', W')
-        sample = self.activate(per_frame(self.unpatch, v))  # (B, C, F, H, W)
+        sample = self.activate(per_frame(self.unpatch, chosen(v, frames)))  # (B, C, F, H, W)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def encode_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -261,6 +268,11 @@ class CMDAutoencoder(ModelMixin, ConfigMixin):
         mean, std = self.config.latents_mean or [0.0] * channels, self.config.latents_std or [1.0] * channels
         shape = (1, channels, 1, 1)
         return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape)
+
+
+def chosen(video: torch.Tensor, frames: Sequence[int] | None) -> torch.Tensor:
+    """Some frames of (B, C, F, H, W), by their numbers; None = all."""
+    return video if frames is None else video[:, :, list(frames)]
 
 
 def per_frame(layer: Callable[[torch.Tensor], torch.Tensor], video: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@
 None of this is in the paper. B batch, C channels, F frames, H, W, H', W', C' as in `autoencoder_cmd`.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional
 
-from .autoencoder_cmd import CMDAutoencoder, per_frame
+from .autoencoder_cmd import CMDAutoencoder, chosen, per_frame
 from .layers import ResnetBlock, zero_init
 
 
@@ -48,6 +49,7 @@ class CMDWarpAutoencoder(CMDAutoencoder):
             flow then moves those pixels, and the weights of equation 3 are predicted once per grid and interpolated.
         latents_mean: see there.
         latents_std: see there.
+        frame_weights: see there.
     """
 
     additions: ClassVar[dict[str, Any]] = {
@@ -75,6 +77,7 @@ class CMDWarpAutoencoder(CMDAutoencoder):
         fold: int = 1,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        frame_weights: list[float] | None = None,
     ) -> None:
         moved = base in ("warp", "layers")
         if base not in ("none", "content", "warp", "layers") or (moved and not head_channels):
@@ -83,7 +86,7 @@ class CMDWarpAutoencoder(CMDAutoencoder):
             raise ValueError(f"in_channels: {in_channels} is no grid of {fold} x {fold} pixels (fold)")
         super().__init__(
             in_channels, sample_size, num_frames, patch_size, dim, encoder_depth, decoder_depth, num_heads,
-            latent_channels, content_frame, output_activation, latents_mean, latents_std,
+            latent_channels, content_frame, output_activation, latents_mean, latents_std, frame_weights,
         )  # fmt: skip
         self.stem = ConvStem(in_channels, stem_channels) if stem_channels else None
         self.content_logits_out = None
@@ -120,20 +123,25 @@ class CMDWarpAutoencoder(CMDAutoencoder):
 
     @apply_forward_hook
     def decode(
-        self, content_frame: torch.Tensor, motion_latents: torch.Tensor, return_dict: bool = True
+        self,
+        content_frame: torch.Tensor,
+        motion_latents: torch.Tensor,
+        return_dict: bool = True,
+        frames: Sequence[int] | None = None,
     ) -> DecoderOutput | tuple[torch.Tensor]:
         """As `CMDAutoencoder.decode`."""
-        sample, _ = self.decode_with_flow(content_frame, motion_latents)
+        sample, _ = self.decode_with_flow(content_frame, motion_latents, frames)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def decode_with_flow(
-        self, content_frame: torch.Tensor, motion_latents: torch.Tensor
+        self, content_frame: torch.Tensor, motion_latents: torch.Tensor, frames: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What `decode` does, and the flow by which it moved the content frame.
 
         Args:
             content_frame: (B, C, H, W).
             motion_latents: (B, D, F, H' + W'), not normalised.
+            frames: numbers of the frames that are wanted; None = all.
 
         Returns:
             the clip (B, C, F, H, W), and the flow (B, 2 fold^2, F, H, W) as `warp` takes it; None without one.
@@ -143,6 +151,7 @@ class CMDWarpAutoencoder(CMDAutoencoder):
         """
         v = self.decode_tokens(content_frame, motion_latents)  # (B, C', F, H', W')
         features = per_frame(self.unpatch, v)  # (B, C or head, F, H, W)
+        whole, features = features, chosen(features, frames)
         sample, flow, area = features, None, self.config.fold**2
         if self.head is not None:
             sample = self.head(features, content_frame)  # (B, C, F, H, W), with the flow's and mask's channels behind
@@ -153,7 +162,7 @@ class CMDWarpAutoencoder(CMDAutoencoder):
             sample = sample + warp(content_frame, flow, self.config.fold)
         elif self.background is not None:
             sample, flow, mask = sample.split([content_frame.shape[1], 2 * area, area], dim=1)
-            painted = self.background(features.mean(dim=2, keepdim=True), content_frame)  # (B, C, 1, H, W)
+            painted = self.background(whole.mean(dim=2, keepdim=True), content_frame)  # (B, C, 1, H, W)
             background = content_frame[:, :, None] + painted
             sample = sample + lay_over(warp(content_frame, flow, self.config.fold), background, mask.sigmoid())
         return self.activate(sample), flow

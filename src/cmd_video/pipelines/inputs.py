@@ -1,10 +1,11 @@
 """Checks of what a user gives the pipeline: a ValueError names the argument, its value and what is allowed.
 
-size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None, class_labels=None, image=None)
+size = check_condition(num_classes=0, prompt="a red ball", negative_prompt=None, class_labels=None, pictures={})
 """
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,18 @@ import torch
 from cmd_video.data.classes import check_text
 
 
-def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any) -> int:
-    """Whether prompt, class labels and image go together and suit the model.
+def check_condition(
+    num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, pictures: Mapping[str, Any]
+) -> int:
+    """Whether prompt, class labels and pictures go together and suit the model.
 
     Args:
         num_classes: classes that the model knows; 0 = it has a text condition.
         prompt: text or list of texts, or None.
         negative_prompt: the same.
         class_labels: number or list of numbers, or None.
-        image: image, list of images, tensor (B, 3, H, W) or array (B, H, W, 3), or None.
+        pictures: those that are given, by the name of the argument: a picture, a list of pictures, a tensor
+            (B, 3, H, W) or an array (B, H, W, 3).
 
     Returns:
         How many conditions there are.
@@ -41,15 +45,18 @@ def check_condition(num_classes: int, prompt: Any, negative_prompt: Any, class_l
                 raise ValueError(f"class_labels: {label!r} is not in 0..{num_classes - 1}")
     elif class_labels is not None:
         raise ValueError("class_labels: this model has no class condition; give a prompt")
-    if image is None and prompt is None and class_labels is None:
+    if not pictures and prompt is None and class_labels is None:
         raise ValueError("nothing to generate from: give a prompt, class_labels or an image")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         check_texts(name, value)
     counts = {len(as_list(value)) for value in (prompt, class_labels) if value is not None}
-    images = len(as_list(image)) if image is not None else 0
-    if images and counts and counts != {images}:
-        raise ValueError(f"image: {images} images for {counts.pop()} prompts or classes")
-    size = max(counts | {images})
+    others = "prompts or classes" if counts else "pictures"
+    for name, value in pictures.items():
+        found = len(as_list(value))
+        if counts | {found} != {found}:
+            raise ValueError(f"{name}: {found} pictures for {counts.pop()} {others}")
+        counts.add(found)
+    size = max(counts)
     if not size:
         raise ValueError("nothing to generate from: the list of prompts, class_labels or images is empty")
     if isinstance(negative_prompt, (list, tuple)) and len(negative_prompt) != size:

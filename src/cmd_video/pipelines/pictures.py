@@ -1,8 +1,9 @@
-"""Pictures that a user gives as content frames.
+"""Pictures that a user gives: content frames, or first and last frames.
 
-check_images(images, 64, 64);  pixels = read_image(images[0])             # (3, H, W) in [0, 1]
+pixels = read_image(picture)             # (3, H, W) in [0, 1]
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,55 +12,102 @@ import torch
 
 from cmd_video.data.picture_file import upright_rgb
 
+from .inputs import as_list
 
-def check_images(images: list[Any], height: int, width: int) -> None:
-    """Raise a ValueError unless all are pictures of this size, see `read_image`."""
-    for image in images:
-        found = tuple(read_image(image).shape[1:])
-        if found != (height, width):
-            raise ValueError(f"image: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
+ENDS = ("image", "last_image")  # arguments that are frames of the clip
+ONE_FRAME = 0.5  # least weight of a frame that the content frame nearly is
 
 
-def read_image(image: Any) -> torch.Tensor:
+def ends_of(pictures: Mapping[str, Any], num_frames: int) -> dict[int, Any]:
+    """Those that are frames of a clip, by the number of their frame."""
+    places = dict(zip(ENDS, (0, num_frames - 1), strict=True))
+    return {places[name]: picture for name, picture in pictures.items() if name in places}
+
+
+def how_many(pictures: Mapping[str, Any]) -> int:
+    """Clips that they are for."""
+    return max((len(as_list(each)) for each in pictures.values()), default=0)
+
+
+def check_pictures(
+    pictures: Mapping[str, Any], height: int, width: int, num_frames: int, weights: list[float] | None
+) -> None:
+    """Raise a ValueError unless all are pictures of this size, see `read_image`, and the model can use them.
+
+    Args:
+        pictures: by the name of the argument.
+        height: H of the clip.
+        width: W.
+        num_frames: F.
+        weights: the autoencoder's `frame_weights`.
+    """
+    for name, given in pictures.items():
+        for picture in as_list(given):
+            found = tuple(read_image(picture, name).shape[1:])
+            if found != (height, width):
+                raise ValueError(f"{name}: {found[0]}x{found[1]} (height x width), the clip is {height}x{width}")
+    ends = [name for name in ENDS if name in pictures]
+    if not ends:
+        return
+    if "content_frame" in pictures:
+        raise ValueError(f"content_frame: given beside {ends[0]}; give one of them")
+    if num_frames < 2 and len(ends) > 1:
+        raise ValueError(f"num_frames: {num_frames}, but first and last frame are two")
+    if weights is None:
+        raise ValueError(
+            f"{ends[0]}: how much each frame counts in this model's content frame was not measured (frame_weights of "
+            "the autoencoder); give content_frame instead"
+        )
+    if ends == ["last_image"] and weights[0] == max(weights):
+        raise ValueError("last_image: this model's content frame is the first frame; give image as well")
+    if max(weights) < ONE_FRAME:
+        raise ValueError(
+            f"{ends[0]}: this model's content frame mixes its frames (largest weight {max(weights):.2f}, needed "
+            f"{ONE_FRAME:g}); give content_frame instead, or a model trained with objective.anchor_weight"
+        )
+
+
+def read_image(image: Any, name: str = "image") -> torch.Tensor:
     """A picture as numbers: float32 (3, H, W) in [0, 1].
 
     Args:
         image: of Pillow, read as files of training data are: turned upright, transparency laid on black, 16 bits
             scaled to 8; an array of whole numbers, read as the same picture would be: uint8 (H, W), (H, W, 3) or
             (H, W, 4), uint16 (H, W); or floats in [0, 1], a tensor (3, H, W) or an array (H, W, 3).
+        name: of the argument, for messages.
 
     Raises:
         ValueError: it is something else, or its values lie elsewhere.
     """
     if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.integer):
-        image = _of_whole_numbers(image)
+        image = _of_whole_numbers(image, name)
     if isinstance(image, PIL.Image.Image):
         try:
             pixels = np.array(upright_rgb(image))
         except (ValueError, OSError) as error:
-            raise ValueError(f"image: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
         return torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)
     kind = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
     if isinstance(image, np.ndarray) and image.ndim == 3 and np.issubdtype(image.dtype, np.floating):
         image = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
     if not (isinstance(image, torch.Tensor) and image.is_floating_point() and image.ndim == 3 and len(image) == 3):
         raise ValueError(
-            "image: expected PIL images, or floats in [0, 1], a tensor (B, 3, H, W) or an array (B, H, W, 3), "
+            f"{name}: expected PIL images, or floats in [0, 1], a tensor (B, 3, H, W) or an array (B, H, W, 3), "
             f"found {kind}"
         )
     if not image.isfinite().all() or image.numel() and not 0 <= float(image.min()) <= float(image.max()) <= 1:
         raise ValueError(
-            f"image: values from {float(image.min()):g} to {float(image.max()):g}, floats must lie in [0, 1]"
+            f"{name}: values from {float(image.min()):g} to {float(image.max()):g}, floats must lie in [0, 1]"
         )
     return image.detach().float()
 
 
-def _of_whole_numbers(pixels: np.ndarray) -> PIL.Image.Image:
+def _of_whole_numbers(pixels: np.ndarray, name: str) -> PIL.Image.Image:
     """An array of whole numbers as the picture that it is."""
     dimensions = {"uint8": (2, 3), "uint16": (2,)}.get(str(pixels.dtype), ())
     if pixels.ndim not in dimensions or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)) or not pixels.size:
         raise ValueError(
-            f"image: found {pixels.dtype} {pixels.shape}; whole numbers may be uint8 (H, W), (H, W, 3), (H, W, 4) or "
+            f"{name}: found {pixels.dtype} {pixels.shape}; whole numbers may be uint8 (H, W), (H, W, 3), (H, W, 4) or "
             "uint16 (H, W)"
         )
     return PIL.Image.fromarray(pixels)

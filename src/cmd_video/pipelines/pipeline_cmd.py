@@ -1,4 +1,4 @@
-"""CMD's pipeline: prompt, class or image -> content frame -> motion latents -> video (arXiv 2403.14148, algorithm 1).
+"""CMD's pipeline: prompt, class, pictures -> content frame -> motion latents -> video (arXiv 2403.14148, algorithm 1).
 
     pipe = CMDPipeline.from_pretrained()          # no argument: the default model, of the package cmd-video-sprites
     out = pipe("a red ball moves to the right", generator=torch.Generator().manual_seed(0));  out.frames[0]
@@ -8,6 +8,7 @@ planes. Over 400 lines: the arguments of one call, each documented.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,14 @@ from .inputs import (
     untupled,
 )
 from .older import upgrade_index, upgrade_schedulers
-from .pictures import check_images, read_image
+from .pictures import check_pictures, ends_of, how_many, read_image
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
+Pictures = PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor | np.ndarray | None
 Reward = Callable[[torch.Tensor, list[str]], torch.Tensor]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TOLD = {"text": ("tokens", "pooled", "labels"), "content_frame": ("content_frame",)}  # what guidance can leave out
@@ -256,7 +258,9 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         class_labels: int | str | list[int | str] | None = None,
-        image: PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor | np.ndarray | None = None,
+        image: Pictures = None,
+        last_image: Pictures = None,
+        content_frame: Pictures = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -280,8 +284,11 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             prompt: text, for text-conditional models. Beyond the text encoder's length it is cut, with a warning.
             negative_prompt: what guidance leads away from; default the empty prompt.
             class_labels: class numbers, or names (see `class_names`), for class-conditional models.
-            image: use this as content frame (image to video): pictures of the output's size; tensors (B, 3, H, W)
-                or arrays (B, H, W, 3) of floats in [0, 1], arrays of uint8.
+            image: first frames of the clips (image to video): pictures of the output's size; tensors (B, 3, H, W)
+                or arrays (B, H, W, 3) of floats in [0, 1], arrays of uint8. With a model whose content frame is
+                nearly one frame of its clips.
+            last_image: last frames, likewise; beside first frames or without.
+            content_frame: the content frames themselves, likewise, of any model; then neither of the two.
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.
@@ -309,7 +316,10 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         """
         # 1. Arguments
         prompt, negative_prompt, class_labels = map(untupled, (prompt, negative_prompt, class_labels))
-        image, generator = untupled(image), untupled(generator)
+        generator = untupled(generator)
+        pictures = {name: untupled(value) for name, value in (
+            ("image", image), ("last_image", last_image), ("content_frame", content_frame)
+        ) if value is not None}  # fmt: skip
         class_labels = label_numbers(class_labels, self.class_names, self.num_classes)
         height, width = default_size(self, height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
@@ -320,56 +330,62 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             "guidance_interval": guidance_interval, "reuse_interval": reuse_interval,
         })  # fmt: skip
         self.check_inputs(
-            prompt, negative_prompt, class_labels, image, height, width, num_frames, how, num_videos_per_prompt,
+            prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, num_videos_per_prompt,
             generator, output_type,
         )  # fmt: skip
+        ends = ends_of(pictures, num_frames)
         self._callback, self._number, self._interrupt = callback_on_step_end, 0, False
-        self._num_timesteps = how.motion.num_inference_steps
-        self._num_timesteps += 0 if image is not None else how.content.num_inference_steps
+        passes = (
+            how.for_given_frames.passes(list(ends), num_frames, self.autoencoder.config.frame_weights) if ends else 1
+        )
+        self._num_timesteps = passes * how.motion.num_inference_steps
+        self._num_timesteps += 0 if pictures else how.content.num_inference_steps
 
         # 2. Conditions
         guided = how.content.asks_without("text", self.content) or how.motion.asks_without("text", self.motion)
         told, nothing, truncated = self.encode(
-            prompt, negative_prompt, class_labels, image, num_videos_per_prompt, guided
+            prompt, negative_prompt, class_labels, how_many(pictures), num_videos_per_prompt, guided
         )
 
-        # 3. Content frame (B, C, h, w)
-        if image is None:
+        # 3. Content frame x_c (B, C, h, w)
+        draw = partial(self.motion_latents, told, nothing, how.motion, generator)
+        if ends:
+            x_c, z = self.meet(ends, num_frames, num_videos_per_prompt, how, draw)
+        elif pictures:
+            x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
+        else:
             shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
-            z = self.prepare_latents(shape, generator)
+            noise = self.prepare_latents(shape, generator)
             if how.content.search is None:
-                content_frame = self.generate("content", z, told, nothing, how.content, generator)
+                x_c = self.generate("content", noise, told, nothing, how.content, generator)
             else:
                 prompts = [text for text in as_list(prompt) for _ in range(num_videos_per_prompt)]
-                content_frame = self.search(z, told, nothing, how.content, generator, prompts, reward)
-        else:
-            content_frame = self.encode_image(image, num_videos_per_prompt)
-        check_finite("vae" if image is not None else "unet", content_frame)
+                x_c = self.search(noise, told, nothing, how.content, generator, prompts, reward)
+        check_finite("vae" if pictures else "unet", x_c)
 
-        # 4. Motion latents (B, D, F, H' + W')
-        z = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
-        told = told.having(content_frame=content_frame)
-        motion_latents = self.generate("motion", z, told, nothing, how.motion, generator)
-        check_finite("motion_transformer", motion_latents)
+        # 4. Motion latents z (B, D, F, H' + W')
+        if not ends:
+            z = draw(x_c, num_frames)
+        check_finite("motion_transformer", z)
 
         # 5. Video
-        frames, content_frames = self.decode(content_frame, motion_latents, output_type, how.decode_content_frame)
+        frames, content_frames = self.decode(x_c, z, output_type, how.decode_content_frame)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated)
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
-        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, height: int, width: int,
-        num_frames: int, how: Sampling, num_videos: int, generator: Generator, output_type: str,
+        self, prompt: Any, negative_prompt: Any, class_labels: Any, pictures: Mapping[str, Any], height: int,
+        width: int, num_frames: int, how: Sampling, num_videos: int, generator: Generator, output_type: str,
     ) -> None:  # fmt: skip
         """Raise a ValueError that names the argument, its value and what is allowed."""
-        size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, image)
+        size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, pictures)
         unit, patch = size_unit(self), self.motion_transformer.config.patch_size
         check_multiple("height", height, unit)
         check_multiple("width", width, unit)
         check_multiple("num_frames", num_frames, patch)
         check_multiple("num_videos_per_prompt", num_videos, 1)
-        check_images(as_list(image), height, width)
+        check_pictures(pictures, height, width, num_frames, self.autoencoder.config.get("frame_weights"))
         how.content.check(self.content, self.unet)
         how.motion.check(self.motion, self.motion_transformer, "motion_")
         check_generator(generator, size * num_videos)
@@ -378,7 +394,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
 
     def encode(
-        self, prompt: Any, negative_prompt: Any, class_labels: Any, image: Any, num_videos: int, guided: bool = True
+        self, prompt: Any, negative_prompt: Any, class_labels: Any, count: int, num_videos: int, guided: bool = True
     ) -> tuple[Condition, dict[str, torch.Tensor], list[str | None]]:
         """What both networks are told, and what stands for nothing.
 
@@ -386,8 +402,8 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             prompt: as in a call.
             negative_prompt: likewise.
             class_labels: likewise.
-            image: only their number counts, where there is neither prompt nor class.
-            num_videos: clips for each prompt, class or image.
+            count: how many clips, before `num_videos`, where there is neither prompt nor class.
+            num_videos: clips for each prompt, class or picture.
             guided: whether the second is needed; otherwise it is the first once more.
 
         Returns:
@@ -395,10 +411,10 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         None.
         """
         if self.num_classes:
-            labels = as_list(class_labels) or [self.num_classes] * len(as_list(image))
+            labels = as_list(class_labels) or [self.num_classes] * count
             row = torch.tensor(labels, device=self._execution_device).repeat_interleave(num_videos)
             return Condition({"labels": row}), {"labels": torch.full_like(row, self.num_classes)}, [None] * len(row)
-        prompts = as_list(prompt) or [""] * len(as_list(image))
+        prompts = as_list(prompt) or [""] * count
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
         encoded = []
         for texts in (prompts, negatives) if guided else (prompts,):
@@ -417,11 +433,44 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         return Condition(encoded[0]), encoded[-1], truncated
 
     def encode_image(self, image: Any, num_videos: int) -> torch.Tensor:
-        """Given images as content frames: (B, C, h, w)."""
+        """Given pictures in the space of content frames: (B, C, h, w)."""
         device = self._execution_device
         pixels = torch.stack([read_image(one).to(device) for one in as_list(image)]) * 2 - 1  # (B, 3, H, W)
         pixels = pixels.to(self.autoencoder.dtype)
         return encode_images(self.vae, pixels).repeat_interleave(num_videos, dim=0)
+
+    def motion_latents(
+        self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
+        content_frame: torch.Tensor, num_frames: int,
+    ) -> torch.Tensor:  # fmt: skip
+        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w); the others as in `generate`."""
+        noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
+        return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
+
+    def meet(
+        self,
+        ends: Mapping[int, Any],
+        num_frames: int,
+        num_videos: int,
+        how: Sampling,
+        draw: Callable[..., torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Content frame (B, C, h, w) and motion latents (B, D, F, H' + W') of clips with given frames.
+
+        Args:
+            ends: pictures by the number of their frame.
+            num_frames: F.
+            num_videos: clips for each picture.
+            how: the sampling, of which the technique for given frames counts.
+            draw: content frames and F to motion latents.
+        """
+        given = {number: self.encode_image(picture, num_videos) for number, picture in ends.items()}
+
+        def decode(x_c: torch.Tensor, z: torch.Tensor, frames: list[int]) -> torch.Tensor:
+            return self.autoencoder.decode(x_c, self.autoencoder.denormalize_latents(z), frames=frames).sample
+
+        clip = (num_frames, self.autoencoder.config.frame_weights, self.motion_transformer.config.patch_size)
+        return how.for_given_frames.frames(given, *clip, draw, decode)
 
     def prepare_latents(self, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
         """Noise of a shape, with unit variance."""
@@ -519,7 +568,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         prompts = as_list(prompt) * (len(observed) if isinstance(prompt, str) else 1)
         if len(prompts) != len(observed):
             raise ValueError(f"prompt: {len(prompts)} texts for {len(observed)} clips")
-        told, _, truncated = self.encode(prompts, None, None, None, 1, guided=False)
+        told, _, truncated = self.encode(prompts, None, None, len(prompts), 1, guided=False)
         content_frame, latents = self.autoencoder.encode(encode_video(self.vae, begun), return_dict=False)
         start = content_frame, self.autoencoder.normalize_latents(latents)
 

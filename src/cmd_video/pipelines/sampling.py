@@ -32,7 +32,7 @@ from cmd_video.diffusion.solvers import (
 )
 from cmd_video.diffusion.timesteps import check_noise, check_starts, check_steps
 from cmd_video.section import Section, by_kind, by_technique
-from cmd_video.techniques import TECHNIQUES, technique
+from cmd_video.techniques import TECHNIQUES, of_seam, technique
 
 PARTS = ("content", "motion")
 ARGUMENTS = {  # of a pipeline's call -> (part, field); None = both parts
@@ -197,6 +197,8 @@ class Sampling(Section):
     """The motion model; the paper: no guidance."""
     decode_content_frame: bool = True
     """Whether the output holds the content frame as a picture, which costs as much as a frame of the clip."""
+    given_frames: Annotated[Any, by_technique("frames")] | None = None
+    """How clips meet first and last frames that are given; null = the first technique for it."""
 
     @model_validator(mode="after")
     def _of_their_models(self) -> "Sampling":
@@ -212,6 +214,11 @@ class Sampling(Section):
             if own.eta is not None and (own.solver or own.process) is not None:
                 raise ValueError(f"{part}.eta: {own.eta}, but its solver or process has an eta of its own")
         return self
+
+    @property
+    def for_given_frames(self) -> Any:
+        """The technique for given frames."""
+        return technique(of_seam("frames")[0]).settings() if self.given_frames is None else self.given_frames
 
     def laid_over(self, given: Mapping[str, Any]) -> "Sampling":
         """The same with these fields of the two parts in place of its own: {"content": {"eta": 1.0}}.

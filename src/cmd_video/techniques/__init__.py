@@ -5,16 +5,17 @@
 What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
 x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
-times, rng)`, times as shares of diffusion time; a search `search(...)`; a restoration `restore(...)`; an edit
-`edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section
-changes nothing, to the bit.
+times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `frames(...)` and `passes(...)`;
+a restoration `restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base,
+tuned)`. The neutral setting of a section changes nothing, to the bit.
 """
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 Seam = Literal[
-    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "restoration", "edit", "merge"
+    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "frames", "restoration", "edit",
+    "merge",
 ]  # fmt: skip
 
 
@@ -79,6 +80,9 @@ TECHNIQUES: dict[str, Technique] = {
         "cfg_plus_plus", "guidance on the manifold", "guidance", "content motion", "arXiv 2406.08070"
     ),
     "reward_particles": _row("reward_particles", "reward-guided particles", "search", "content", "arXiv 2503.19385"),
+    "roll_forward": _row(
+        "roll_forward", "first and last frames that are given", "frames", "motion", "arXiv 2403.14148"
+    ),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),

@@ -88,14 +88,19 @@ class AutoencoderStage(Stage):
         return NoisyBatch(call, batch["video"], frames=2)
 
     def finish(self, batches: Iterator[Batch]) -> None:
-        """Measure the motion latents' mean and standard deviation, so that the motion model sees unit variance."""
-        device = self._device()
-        latents = torch.cat(
-            [self.autoencoder.encode(self._clip_latents(to_device(batch, device))).motion_latents for batch in batches]
-        )
-        channels = latents.transpose(0, 1).flatten(1).double()  # (D, everything)
+        """Measure the motion latents' mean and standard deviation, so that the motion model sees unit variance, and
+        how much each frame counts in the content frame.
+        """
+        device, latents, weights = self._device(), [], []
+        for batch in batches:
+            clip = self._clip_latents(to_device(batch, device))
+            latents.append(self.autoencoder.encode(clip).motion_latents)
+            weights.append(self.autoencoder.content_weights(clip).double().mean(dim=(1, 3, 4)))  # (B, F)
+        channels = torch.cat(latents).transpose(0, 1).flatten(1).double()  # (D, everything)
         self.autoencoder.register_to_config(
-            latents_mean=channels.mean(dim=1).tolist(), latents_std=channels.std(dim=1).clamp(min=1e-6).tolist()
+            latents_mean=channels.mean(dim=1).tolist(),
+            latents_std=channels.std(dim=1).clamp(min=1e-6).tolist(),
+            frame_weights=torch.cat(weights).mean(dim=0).tolist(),
         )
 
     def _clip_latents(self, batch: Batch) -> torch.Tensor:

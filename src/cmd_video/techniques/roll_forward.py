@@ -1,0 +1,120 @@
+"""Clips that start, or end, at given pictures, without training: roll forward, then refine.
+
+    cmd-video generate "a red ball moves up" --image first.png --last-image last.png -o out.mp4
+    pipe(prompt, image=first);  pipe(prompt, last_image=last);  pipe(prompt, image=first, last_image=last)
+
+An autoencoder whose content frame is all but one frame of the clip, its k-th, makes clips around a picture: drawn with
+a given picture as content frame, a clip passes through that picture at frame k and goes on. So a picture that belongs
+at frame p is first taken as the content frame of a longer clip (pass 1), of which the frame k - p after the picture is
+what a clip with the picture at p has at k: the content frame of pass 2. Then Adam moves the motion latents, and hardly
+the content frame, towards |g(x_c, z)[p] - picture|^2 = 0 at the given frames. Pictures at both ends: each is rolled to
+frame k, the nearer one counts.
+
+Costs a second pass of the motion model for each picture instead of the content model's, and `refine_steps` of the
+autoencoder's decoder there and back. It needs a content frame that is nearly one frame, which the autoencoder measures
+(`frame_weights`); the paper's own mixes them freely. What pass 1 says of the motion must go on in pass 2.
+
+Differs from paper: there is none; CMD (arXiv 2403.14148) gives no first frame. ViBiDSampler (arXiv 2410.05651) treats
+the same task by sampling in both directions.
+
+B batch, C channels, F frames, h, w latents, D motion channels.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cmd_video.section import Section
+
+Draw = Callable[[Tensor, int], Tensor]  # content frame (B, C, h, w), F -> normalised motion latents (B, D, F, H' + W')
+Decode = Callable[
+    [Tensor, Tensor, list[int]], Tensor
+]  # content frame, normalised motion latents -> frames, (B, C, N, h, w)
+
+
+class Settings(Section):
+    """How given frames are met."""
+
+    kind: Literal["roll_forward"] = "roll_forward"
+    refine_steps: int = Field(10, ge=0)
+    """Steps of Adam on the motion latents; 0 = roll forward alone."""
+    learning_rate: float = Field(0.05, gt=0)
+    """Of Adam, for normalised motion latents."""
+    content_rate: float = Field(0.01, ge=0)
+    """The same for the content frame, where several frames are given; 0 = it stays."""
+
+    def frames(
+        self, given: Mapping[int, Tensor], frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode
+    ) -> tuple[Tensor, Tensor]:
+        """Content frame (B, C, h, w) and normalised motion latents (B, D, F, H' + W') of clips with given frames.
+
+        Args:
+            given: pictures (B, C, h, w) in the autoencoder's space, by their frame's number.
+            frames: F.
+            weights: how much each frame counts in the content frame, of a clip of any length.
+            patch: what lengths must be multiples of.
+            draw: the motion model.
+            decode: the autoencoder.
+        """
+        nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
+        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, draw, decode)
+        motion_latents = draw(content_frame, frames)
+        return self.refine(given, content_frame, motion_latents, decode)
+
+    def passes(self, numbers: Iterable[int], frames: int, weights: list[float]) -> int:
+        """Of the motion model, for given frames of these numbers."""
+        return 1 if nearest_to_anchor(numbers, frames, weights) == anchor(weights, frames) else 2
+
+    def refine(
+        self, given: Mapping[int, Tensor], content_frame: Tensor, motion_latents: Tensor, decode: Decode
+    ) -> tuple[Tensor, Tensor]:
+        """The two moved so that the clip has the given frames; arguments as `frames`."""
+        if not self.refine_steps:
+            return content_frame, motion_latents
+        with torch.inference_mode(False), torch.enable_grad():
+            x_c, z = (value.detach().float().clone().requires_grad_() for value in (content_frame, motion_latents))
+            rates = [(z, self.learning_rate)]
+            if len(given) > 1 and self.content_rate:
+                rates.append((x_c, self.content_rate))
+            adam = torch.optim.Adam([{"params": [value], "lr": rate} for value, rate in rates])
+            moved = [value for value, _ in rates]
+            wanted = torch.stack([picture.detach().float() for picture in given.values()], dim=2)  # (B, C, N, h, w)
+            for _ in range(self.refine_steps):
+                shown = decode(x_c.to(content_frame), z.to(motion_latents), list(given))  # (B, C, N, h, w)
+                misfit = (shown.float() - wanted).square().sum()  # a batch moves as its clips alone
+                for value, gradient in zip(moved, torch.autograd.grad(misfit, moved), strict=True):
+                    value.grad = gradient
+                adam.step()
+        return x_c.detach().to(content_frame), z.detach().to(motion_latents)
+
+
+def anchor(weights: list[float], frames: int) -> int:
+    """Number of the frame that the content frame nearly is, of so many; `weights` are of a clip of any length."""
+    return max(range(len(weights)), key=weights.__getitem__) * frames // len(weights)
+
+
+def nearest_to_anchor(numbers: Iterable[int], frames: int, weights: list[float]) -> int:
+    """Of some frames the one next to the content frame's."""
+    return min(numbers, key=lambda number: abs(number - anchor(weights, frames)))
+
+
+def roll(
+    picture: Tensor, offset: int, frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode
+) -> Tensor:
+    """What is to be seen so many frames after a picture, before it where negative: (B, C, h, w) as the picture.
+
+    Raises:
+        ValueError: before it, and the content frame is the first of its clip's.
+    """
+    if offset == 0:
+        return picture
+    if offset < 0 and anchor(weights, len(weights)) == 0:
+        raise ValueError("frames: what was before the content frame, where it is the first frame, cannot be seen")
+    length = frames
+    while not 0 <= anchor(weights, length) + offset < length:
+        length += patch
+    passing = draw(picture, length)  # (B, D, F, H' + W'), of a clip that passes through the picture at its anchor
+    return decode(picture, passing, [anchor(weights, length) + offset])[:, :, 0]

@@ -1,0 +1,108 @@
+"""Pictures that a clip starts or ends with, through the whole pipeline."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+END = {"image": 0, "last_image": 3}
+
+
+def side(kind: str) -> int:
+    return 16 if kind == "text" else 8
+
+
+def rolled(steps: int) -> dict[str, Any]:
+    return {"given_frames": {"kind": "roll_forward", "refine_steps": steps}}
+
+
+def misfit(frames: torch.Tensor, picture: Any, number: int) -> float:
+    wanted = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    return float((frames[:, number] - wanted).square().mean())
+
+
+@pytest.mark.parametrize("ends", [("image",), ("last_image",), ("image", "last_image")])
+def test_refining_meets_the_given_frames_better(pipeline, kind, condition, generate, make_image, ends):
+    given = {name: make_image(side(kind), side(kind), seed=number) for number, name in enumerate(ends)}
+    own = pipeline.sampling
+    off = []
+    for steps in (0, 15):
+        frames = generate(pipeline, sampling=own.laid_over(rolled(steps)), **condition, **given).frames
+        off.append(sum(misfit(frames, picture, END[name]) for name, picture in given.items()))
+    assert off[1] < off[0], off
+
+
+def test_where_the_content_frame_is_the_first_frame_nothing_is_rolled(text_pipeline, generate, make_image):
+    text_pipeline.autoencoder.register_to_config(frame_weights=[0.9, 0.1, 0.0, 0.0])
+    picture, how = make_image(), text_pipeline.sampling.laid_over(rolled(0))
+    first = generate(text_pipeline, "a ball", image=picture, sampling=how).frames
+    content = generate(text_pipeline, "a ball", content_frame=picture, sampling=how).frames
+    assert torch.equal(first, content)
+    with pytest.raises(ValueError, match="last_image: .* give image as well"):
+        generate(text_pipeline, "a ball", last_image=picture)
+    assert generate(text_pipeline, image=picture, last_image=picture).frames.isfinite().all()
+
+
+def test_a_batch_equals_its_clips(pipeline, kind, generate, make_image):
+    pictures = [make_image(side(kind), side(kind), seed=number) for number in range(2)]
+    asked = {"prompt": ["a red ball", "a blue square"]} if kind == "text" else {"class_labels": [1, 3]}
+    both = generate(pipeline, image=pictures, last_image=pictures[::-1], seed=[0, 1], **asked).frames
+    for number in range(2):
+        one = {name: values[number] for name, values in asked.items()}
+        alone = generate(pipeline, image=pictures[number], last_image=pictures[1 - number], seed=[number], **one)
+        torch.testing.assert_close(both[number : number + 1], alone.frames, rtol=0, atol=1e-3)
+
+
+def test_several_videos_for_a_picture_differ(text_pipeline, generate, make_image):
+    out = generate(text_pipeline, image=make_image(), num_videos_per_prompt=2).frames
+    assert out.shape == (2, 4, 3, 16, 16)
+    assert (out[0] - out[1]).abs().max() > 1e-3
+
+
+def test_every_step_of_both_passes_is_told(text_pipeline, generate, make_image):
+    told = []
+
+    def callback(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        told.append((step, tensors["latents"].shape[2]))
+        return {}
+
+    generate(text_pipeline, image=make_image(), callback_on_step_end=callback)
+    assert text_pipeline.num_timesteps == len(told) == 4
+    assert told == [(0, 6), (1, 6), (2, 4), (3, 4)]  # the first pass is longer: 2 is the anchor of 4, 3 of 6
+
+
+def test_it_works_without_gradients_and_leaves_none(text_pipeline, generate, make_image):
+    given = {"image": make_image(), "last_image": make_image(seed=1)}
+    expected = generate(text_pipeline, **given).frames
+    with torch.inference_mode():
+        inside = generate(text_pipeline, **given).frames
+    torch.testing.assert_close(inside, expected, rtol=0, atol=1e-5)
+    parts = [part for part in text_pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert not any(value.grad is not None for part in parts for value in part.parameters())
+
+
+def test_saved_with_the_pipeline(text_pipeline, tmp_path, generate, make_image):
+    from cmd_video.pipelines import CMDPipeline
+
+    text_pipeline.sampling = text_pipeline.sampling.laid_over(rolled(3))
+    text_pipeline.save_pretrained(tmp_path / "model")
+    again = CMDPipeline.from_pretrained(tmp_path / "model")
+    again.set_progress_bar_config(disable=True)
+    assert again.autoencoder.config.frame_weights == text_pipeline.autoencoder.config.frame_weights
+    assert torch.equal(*(generate(pipe, image=make_image()).frames for pipe in (text_pipeline, again)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [(None, ["not measured", "content_frame"]), ([0.3, 0.4, 0.2, 0.1], ["mixes its frames", "0.40", "content_frame"])],
+)
+def test_a_content_frame_that_is_no_frame_is_refused(pipeline, kind, make_image, generate, weights, words):
+    pipeline.autoencoder.register_to_config(frame_weights=weights)
+    picture = make_image(side(kind), side(kind))
+    for name in END:
+        with pytest.raises(ValueError) as error:
+            generate(pipeline, **{name: picture})
+        assert str(error.value).startswith(f"{name}: ") and "\n" not in str(error.value)
+        assert all(word in str(error.value) for word in words)
+    assert generate(pipeline, content_frame=picture).frames.isfinite().all()
