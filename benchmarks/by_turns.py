@@ -29,6 +29,10 @@ EXTRACTORS = {
     "appearance": "sprites-appearance",
     "action": "sprites-action",
 }
+PLAIN = {  # how the default model is sampled where a row says nothing else
+    "content": {"num_inference_steps": 20, "guidance": {"scale": 4.0}},
+    "motion": {"num_inference_steps": 10, "guidance": {"scale": 2.0}},
+}
 SHOWN_FRAMES = (2, 13)
 Maker = Callable[[list[str], list[int]], torch.Tensor]  # prompts and seeds -> clips (B, 3, F, H, W) in [-1, 1]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from by_turns import Maker, clips_of, compare, encode_scenes, protocol_of, true_clips
+from by_turns import PLAIN, Maker, clips_of, compare, encode_scenes, protocol_of, true_clips
 
 from cmd_video.denoisers.latent_space import decode_video, encode_video
 from cmd_video.evaluation.protocol.results import digest, digest_model, write_result
@@ -36,10 +36,6 @@ from cmd_video.sprites.words import COLORS, SHAPES
 from cmd_video.techniques.variational_restoration import Operator
 from cmd_video.techniques.weight_extrapolation import merge
 
-PLAIN = {
-    "content": {"num_inference_steps": 20, "guidance": {"scale": 4.0}},
-    "motion": {"num_inference_steps": 10, "guidance": {"scale": 2.0}},
-}
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {  # row -> what of PLAIN is another
     "plain": {},
     "cfg_plus_plus, content, scale 0.6": {"content": {"guidance": {"kind": "cfg_plus_plus", "scale": 0.6}}},

@@ -1,0 +1,151 @@
+"""Clips that start or end at given pictures: how near they come, how well they follow prompts, what they cost.
+
+python benchmarks/given_frames.py -o benchmarks/results/sprites-given-frames.json --num-scenes 200 --rows default
+python benchmarks/given_frames.py -o benchmarks/results/sprites-given-presets.json --num-scenes 100 --rows presets
+python benchmarks/given_frames.py -o benchmarks/results/sprites-both-ends.json --num-scenes 100 --rows ends
+
+Held-out scenes, of which the first frame, or the first and the last, are given as they are drawn; each row makes a
+batch by turns. PSNR is to the true clip; its middle frames are all but the first and the last. "reconstruction" is
+what the autoencoder makes of the true clip, "cross-fade" one given frame faded into the other.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from by_turns import BATCH, PLAIN, encode_scenes, protocol_of
+
+from cmd_video.denoisers.latent_space import decode_video
+from cmd_video.evaluation.protocol.results import digest_model, write_result
+from cmd_video.pipelines import CMDPipeline
+from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence
+from cmd_video.sprites.scenes import SpriteScene, render
+
+Maker = Callable[[list[str], list[int], torch.Tensor], torch.Tensor]  # prompts, seeds, true clips -> clips
+ENDS = {"image": 0, "last_image": -1}
+
+
+def pipeline(model: str | None, preset: str | None = None) -> CMDPipeline:
+    """A shipped model; the default without a preset with PLAIN sampling."""
+    pipe = CMDPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    if preset is not None:
+        pipe.use_preset(preset)
+    elif model is None:
+        pipe.sampling = PLAIN
+    return pipe
+
+
+def told(pipe: CMDPipeline, given: dict[str, int], **settings: Any) -> Maker:
+    """Clips that are told some frames of the true ones, by the name of the argument."""
+    how = pipe.sampling.laid_over({"given_frames": {"kind": "roll_forward", **settings}} if settings else {})
+
+    def make(prompts: list[str], seeds: list[int], truth: torch.Tensor) -> torch.Tensor:
+        pictures: dict[str, Any] = {name: truth[:, :, number] / 2 + 0.5 for name, number in given.items()}
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        out: Any = pipe(prompts, generator=sources, output_type="pt", sampling=how, **pictures)
+        return out.frames.transpose(1, 2) * 2 - 1
+
+    return make
+
+
+def rows_of(which: str, scenes: dict[int, SpriteScene]) -> dict[str, Maker]:
+    """The rows of a table."""
+    plain = pipeline(None)
+
+    def reconstruction(prompts: list[str], seeds: list[int], truth: torch.Tensor) -> torch.Tensor:
+        content_frame, motion_latents = encode_scenes(plain, scenes, seeds)
+        return decode_video(plain.vae, plain.autoencoder.decode(content_frame, motion_latents).sample).clamp(-1, 1)
+
+    def cross_fade(prompts: list[str], seeds: list[int], truth: torch.Tensor) -> torch.Tensor:
+        share = torch.linspace(0, 1, truth.shape[2]).view(1, 1, -1, 1, 1)
+        return truth[:, :, :1] * (1 - share) + truth[:, :, -1:] * share
+
+    first = {"image": 0}
+    if which == "default":
+        return {
+            "text": told(plain, {}),
+            "reconstruction": reconstruction,
+            "picture as content frame": told(plain, {"content_frame": 0}),
+            "first frame, rolled": told(plain, first, refine_steps=0),
+            "first frame, rolled and refined": told(plain, first),
+        }
+    if which == "presets":
+        rows: dict[str, Maker] = {}
+        for name, pipe in (("turbo", pipeline("turbo")), ("fast", pipeline(None, "fast"))):
+            rows |= {f"{name}, text": told(pipe, {}), f"{name}, first frame": told(pipe, first)}
+        return rows
+    return {
+        "text": told(plain, {}),
+        "reconstruction": reconstruction,
+        "cross-fade": cross_fade,
+        "both, rolled": told(plain, ENDS, refine_steps=0),
+        "both, motion refined": told(plain, ENDS, content_rate=0.0),
+        "both, rolled and refined": told(plain, ENDS),
+        "both, 20 steps": told(plain, ENDS, refine_steps=20),
+        "last frame, rolled and refined": told(plain, {"last_image": -1}),
+    }
+
+
+@torch.inference_mode()
+def measure(makers: dict[str, Maker], scenes: dict[int, SpriteScene]) -> dict[str, Any]:
+    """A row for each maker."""
+    indices = list(scenes)
+    clips: dict[str, list[torch.Tensor]] = {name: [] for name in makers}
+    seconds = dict.fromkeys(makers, 0.0)
+    truths = []
+    for start in range(0, len(indices), BATCH):
+        batch = indices[start : start + BATCH]
+        truth = torch.stack([render(scenes[index], 16, 64, 64) for index in batch])  # (B, 3, F, H, W)
+        truths.append(truth)
+        for name, make in makers.items():
+            begin = time.perf_counter()
+            clips[name].append(make([scenes[index].prompt for index in batch], batch, truth))
+            seconds[name] += time.perf_counter() - begin
+        print(f"{start + len(batch)} of {len(indices)} clips", flush=True)
+    true, values = torch.cat(truths), {}
+    for name, parts in clips.items():
+        order, made = iter(parts), torch.cat(parts)
+        adherence = evaluate_adherence(lambda prompts, seeds, order=order: next(order), len(indices), batch_size=BATCH)
+        values[name] = {
+            "psnr": {
+                "first": psnr(made[:, :, :1], true[:, :, :1]),
+                "last": psnr(made[:, :, -1:], true[:, :, -1:]),
+                "middle": psnr(made[:, :, 1:-1], true[:, :, 1:-1]),
+                "clip": psnr(made, true),
+            },
+            "adherence": adherence["accuracy"],
+            "seconds_per_clip": seconds[name] / len(indices),
+        }
+        decibels = ", ".join(f"{place} {found['mean']:.2f}" for place, found in values[name]["psnr"].items())
+        rates = ", ".join(f"{kind} {score['rate']:.1%}" for kind, score in adherence["accuracy"].items())
+        print(f"{name:34s} {decibels}   {rates}   {values[name]['seconds_per_clip']:.2f} s", flush=True)
+    return values
+
+
+def psnr(made: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+    """Mean over clips of their PSNR in dB, at most 60, and its standard error."""
+    error = ((made.clamp(-1, 1) - true) / 2).square().flatten(1).mean(dim=1)
+    found = -10 * error.clamp(min=1e-6).log10()
+    return {"mean": float(found.mean()), "standard_error": float(found.std() / len(found) ** 0.5)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--num-scenes", type=int, default=200)
+    parser.add_argument("--rows", choices=("default", "presets", "ends"), default="default")
+    arguments = parser.parse_args()
+    scenes = choose_scenes(arguments.num_scenes)
+    values = measure(rows_of(arguments.rows, scenes), scenes)
+    models = {name: digest_model(name) for name in (None, "turbo")}
+    protocol = {**protocol_of(arguments.num_scenes), "plain": PLAIN, "rows": arguments.rows}
+    protocol["model_sha256"] = {name or "default": found for name, found in models.items()}
+    write_result(arguments.output, "given frames", values, protocol, "cpu")
+
+
+if __name__ == "__main__":
+    main()
