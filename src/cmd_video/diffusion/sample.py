@@ -16,8 +16,9 @@ Watch = Callable[[Tensor, int, Step], Tensor]  # x after a step, its number and 
 
 
 def sample(
-    denoise: Denoise, solver: Solver, steps: Sequence[Step], z: Tensor, rng: Any = None, watch: Watch | None = None
-) -> Tensor:
+    denoise: Denoise, solver: Solver, steps: Sequence[Step], z: Tensor, rng: Any = None, watch: Watch | None = None,
+    begin: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """CMD's algorithm 1, one of its two loops.
 
     Args:
@@ -27,11 +28,14 @@ def sample(
         z: (B, ...), standard normal.
         rng: source of what noise the solver adds: one generator, or one for each sample.
         watch: sees and may change x after each step.
+        begin: a clean sample (B, ...) to begin from, with as much noise as the first step expects (SDEdit, arXiv
+            2108.01073); None = from noise alone.
 
     Returns:
         x_0 (B, ...), of the shape of z.
     """
-    x = solver.start(z)  # (B, ...): content frames (B, C, h, w), motion latents (B, D, F, H' + W')
+    x = solver.start(z) if begin is None else solver.noised(begin, z, steps[0])
+    # (B, ...): content frames (B, C, h, w), motion latents (B, D, F, H' + W')
     for number, step in enumerate(steps):
         x = solver.step(denoise, x, step, rng)  # (B, ...), nearer to clean
         if watch is not None:

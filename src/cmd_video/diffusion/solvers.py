@@ -34,6 +34,10 @@ class Solver(Protocol):
         """Standard normal z (B, ...) -> x where the steps begin."""
         ...
 
+    def noised(self, x_0: Tensor, z: Tensor, step: Step) -> Tensor:
+        """Clean x_0 and standard normal z, (B, ...) both -> x where a step starts."""
+        ...
+
     def step(self, denoise: Denoise, x: Tensor, step: Step, rng: Any) -> Tensor:
         """X at the step's level -> x where the next step starts."""
         ...
@@ -89,6 +93,9 @@ class SchedulerSolver:
     def start(self, z: Tensor) -> Tensor:
         return z * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
+    def noised(self, x_0: Tensor, z: Tensor, step: Step) -> Tensor:
+        return self.scheduler.add_noise(x_0, z, self._timesteps[step.t].expand(len(x_0)).to(x_0.device))
+
     def step(self, denoise: Denoise, x: Tensor, step: Step, rng: Any) -> Tensor:
         timestep = self._timesteps[step.t]
         scaled = self.scheduler.scale_model_input(x, timestep) if hasattr(self.scheduler, "scale_model_input") else x
@@ -122,6 +129,9 @@ class EtaSolver:
 
     def start(self, z: Tensor) -> Tensor:
         return self.process.start(z, self.x_1)
+
+    def noised(self, x_0: Tensor, z: Tensor, step: Step) -> Tensor:
+        return self.process.marginal(x_0, z, self.level(step, x_0)[0], self.x_1)
 
     def level(self, step: Step, x: Tensor) -> tuple[Tensor, Tensor]:
         """Where a step starts and where it ends: (B,) both, -1 = clean."""

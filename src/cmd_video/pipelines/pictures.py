@@ -67,6 +67,32 @@ def check_pictures(
         )
 
 
+def read_clips(video: Any) -> torch.Tensor:
+    """Clips as the models take them: float32 (B, 3, F, H, W) in [-1, 1].
+
+    Args:
+        video: a tensor (B, F, 3, H, W) of floats in [0, 1]; or a clip or a list of clips, each a list of pictures as
+            `read_image` takes, or an array (F, H, W, 3).
+
+    Raises:
+        ValueError: it is something else, or the frames have several sizes or numbers.
+    """
+    dimensions = getattr(video, "ndim", None)
+    if isinstance(video, torch.Tensor) and dimensions != 5:
+        raise ValueError(f"video: a tensor {tuple(video.shape)} is not (B, F, 3, H, W)")
+    several = dimensions == 5 or (isinstance(video, (list, tuple)) and len(video) and _is_clip(video[0]))
+    clips = [[read_image(frame, "video") for frame in clip] for clip in (video if several else [video])]
+    shapes = {tuple(frame.shape) for clip in clips for frame in clip}
+    if len({len(clip) for clip in clips}) != 1 or len(shapes) != 1:
+        sizes, numbers = sorted(f"{shape[1]}x{shape[2]}" for shape in shapes), sorted({len(clip) for clip in clips})
+        raise ValueError(f"video: frames of sizes {sizes}, {numbers} of them; all clips must be alike, and not empty")
+    return torch.stack([torch.stack(clip, dim=1) for clip in clips]) * 2 - 1
+
+
+def _is_clip(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 4
+
+
 def read_image(image: Any, name: str = "image") -> torch.Tensor:
     """A picture as numbers: float32 (3, H, W) in [0, 1].
 

@@ -29,7 +29,6 @@ from cmd_video.denoisers.latent_space import (
     decode_images,
     decode_video,
     encode_images,
-    encode_video,
     spatial_ratio,
 )
 from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
@@ -38,10 +37,10 @@ from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.models.whole import check_whole, load_whole
-from cmd_video.techniques import of_seam, technique
 
 from .adapters import LoraLoader
 from .class_names import check_id2label, label_numbers, names_by_number
+from .from_clips import FromClips
 from .image_model import load_image_model
 from .index import ENCODERS, MODELS, check_index
 from .inputs import (
@@ -51,7 +50,6 @@ from .inputs import (
     check_generator,
     check_memory,
     check_multiple,
-    check_texts,
     default_size,
     size_unit,
     untupled,
@@ -86,7 +84,7 @@ class Components(Mapping[str, Any]):
         return len(self.pipe.components)
 
 
-class CMDPipeline(DiffusionPipeline, LoraLoader):
+class CMDPipeline(FromClips, LoraLoader):
     """Text, class or image to video.
 
     Args:
@@ -137,8 +135,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
         )
         self.sampling = Sampling() if sampling is None else sampling
         self.content, self.motion = ContentDenoiser(Components(self)), MotionDenoiser(Components(self))
-        self._callback: Callable[..., Any] | None = None
-        self._number, self._interrupt = 0, False
+        self.forget()
         self.num_classes = int(getattr(unet.config, "num_embeds_ada_norm", 0) or 0)
         if motion_transformer.config.num_classes not in (0, self.num_classes):
             raise ValueError(
@@ -334,7 +331,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             generator, output_type,
         )  # fmt: skip
         ends = ends_of(pictures, num_frames)
-        self._callback, self._number, self._interrupt = callback_on_step_end, 0, False
+        self.forget(callback_on_step_end)
         passes = (
             how.for_given_frames.passes(list(ends), num_frames, self.autoencoder.config.frame_weights) if ends else 1
         )
@@ -478,7 +475,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
 
     def generate(
         self, part: str, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,
-        generator: Generator = None,
+        generator: Generator = None, begin: tuple[torch.Tensor, float] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Noise -> content frame (B, C, h, w) or motion latents (B, D, F, H' + W'): one loop of algorithm 1.
 
@@ -489,6 +486,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             nothing: rows that stand for nothing.
             how: how it is sampled.
             generator: source of what noise the solver adds.
+            begin: a clean sample to change, and from which share of diffusion time on; None = from noise alone.
         """
         denoiser = self.content if part == "content" else self.motion
         model = getattr(self, denoiser.component)
@@ -497,7 +495,7 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
         conditions = conditions_for(how, known, nothing, TOLD)
         x_1 = None if how.process is None else denoiser.source(known, z)
-        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps, x_1)
+        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin)
 
     def search(
         self, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,
@@ -532,60 +530,9 @@ class CMDPipeline(DiffusionPipeline, LoraLoader):
             )
         return torch.cat(found)
 
-    @torch.no_grad()
-    def restore(
-        self, observed: torch.Tensor, operator: Any, prompt: str | list[str] = "", num_frames: int | None = None,
-        settings: Mapping[str, Any] | None = None, method: str | None = None, output_type: str = "pil",
-    ) -> CMDPipelineOutput:  # fmt: skip
-        """Clips of which only a part is seen, made whole.
-
-        Args:
-            observed: (B, 3, ...) in [-1, 1], as `operator` leaves clips of the model's size.
-            operator: what was done to them, such as `techniques.variational_restoration.Operator`.
-            prompt: what the clips show, one text or one each.
-            num_frames: F; default what the model was trained for.
-            settings: of the method's section.
-            method: kind of a restoration in the table of techniques; default: the first.
-            output_type: as in a call.
-
-        Raises:
-            ValueError: a few-step model, whose estimates are no means; a model of classes; or what is observed does
-                not have the operator's shape.
-        """
-        method = of_seam("restoration")[0] if method is None else method
-        how = technique(method, "restoration").settings.model_validate({**(settings or {}), "kind": method})
-        if self.num_classes:
-            raise ValueError("restore: this model knows classes, and the method tells prompts")
-        for part in PARTS:
-            if getattr(self.sampling, part).starts is not None:
-                raise ValueError(f"restore: the {part} model was distilled for few steps, its estimates are no means")
-        frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
-        observed = observed.to(self._execution_device, self.autoencoder.dtype)
-        check_texts("prompt", prompt)
-        begun = operator.simplest(observed, frames)  # (B, 3, F, H, W)
-        if begun.ndim != 5 or begun.shape[2] != frames or operator(begun).shape != observed.shape:
-            raise ValueError(f"observed: {tuple(observed.shape)} is not what the operator leaves of a clip")
-        prompts = as_list(prompt) * (len(observed) if isinstance(prompt, str) else 1)
-        if len(prompts) != len(observed):
-            raise ValueError(f"prompt: {len(prompts)} texts for {len(observed)} clips")
-        told, _, truncated = self.encode(prompts, None, None, len(prompts), 1, guided=False)
-        content_frame, latents = self.autoencoder.encode(encode_video(self.vae, begun), return_dict=False)
-        start = content_frame, self.autoencoder.normalize_latents(latents)
-
-        def decode(frame: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-            clip = self.autoencoder.decode(frame, self.autoencoder.denormalize_latents(motion)).sample
-            return decode_video(self.vae, clip)
-
-        parts = [
-            (denoiser, getattr(self, denoiser.component), told.only(denoiser.told(getattr(self, denoiser.component))))
-            for denoiser in (self.content, self.motion)
-        ]
-        with torch.enable_grad():
-            content_frame, motion_latents = how.restore(observed, operator, *parts, start, decode)
-        check_finite("restore", content_frame, motion_latents)
-        frames_out, content_frames = self.decode(content_frame, motion_latents, output_type, True)
-        self.maybe_free_model_hooks()
-        return CMDPipelineOutput(frames_out, content_frames, truncated)
+    def forget(self, callback: Callable[..., Any] | None = None) -> None:
+        """Count steps from 0 again, and tell them to another callback or none."""
+        self._callback, self._number, self._interrupt = callback, 0, False
 
     def _steps(self, steps: list[Step]) -> Iterator[Step]:
         """The steps of a loop, shown, until someone interrupts."""

@@ -116,7 +116,7 @@ class ModelSampling(Section):
         return type(scheduler).from_config(scheduler.config, timestep_spacing=self.spacing)
 
     def ready(
-        self, denoiser: Denoiser, device: torch.device | None = None, x_1: Tensor | None = None
+        self, denoiser: Denoiser, device: torch.device | None = None, x_1: Tensor | None = None, share: float = 1.0
     ) -> tuple[Any, list[Step]]:
         """The solver, readied, and the steps of the loop.
 
@@ -124,6 +124,7 @@ class ModelSampling(Section):
             denoiser: of which scheduler.
             device: where its timesteps lie.
             x_1: source of a process that has one.
+            share: of diffusion time: steps that start above it are left out.
         """
         scheduler = self.scheduler(denoiser)
         process = process_of(scheduler) if self.process is None else self.process.process(scheduler)
@@ -138,6 +139,7 @@ class ModelSampling(Section):
         else:
             solver = SchedulerSolver(scheduler, self.num_inference_steps, device=device)
         steps = steps_at(solver.timesteps, scheduler.config.num_train_timesteps)
+        steps = [step for step in steps if step.time <= share]
         for wrap in self.wraps:
             steps = wrap.steps(steps, self.guidance)
         return solver, steps
@@ -165,6 +167,7 @@ class ModelSampling(Section):
         steps_through: Callable[[list[Step]], Any] = list,
         x_1: Tensor | None = None,
         reward: Callable[[Tensor], Tensor] | None = None,
+        begin: tuple[Tensor, float] | None = None,
     ) -> Tensor:
         """Noise z (B, ...) to a clean sample of its shape.
 
@@ -178,11 +181,15 @@ class ModelSampling(Section):
             steps_through: goes through the steps, for a progress bar.
             x_1: source of a process that has one.
             reward: clean samples (B, ...) to how good they are (B,), for a search.
+            begin: a clean sample (B, ...) to change, and the share of diffusion time from which on, 0 = not at all.
         """
-        solver, steps = self.ready(denoiser, z.device, x_1)
+        x_0, share = (None, 1.0) if begin is None else begin
+        solver, steps = self.ready(denoiser, z.device, x_1, share)
+        if x_0 is not None and not steps:
+            return x_0
         denoise = self.denoise(denoiser, model, conditions)
         if self.search is None:
-            return sample(denoise, solver, steps_through(steps), z, rng, watch)
+            return sample(denoise, solver, steps_through(steps), z, rng, watch, x_0)
         if reward is None:
             raise ValueError("reward: a search needs one")
         return self.search.search(denoise, solver, list(steps_through(steps)), z, rng, reward)
