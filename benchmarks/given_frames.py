@@ -85,7 +85,7 @@ def rows_of(which: str, scenes: dict[int, SpriteScene]) -> dict[str, Maker]:
         "both, rolled": told(plain, ENDS, refine_steps=0),
         "both, motion refined": told(plain, ENDS, content_rate=0.0),
         "both, rolled and refined": told(plain, ENDS),
-        "both, 20 steps": told(plain, ENDS, refine_steps=20),
+        "both, 15 steps": told(plain, ENDS, refine_steps=15),
         "last frame, rolled and refined": told(plain, {"last_image": -1}),
     }
 

@@ -69,7 +69,10 @@ def test_every_step_of_both_passes_is_told(text_pipeline, generate, make_image):
 
     generate(text_pipeline, image=make_image(), callback_on_step_end=callback)
     assert text_pipeline.num_timesteps == len(told) == 4
-    assert told == [(0, 6), (1, 6), (2, 4), (3, 4)]  # the first pass is longer: 2 is the anchor of 4, 3 of 6
+    assert told == [(0, 6), (1, 6), (2, 4), (3, 4)]  # the first clip is longer: 2 is the anchor of 4, 3 of 6
+    told.clear()
+    generate(text_pipeline, image=make_image(), num_inference_steps=7, callback_on_step_end=callback)
+    assert text_pipeline.num_timesteps == len(told) == 5 + 7
 
 
 def test_it_works_without_gradients_and_leaves_none(text_pipeline, generate, make_image):

@@ -16,7 +16,7 @@ class Line:
     def __init__(self, weights: list[float]) -> None:
         self.weights, self.lengths = weights, []
 
-    def draw(self, content_frame: torch.Tensor, frames: int) -> torch.Tensor:
+    def draw(self, content_frame: torch.Tensor, frames: int, steps: int | None) -> torch.Tensor:
         self.lengths.append(frames)
         return torch.zeros(len(content_frame), 1, frames, 2)
 
@@ -52,8 +52,8 @@ def test_a_picture_at_the_anchor_needs_no_rolling():
     clip = line.frames({2: 5.0}, 4)
     assert clip[2] == 5.0
     assert line.lengths == [4]
-    assert settings.passes([2], 4, WEIGHTS) == 1
-    assert settings.passes([0], 4, WEIGHTS) == settings.passes([0, 3], 4, WEIGHTS) == 2
+    assert settings.passes([2], 4, WEIGHTS) == (None,)
+    assert settings.passes([0], 4, WEIGHTS) == settings.passes([0, 3], 4, WEIGHTS) == (5, None)
 
 
 def test_of_two_pictures_the_one_nearer_to_the_anchor_is_rolled():
@@ -68,7 +68,7 @@ def test_the_anchor_scales_with_the_length():
 
 def test_rolling_by_nothing_is_the_picture_itself():
     picture, line = torch.rand(2, 3, 4, 4), Line(WEIGHTS)
-    assert roll(picture, 0, 4, WEIGHTS, 2, line.draw, line.decode) is picture
+    assert roll(picture, 0, 4, WEIGHTS, 2, None, line.draw, line.decode) is picture
 
 
 @pytest.fixture(params=[CMDAutoencoder, CMDWarpAutoencoder])

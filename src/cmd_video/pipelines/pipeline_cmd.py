@@ -332,10 +332,9 @@ class CMDPipeline(FromClips, LoraLoader):
         )  # fmt: skip
         ends = ends_of(pictures, num_frames)
         self.forget(callback_on_step_end)
-        passes = (
-            how.for_given_frames.passes(list(ends), num_frames, self.autoencoder.config.frame_weights) if ends else 1
-        )
-        self._num_timesteps = passes * how.motion.num_inference_steps
+        weights = self.autoencoder.config.get("frame_weights")
+        passes = how.for_given_frames.passes(list(ends), num_frames, weights) if ends else (None,)
+        self._num_timesteps = sum(how.motion.at_most(most).num_inference_steps for most in passes)
         self._num_timesteps += 0 if pictures else how.content.num_inference_steps
 
         # 2. Conditions
@@ -438,9 +437,20 @@ class CMDPipeline(FromClips, LoraLoader):
 
     def motion_latents(
         self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
-        content_frame: torch.Tensor, num_frames: int,
+        content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w); the others as in `generate`."""
+        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w); the others as in `generate`.
+
+        Args:
+            told: see there.
+            nothing: see there.
+            how: see there.
+            generator: see there.
+            content_frame: (B, C, h, w).
+            num_frames: F.
+            most_steps: at most so many; None = as `how` says.
+        """
+        how = how.at_most(most_steps)
         noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
         return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
 
@@ -459,7 +469,7 @@ class CMDPipeline(FromClips, LoraLoader):
             num_frames: F.
             num_videos: clips for each picture.
             how: the sampling, of which the technique for given frames counts.
-            draw: content frames and F to motion latents.
+            draw: content frames, F and most steps to motion latents.
         """
         given = {number: self.encode_image(picture, num_videos) for number, picture in ends.items()}
 

@@ -144,6 +144,12 @@ class ModelSampling(Section):
             steps = wrap.steps(steps, self.guidance)
         return solver, steps
 
+    def at_most(self, steps: int | None) -> "ModelSampling":
+        """The same in no more steps than these; a model distilled for few steps keeps its own, None keeps any."""
+        if steps is None or self.starts is not None or self.num_inference_steps <= steps:
+            return self
+        return self.model_copy(update={"num_inference_steps": steps})
+
     def asks_without(self, word: str, denoiser: Denoiser) -> bool:
         """Whether some step asks under a condition that lacks this; the words are those of a guidance."""
         names = {name for step in self.ready(denoiser)[1] for name in self.guidance.passes(step)}

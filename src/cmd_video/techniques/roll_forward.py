@@ -10,8 +10,8 @@ what a clip with the picture at p has at k: the content frame of pass 2. Then Ad
 the content frame, towards |g(x_c, z)[p] - picture|^2 = 0 at the given frames. Pictures at both ends: each is rolled to
 frame k, the nearer one counts.
 
-Costs a second pass of the motion model for each picture instead of the content model's, and `refine_steps` of the
-autoencoder's decoder there and back. It needs a content frame that is nearly one frame, which the autoencoder measures
+Costs a short second pass of the motion model instead of the content model's, and `refine_steps` of the autoencoder's
+decoder there and back. It needs a content frame that is nearly one frame, which the autoencoder measures
 (`frame_weights`); the paper's own mixes them freely. What pass 1 says of the motion must go on in pass 2.
 
 Differs from paper: there is none; CMD (arXiv 2403.14148) gives no first frame. ViBiDSampler (arXiv 2410.05651) treats
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cmd_video.section import Section
 
-Draw = Callable[[Tensor, int], Tensor]  # content frame (B, C, h, w), F -> normalised motion latents (B, D, F, H' + W')
+Draw = Callable[[Tensor, int, int | None], Tensor]  # content frame, F, most steps -> normalised motion latents
 Decode = Callable[
     [Tensor, Tensor, list[int]], Tensor
 ]  # content frame, normalised motion latents -> frames, (B, C, N, h, w)
@@ -39,7 +39,10 @@ class Settings(Section):
     """How given frames are met."""
 
     kind: Literal["roll_forward"] = "roll_forward"
-    refine_steps: int = Field(10, ge=0)
+    roll_steps: int | None = Field(5, ge=1)
+    """Most steps of the motion model in pass 1, of which one frame counts; null = as many as in pass 2. A distilled
+    model takes its own."""
+    refine_steps: int = Field(5, ge=0)
     """Steps of Adam on the motion latents; 0 = roll forward alone."""
     learning_rate: float = Field(0.05, gt=0)
     """Of Adam, for normalised motion latents."""
@@ -60,13 +63,14 @@ class Settings(Section):
             decode: the autoencoder.
         """
         nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
-        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, draw, decode)
-        motion_latents = draw(content_frame, frames)
+        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, draw, decode)
+        motion_latents = draw(content_frame, frames, None)
         return self.refine(given, content_frame, motion_latents, decode)
 
-    def passes(self, numbers: Iterable[int], frames: int, weights: list[float]) -> int:
-        """Of the motion model, for given frames of these numbers."""
-        return 1 if nearest_to_anchor(numbers, frames, weights) == anchor(weights, frames) else 2
+    def passes(self, numbers: Iterable[int], frames: int, weights: list[float]) -> tuple[int | None, ...]:
+        """Most steps of each pass of the motion model, for given frames of these numbers; None = as many as asked."""
+        rolled = nearest_to_anchor(numbers, frames, weights) != anchor(weights, frames)
+        return (self.roll_steps, None) if rolled else (None,)
 
     def refine(
         self, given: Mapping[int, Tensor], content_frame: Tensor, motion_latents: Tensor, decode: Decode
@@ -102,8 +106,9 @@ def nearest_to_anchor(numbers: Iterable[int], frames: int, weights: list[float])
 
 
 def roll(
-    picture: Tensor, offset: int, frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode
-) -> Tensor:
+    picture: Tensor, offset: int, frames: int, weights: list[float], patch: int, steps: int | None, draw: Draw,
+    decode: Decode,
+) -> Tensor:  # fmt: skip
     """What is to be seen so many frames after a picture, before it where negative: (B, C, h, w) as the picture.
 
     Raises:
@@ -116,5 +121,7 @@ def roll(
     length = frames
     while not 0 <= anchor(weights, length) + offset < length:
         length += patch
-    passing = draw(picture, length)  # (B, D, F, H' + W'), of a clip that passes through the picture at its anchor
+    passing = draw(
+        picture, length, steps
+    )  # (B, D, F, H' + W'), of a clip that passes through the picture at its anchor
     return decode(picture, passing, [anchor(weights, length) + offset])[:, :, 0]
