@@ -19,6 +19,8 @@ import typer
 import typer.core
 import typer.main
 
+from cmd_video.data.shares import ShareDone
+
 TRACEBACK_VARIABLE = "CMD_VIDEO_TRACEBACK"
 ARGUMENTS = {  # of the library -> of a command, where it has another name
     "num_inference_steps": "steps",
@@ -147,6 +149,9 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
         result = app(arguments or ["--help"], prog_name="cmd-video", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED
+    except ShareDone as done:
+        print(done)
+        return 0
     except Exception as error:
         from cmd_video.cli.errors import describe, is_mistake
 
