@@ -18,7 +18,10 @@ MEASURES = {  # its command line, and in how many pieces its work comes
         ], 2,
     ),
     "adherence": (
-        ["sprites", "adherence", "--model", "{m}", "--num-scenes", "4", "--batch-size", "1", "--steps", "1", "--guidance", "1"], 4,
+        [
+            "sprites", "adherence", "--model", "{m}", "--num-scenes", "4", "--batch-size", "1", "--steps", "1",
+            "--guidance", "1",
+        ], 4,
     ),
 }  # fmt: skip
 

@@ -57,6 +57,7 @@ VERBS: dict[str, Verb] = {
     "restore": Verb("cmd_video.cli.restore", "command", "Damaged clips made whole: enlarged, filled in, sharpened."),
     "data": Verb("cmd_video.cli.data", "app", "Look over and encode training data: check, encode."),
     "train": Verb("cmd_video.cli.train", "command", "Train one stage from a YAML config; again to resume."),
+    "launch": Verb("cmd_video.cli.launch", "app", "Scripts for many GPUs and machines: list, show, copy."),
     "export": Verb("cmd_video.cli.export", "command", "Turn a training run into a folder for from_pretrained."),
     "prune": Verb("cmd_video.cli.prune", "command", "Leave blocks out of a model."),
     "merge": Verb("cmd_video.cli.merge", "command", "Weights between a model and its fine-tuning, or beyond."),
