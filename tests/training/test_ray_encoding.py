@@ -132,6 +132,14 @@ def test_a_cluster_that_is_running_is_used_and_stays(with_ray, run, tmp_path):
     assert files_of(tmp_path / "by-ray") == alone(run, tmp_path / "alone")
 
 
+def test_no_cluster_at_the_address_is_one_line(with_ray, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert main(["data", "encode", str(run), "-o", str(tmp_path / "new"), "--executor", "ray"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "RAY_ADDRESS: '127.0.0.1:1': no such cluster" in line
+    assert not list((tmp_path / "new").glob("shard-*"))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
 def test_without_ray_one_line_names_the_extra(run, tmp_path, capsys):
     order = ["data", "encode", str(run), "-o", str(tmp_path / "new"), "--num-clips", "3", "--executor", "ray"]

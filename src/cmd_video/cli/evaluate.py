@@ -37,7 +37,7 @@ def reconstruction(
 ) -> None:
     """PSNR and SSIM of the autoencoder, beside its content frame and the plain mean shown still.
 
-    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work.
+    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work, or `--shard`.
 
     Example: cmd-video evaluate reconstruction -o reconstruction.json
     """

@@ -31,7 +31,7 @@ def command(
     autoencoder reconstructed) without each block, with the recipe's steps and guidance of `validation`, and their
     distance to the true ones is in averaged pixels, which suits small synthetic clips. `magnitude` and `taylor` look
     at the weights that would leave, the second also at the loss's gradient. Started again after an interruption it
-    goes on; `accelerate launch -m cmd_video.cli` shares the blocks.
+    goes on; `accelerate launch -m cmd_video.cli` shares the blocks, or `--shard`.
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """

@@ -8,6 +8,7 @@ alone. An actor that dies, or whose machine goes away, is started again, and the
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,8 +135,9 @@ def cluster() -> Iterator[Any]:
     if begun:
         address = os.environ.get("RAY_ADDRESS") or "local"
         try:
+            _knock(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        except ConnectionError as error:
+        except OSError as error:
             hint = "one with token authentication needs RAY_AUTH_MODE=token"
             raise ConnectionError(f"RAY_ADDRESS: {address!r}: no such cluster, or not for us: {hint}") from error
     try:
@@ -143,3 +145,10 @@ def cluster() -> Iterator[Any]:
     finally:
         if begun:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at host:port, where Ray would wait for ten minutes and more; an OSError if not."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
