@@ -42,6 +42,7 @@ ONLY_IN = {  # a package -> folders and modules that may import it
     "av": ("data", "cli"),
     "tensorboard": ("training",),
     "pyarrow": ("data",),
+    "ray": ("training",),
 }
 NETWORKS = {"unet", "motion_transformer", "video_model"}  # asked by denoisers and techniques alone
 ASKING = ("denoisers", "techniques", "models", "pruning")

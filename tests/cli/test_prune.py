@@ -168,7 +168,7 @@ def test_measured_importance_prunes(run, stage, name, measure, tiny_config, tiny
 
 
 @pytest.mark.parametrize("measure", ["loss", "frechet"])
-def test_importance_goes_on_after_a_stop(run, measure, tiny_config, tiny_pipeline, tmp_path, monkeypatch):
+def test_importance_goes_on_and_goes_by_shares(run, measure, tiny_config, tiny_pipeline, tmp_path, monkeypatch):
     config = tiny_config("motion", tmp_path / "run")
     larger = {**CMDMotionTransformer.load_config(tiny_pipeline / "motion_transformer"), "num_layers": 4}
     model = CMDMotionTransformer.from_config(larger)
@@ -180,6 +180,8 @@ def test_importance_goes_on_after_a_stop(run, measure, tiny_config, tiny_pipelin
     recipe, asked = tmp_path / "recipe.yaml", ("--num-clips", 4, "--measure", measure)
     recipe.write_text(json.dumps(config))
     assert run("evaluate", "importance", recipe, "-o", tmp_path / "whole.json", *asked)[0] == 0
+    shared = ("evaluate", "importance", recipe, "-o", tmp_path / "shared.json", *asked)
+    assert [run(*shared, *more)[0] for more in (("--shard", "0/2"), ("--shard", "1/2"), ())] == [0, 0, 0]
     calls, call = [], LeaveOut.__call__
 
     def stop_once(self, unit):
@@ -206,11 +208,12 @@ def test_importance_goes_on_after_a_stop(run, measure, tiny_config, tiny_pipelin
     assert code == 2 and "holds an interrupted evaluation of something else" in error
     recipe.write_text(json.dumps(config))
     assert run(*stopped)[0] == 0 and len(calls) == len(set(calls)) + 1 == 5  # two before the stop, two after it
-    records = [json.loads((tmp_path / name).read_text()) for name in ("whole.json", "stopped.json")]
+    records = [json.loads((tmp_path / name).read_text()) for name in ("whole.json", "stopped.json", "shared.json")]
     for record in records:
         for row in record["values"].values():
             del row["seconds"]  # measured
-    assert records[0]["values"] == records[1]["values"] and records[0]["protocol"] == records[1]["protocol"]
+    for record in records[1:]:
+        assert records[0]["values"] == record["values"] and records[0]["protocol"] == record["protocol"]
     assert not list(tmp_path.glob("*.parts"))
 
 

@@ -72,6 +72,9 @@ def test_the_command(tiny_clip, tmp_path, capsys):
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["protocol"]["clips"] == 3 and len(record["protocol"]["clip_sha256"]) == 64
     assert -1 <= record["values"]["clipsim"]["value"] <= 1
+    shared = [*arguments, "-o", str(tmp_path / "shared.json"), "--clip", str(tiny_clip)]
+    assert [main([*shared, *more]) for more in (["--shard", "0/2"], ["--shard", "1/2"], [])] == [0, 0, 0]
+    assert json.loads((tmp_path / "shared.json").read_text())["values"] == record["values"]
     capsys.readouterr()
     assert main([*arguments, "--clip", str(tmp_path / "clips")]) == 2
     assert "clip: " in capsys.readouterr().err

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from cmd_video.data.clip import ClipError
+from cmd_video.data.shares import Share, ShareDone
 from cmd_video.evaluation.networks.extractors import build_extractor
 from cmd_video.evaluation.protocol.clips import MadeClips
 from cmd_video.evaluation.protocol.shared_work import NotOurs, SharedRows, discard, every_row, work_on
-from cmd_video.evaluation.protocol.tables import extract
+from cmd_video.evaluation.protocol.tables import extract, extract_share
 from cmd_video.sprites.adherence import evaluate_adherence
 from cmd_video.sprites.scenes import render, sample_scene
 
@@ -170,3 +171,114 @@ def test_processes_share_the_rows(tmp_path):
     (rows, first), (others, second) = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert rows == others == squares(range(11))
     assert first and second and sorted(first + second) == list(range(11))
+
+
+def test_shares_together_are_the_whole(tmp_path):
+    """Each has every n-th batch, the same ones that one process makes."""
+    asked = []
+
+    def make(numbers):
+        asked.append(numbers)
+        return squares(numbers)
+
+    for number, known in ((2, 3), (0, 9)):
+        with pytest.raises(ShareDone) as done:
+            SharedRows(tmp_path / "work", {}, Share(number, 3))(14, 3, make)
+        assert str(done.value) == f"{tmp_path / 'work'}: share {number}/3 is done, {known} of 14 rows are there"
+    assert asked == [[6, 7, 8], [0, 1, 2], [9, 10, 11]]
+    assert SharedRows(tmp_path / "work", {})(14, 3, make) == squares(range(14))
+    assert sorted(number for numbers in asked for number in numbers) == list(range(14))  # none twice
+    assert all(numbers[0] % 3 == 0 for numbers in asked)
+
+
+def test_a_stopped_share_goes_on(tmp_path):
+    made, stop = [], [KeyboardInterrupt]
+
+    def make(numbers):
+        if numbers[0] >= 5 and stop:
+            raise stop.pop()
+        made.extend(numbers)
+        return squares(numbers)
+
+    share = SharedRows(tmp_path / "work", {}, Share(1, 2))
+    with pytest.raises(KeyboardInterrupt):
+        share(9, 1, make)
+    with (tmp_path / "work" / "rows-1-of-2.jsonl").open("a") as file:
+        file.write('{"number": 5, "row": {"squ')  # what a loss of power leaves
+    with pytest.raises(ShareDone, match="4 of 9 rows are there"):
+        share(9, 1, make)
+    assert made == [1, 3, 5, 7]
+    assert SharedRows(tmp_path / "work", {})(9, 1, make) == squares(range(9)) and made[4:] == [0, 2, 4, 6, 8]
+
+
+def test_a_share_whose_clips_are_a_mistake_keeps_nothing_out_and_takes_nothing_away(tmp_path):
+    def fail(numbers):
+        raise ValueError("broken")
+
+    work = tmp_path / "work"
+    with pytest.raises(ValueError, match="broken"), work_on(work, Share(0, 2)):
+        SharedRows(work, {}, Share(0, 2))(3, 1, fail)
+    assert not work.exists()
+    with pytest.raises(ShareDone):
+        SharedRows(work, {"seed": 0}, Share(0, 2))(3, 1, squares)
+    with pytest.raises(ValueError, match="broken"), work_on(work, Share(1, 2)):
+        SharedRows(work, {"seed": 0}, Share(1, 2))(3, 1, fail)
+    assert (work / "rows-0-of-2.jsonl").is_file()
+    with pytest.raises(NotOurs, match="of something else"), work_on(work, Share(1, 2)):
+        SharedRows(work, {"seed": 1}, Share(1, 2))(3, 1, squares)
+    assert SharedRows(work, {"seed": 0})(3, 1, squares) == squares(range(3))
+
+
+RIVAL_SHARE = """
+import sys
+from pathlib import Path
+from cmd_video.data.shares import Share
+from cmd_video.evaluation.protocol.shared_work import claim_share
+with claim_share(Path(sys.argv[1]), {"count": 4}, Share(0, 2)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_keeps_whom_out(tmp_path):
+    """A share its like and the whole, the whole every share; other shares go beside it."""
+    work = tmp_path / "work"
+    whole, first, second = (SharedRows(work, {}, share) for share in (None, Share(0, 2), Share(1, 2)))
+    command = [sys.executable, "-c", RIVAL_SHARE, str(work)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rival:
+        assert rival.stdout.readline() == "held\n"
+        with pytest.raises(NotOurs, match="is in use by process .*; wait for it, or choose another output"):
+            first(4, 1, squares)
+        with pytest.raises(NotOurs, match="is in use by several processes"), work_on(work):
+            whole(4, 1, squares)
+        with pytest.raises(ShareDone, match="2 of 4 rows"):
+            second(4, 1, squares)
+        rival.kill()
+    with pytest.raises(ShareDone, match="4 of 4 rows"):
+        first(4, 1, squares)
+    assert whole(4, 1, squares) == squares(range(4))
+    with pytest.raises(NotOurs, match="is in use by process"):  # until `discard`
+        second(4, 1, squares)
+    discard(work)
+    assert not work.exists()
+
+
+def test_a_share_of_features(tmp_path):
+    videos = torch.rand(7, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    read = []
+
+    def make(numbers):
+        read.extend(numbers)
+        return videos[list(numbers)]
+
+    clips, extractor = MadeClips(make, 7, {"frames": 4}), build_extractor("pixels")
+    alone = extract(clips, extractor, tmp_path / "alone", 2)
+    read.clear()
+    for number, there in ((1, 2), (0, 4)):
+        said = extract_share(clips, extractor, tmp_path / "work", Share(number, 2), 2)
+        assert said == f"{tmp_path / 'work'}: share {number}/2 is done, {there} of 4 chunks are there"
+    extract_share(clips, extractor, tmp_path / "work", Share(0, 2), 2)  # again: nothing is missing
+    assert sorted(read) == list(range(7))
+    together = extract(clips, extractor, tmp_path / "work", 2)
+    assert torch.equal(alone.features, together.features) and alone.protocol == together.protocol
+    assert len(read) == 7

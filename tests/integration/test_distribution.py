@@ -62,6 +62,8 @@ def test_the_wheels_work_in_an_environment_outside_the_repository(wheels, tmp_pa
 
     install(wheels["cmd_video"])
     assert run("-m", "cmd_video.cli", "--help").returncode == 0
+    for script in (ROOT / "src" / "cmd_video" / "launch").iterdir():
+        assert run("-m", "cmd_video.cli", "launch", "show", script.name).stdout == script.read_text()
     generate = ["-m", "cmd_video.cli", "generate", "a red circle moves to the right", "--model", "turbo"]
     bare = run(*generate, "-o", "bare.gif")
     assert bare.returncode == 2

@@ -19,6 +19,8 @@ import typer
 import typer.core
 import typer.main
 
+from cmd_video.data.shares import ShareDone
+
 TRACEBACK_VARIABLE = "CMD_VIDEO_TRACEBACK"
 ARGUMENTS = {  # of the library -> of a command, where it has another name
     "num_inference_steps": "steps",
@@ -55,6 +57,7 @@ VERBS: dict[str, Verb] = {
     "restore": Verb("cmd_video.cli.restore", "command", "Damaged clips made whole: enlarged, filled in, sharpened."),
     "data": Verb("cmd_video.cli.data", "app", "Look over and encode training data: check, encode."),
     "train": Verb("cmd_video.cli.train", "command", "Train one stage from a YAML config; again to resume."),
+    "launch": Verb("cmd_video.cli.launch", "app", "Scripts for many GPUs and machines: list, show, copy."),
     "export": Verb("cmd_video.cli.export", "command", "Turn a training run into a folder for from_pretrained."),
     "prune": Verb("cmd_video.cli.prune", "command", "Leave blocks out of a model."),
     "merge": Verb("cmd_video.cli.merge", "command", "Weights between a model and its fine-tuning, or beyond."),
@@ -147,6 +150,9 @@ def main(argv: Sequence[str] | None = None, verbs: dict[str, Verb] = VERBS) -> i
         result = app(arguments or ["--help"], prog_name="cmd-video", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED
+    except ShareDone as done:
+        print(done)
+        return 0
     except Exception as error:
         from cmd_video.cli.errors import describe, is_mistake
 

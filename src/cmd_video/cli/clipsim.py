@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Output, progress_bar
+from .options import Device, Output, Shard, progress_bar, share_of
 from .sources import DrawSeed, Fps, Frames, NumClips, Span, Stride, parse_reading
 
 
@@ -22,6 +22,7 @@ def command(
     num_clips: NumClips = None,
     span: Span = "middle",
     draw_seed: DrawSeed = 0,
+    shard: Shard = None,
     device: Device = "cpu",
 ) -> None:
     """Mean cosine of frames and caption in CLIP's space (CLIPSIM), beside that of captions of other clips.
@@ -34,6 +35,7 @@ def command(
     from cmd_video.evaluation.protocol.results import write_result
     from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
 
+    share = share_of(shard)
     state, device = processes(device)
     kind = "captioned_folder" if clips.is_dir() else "manifest"
     manifest = load_manifest(kind, clips)
@@ -49,10 +51,10 @@ def command(
     prompts = [record.prompt for record in records]
     work = output.with_name(f"{output.name}.parts")
     recipe = {"clips": [source.recipe, source.identity], "prompts": prompts, "clip_sha256": judge.sha256}
-    with work_on(work), progress_bar("clips", len(records)) as progress:
+    with work_on(work, share), progress_bar("clips", len(records)) as progress:
         values, protocol = measure_captions(
             source, prompts, judge, progress,
-            SharedRows(work, recipe),
+            SharedRows(work, recipe, share),
         )  # fmt: skip
     if not state.is_main_process:
         return

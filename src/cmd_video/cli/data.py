@@ -267,7 +267,10 @@ def encode_command(
         str | None, typer.Option(help="i/n: only the shards i, i + n, ...; other processes write the others.")
     ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="Write the index of shards that are all there.")] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Processes to start on this machine.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to start.")] = 1,
+    executor: Annotated[
+        str, typer.Option(help="local: on this machine; or ray: where Ray has a place (RAY_ADDRESS).")
+    ] = "local",
     device: Device = "cpu",
 ) -> None:
     """Write content frames and motion latents of a run's clips, so that the diffusion stages do not run the
@@ -279,6 +282,8 @@ def encode_command(
         raise ValueError(f"--split: {split!r} is neither train nor validation")
     if finish and (shard is not None or processes > 1):
         raise ValueError("--finish: writes the index alone, without --shard and --processes")
+    if executor == "ray" and (finish or shard is not None):
+        raise ValueError("--executor: ray deals out all shards and writes the index, without --shard and --finish")
     from rich.progress import Progress
 
     from cmd_video.data.shares import read_share
@@ -299,6 +304,7 @@ def encode_command(
             **chosen,
             share=share,
             processes=processes,
+            executor=executor,  # type: ignore[arg-type]  # which says what is allowed
             progress=lambda done: progress.update(task, completed=done),
         )
     if share is None:

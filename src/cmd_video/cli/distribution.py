@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Output, progress_bar, read_lines, writable_pair
+from cmd_video.data.shares import ShareDone
+
+from .options import Device, Output, Shard, progress_bar, read_lines, share_of, writable_pair
 from .sources import (
     BatchSize,
     DrawSeed,
@@ -25,8 +27,6 @@ from .sources import (
 )
 
 if TYPE_CHECKING:
-    from cmd_video.evaluation.networks.extractors import Extractor as BuiltExtractor
-    from cmd_video.evaluation.protocol.clips import ClipSource
     from cmd_video.evaluation.protocol.tables import FeatureTable
 
 Extractor = Annotated[
@@ -55,6 +55,7 @@ def reference(
     split: Split = "validation",
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
+    shard: Shard = None,
     device: Device = "cpu",
 ) -> None:
     """Features of real clips, to compare others with.
@@ -65,15 +66,20 @@ def reference(
         output = output.with_suffix("")
     from cmd_video.evaluation.networks.extractors import build_extractor
     from cmd_video.evaluation.protocol.shared_work import discard, processes
+    from cmd_video.evaluation.protocol.tables import extract, extract_share
     from cmd_video.studies.clips import open_source
 
+    share = share_of(shard)
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([source], reading, split)
     clips = open_source(source, reading, device, split=split)
     work = output.with_name(f"{output.name}.parts")
-    table = _extract(clips, built, work, batch_size)
+    with progress_bar("clips", len(clips)) as progress:
+        if share is not None:
+            raise ShareDone(extract_share(clips, built, work, share, batch_size, progress))
+        table = extract(clips, built, work, batch_size, progress)
     if not state.is_main_process:
         return
     table.save(output, device)
@@ -108,6 +114,7 @@ def calc(
     reconstruct: Reconstruct = None,
     batch_size: BatchSize = 8,
     weights_dir: WeightsDir = None,
+    shard: Shard = None,
     device: Device = "cpu",
 ) -> None:
     """Fréchet and kernel distance, precision, recall and coverage, each beside what real clips give among themselves.
@@ -123,6 +130,7 @@ def calc(
     from cmd_video.evaluation.protocol.shared_work import processes
     from cmd_video.studies.clips import open_source, reconstructed
 
+    share = share_of(shard)
     _, device = processes(device)
     built = build_extractor(extractor, weights_dir, device)
     has_table = is_table(real)
@@ -134,7 +142,7 @@ def calc(
     with progress_bar("clips", len(clips)) as progress:
         found = evaluate(
             clips, known, built, output, neighbours=neighbours, correction=correction, batch_size=batch_size,
-            device=device, progress=progress,
+            device=device, share=share, progress=progress,
         )  # fmt: skip
     if found.values:
         _print(found.values, found.real, found.made)
@@ -162,13 +170,6 @@ def compare(
     for name, (mine, other) in found.different.items():
         print(f"  {name}: {mine} and {other}")
     raise typer.Exit(1)
-
-
-def _extract(clips: "ClipSource", extractor: "BuiltExtractor", work: Path, batch_size: int) -> "FeatureTable":
-    from cmd_video.evaluation.protocol.tables import extract
-
-    with progress_bar("clips", len(clips)) as progress:
-        return extract(clips, extractor, work, batch_size, progress)
 
 
 def _print(values: dict[str, dict[str, Any]], known: "FeatureTable", found: "FeatureTable") -> None:

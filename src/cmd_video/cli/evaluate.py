@@ -8,7 +8,7 @@ import typer
 from .clipsim import command as clipsim
 from .distribution import calc, compare, reference
 from .importance import command as importance
-from .options import Device, Output, progress_bar
+from .options import Device, Output, Shard, progress_bar, share_of
 from .paired import command as paired
 from .report import command as report
 from .samples import command as generate
@@ -32,11 +32,12 @@ def reconstruction(
     num_clips: Annotated[int, typer.Option(min=1, help="Clips.")] = 256,
     draw_seed: DrawSeed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 8,
+    shard: Shard = None,
     device: Device = "cpu",
 ) -> None:
     """PSNR and SSIM of the autoencoder, beside its content frame and the plain mean shown still.
 
-    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work.
+    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work, or `--shard`.
 
     Example: cmd-video evaluate reconstruction -o reconstruction.json
     """
@@ -51,6 +52,7 @@ def reconstruction(
         raise ValueError("--run and --model: give one of them, not both")
     if draw_seed and config is None:
         raise ValueError("--draw-seed: nothing is drawn without --config")
+    share = share_of(shard)
     state, device = processes(device)
     if run is not None and not (run / "pipeline").is_dir():
         raise ValueError(f"--run: {run} holds no finished run")
@@ -61,10 +63,10 @@ def reconstruction(
     measured = {"content_frame": autoencoder.config.content_frame, **which}
     work = output.with_name(f"{output.name}.parts")
     recipe = {**measured, "clips": [clips.recipe, clips.identity], "batch": batch_size}
-    with work_on(work), progress_bar("clips", len(clips)) as progress:
+    with work_on(work, share), progress_bar("clips", len(clips)) as progress:
         values, protocol = measure_reconstruction(
             clips, autoencoder, vae, batch_size,
-            progress, SharedRows(work, recipe),
+            progress, SharedRows(work, recipe, share),
         )  # fmt: skip
     if not state.is_main_process:
         return

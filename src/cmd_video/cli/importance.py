@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Device, Output, Plot, progress_bar
+from .options import Device, Output, Plot, Shard, progress_bar, share_of
 
 
 def command(
@@ -21,6 +21,7 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the configuration: section.field=value.")
     ] = None,
+    shard: Shard = None,
     device: Device = "cpu",
 ) -> None:
     """How much worse a model becomes without each of its blocks: in content, and in motion.
@@ -30,7 +31,7 @@ def command(
     autoencoder reconstructed) without each block, with the recipe's steps and guidance of `validation`, and their
     distance to the true ones is in averaged pixels, which suits small synthetic clips. `magnitude` and `taylor` look
     at the weights that would leave, the second also at the loss's gradient. Started again after an interruption it
-    goes on; `accelerate launch -m cmd_video.cli` shares the blocks.
+    goes on; `accelerate launch -m cmd_video.cli` shares the blocks, or `--shard`.
 
     Example: cmd-video evaluate importance configs/sprites/turbo-motion.yaml -o importance.json
     """
@@ -40,9 +41,9 @@ def command(
 
     if plot is not None and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
         raise ValueError(f"--plot: {plot} does not end in .png, or lies in a folder that does not exist")
-    settings = load_config(config, overrides)
+    share, settings = share_of(shard), load_config(config, overrides)
     with progress_bar("blocks") as progress:
-        rows = importance(settings, output, cost, measure, num_clips, device, progress)
+        rows = importance(settings, output, cost, measure, num_clips, device, share, progress)
     if not rows:
         return
     _print(rows)

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmd_video.data.files import new_folder, writable_file
+from cmd_video.data.shares import Share, read_share
 
 if TYPE_CHECKING:
     import torch
 
 FORMATS = (".mp4", ".gif", ".webm")
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def share_of(shard: str | None) -> Share | None:
+    """What `--shard` says.
+
+    Raises:
+        ValueError: it is no share.
+    """
+    return None if shard is None else read_share(shard)
 
 
 def find_dtype(name: str) -> "torch.dtype":
@@ -104,4 +114,7 @@ NewFolder = Annotated[
     Path, typer.Option("-o", "--output", help="Folder to write; must be new or empty.", callback=new_folder)
 ]
 Revision = Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit; default: its main branch.")]
+Shard = Annotated[
+    str | None, typer.Option(help="i/n: only pieces i, i + n, ...; without it, what is missing and the result.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.", callback=usable_device)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Output, progress_bar
+from .options import Device, Output, Shard, progress_bar, share_of
 from .sources import (
     DrawSeed,
     Fps,
@@ -36,6 +36,7 @@ def command(
     draw_seed: DrawSeed = 0,
     reconstruct: Reconstruct = None,
     weights_dir: WeightsDir = None,
+    shard: Shard = None,
     device: Device = "cpu",
 ) -> None:
     """PSNR, SSIM, MS-SSIM (from 176 pixels on), LPIPS, flicker and warping error.
@@ -49,6 +50,7 @@ def command(
     from cmd_video.evaluation.protocol.shared_work import SharedRows, discard, processes, work_on
     from cmd_video.studies.clips import open_source, reconstructed
 
+    share = share_of(shard)
     state, device = processes(device)
     reading = parse_reading(frames, size, stride, fps, num_clips, span, draw_seed)
     check_reading([made, true], reading)
@@ -57,10 +59,10 @@ def command(
     network = build_lpips(lpips, weights_dir, device) if lpips is not None else None
     work = output.with_name(f"{output.name}.parts")
     recipe = {"lpips": lpips, "clips": [[source.recipe, source.identity] for source in sources]}
-    with work_on(work), progress_bar("pairs", len(sources[0])) as progress:
+    with work_on(work, share), progress_bar("pairs", len(sources[0])) as progress:
         values, protocol = measure_pairs(
             *sources, network, device, progress,
-            SharedRows(work, recipe),
+            SharedRows(work, recipe, share),
         )  # fmt: skip
     if not state.is_main_process:
         return

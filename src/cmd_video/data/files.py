@@ -28,7 +28,7 @@ from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
-from .lock import LOCK
+from .lock import is_lock
 
 LEFTOVER = re.compile(r"\..*\.tmp-(.+-)?\d+(\.\w+)?", re.DOTALL)
 Content = TypeVar("Content")
@@ -136,11 +136,11 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether a folder is there with something else in it than a lock and what is being written, or was half-written
+    """Whether a folder is there with something else in it than locks and what is being written, or was half-written
     by a process that was killed.
     """
     return folder.is_dir() and any(
-        entry.name != LOCK and not LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir()
+        not is_lock(entry.name) and not LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir()
     )
 
 

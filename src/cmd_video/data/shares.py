@@ -1,6 +1,7 @@
 """Parts of a work whose pieces have numbers, for processes that know nothing of each other.
 
 share = read_share("1/4");  share.has(5)        # pieces 1, 5, 9, ...: True
+raise ShareDone("...")                          # where what all pieces are for cannot be there yet
 """
 
 import re
@@ -28,8 +29,17 @@ class Share(NamedTuple):
         """Shares that are this one together."""
         return [Share(self.first + self.step * part, self.step * parts) for part in range(parts)]
 
+    def __str__(self) -> str:
+        return f"{self.first}/{self.step}"
+
 
 WHOLE = Share(0, 1)
+
+
+class ShareDone(Exception):
+    """The pieces of a share are there. What they are for comes of the same call without a share, once all are; the
+    message says how many there are.
+    """
 
 
 def read_share(spec: str) -> Share:

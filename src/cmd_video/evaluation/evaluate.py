@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cmd_video.data.shares import Share, ShareDone
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.metrics.distances import check, measure
 from cmd_video.evaluation.networks.extractors import Extractor, build_extractor
 from cmd_video.evaluation.protocol.clips import ClipSource, MadeClips, Reading, open_clips
 from cmd_video.evaluation.protocol.results import write_result
 from cmd_video.evaluation.protocol.shared_work import Progress, discard, processes
-from cmd_video.evaluation.protocol.tables import FeatureTable, digest_all, digest_of, extract
+from cmd_video.evaluation.protocol.tables import FeatureTable, digest_all, digest_of, extract, extract_share
 
 
 class Evaluation(NamedTuple):
@@ -51,6 +52,7 @@ def evaluate(
     batch_size: int = 8,
     weights_dir: Path | None = None,
     device: str = "cpu",
+    share: Share | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fréchet and kernel distance, precision, recall and coverage of made clips against real ones.
@@ -67,11 +69,16 @@ def evaluate(
         batch_size: clips at a time.
         weights_dir: where the extractor's weights lie; None = the cache.
         device: where the extractor runs.
+        share: the features to make here, where other processes make the others beside the same output; the call
+            without a share then measures.
         progress: called with (clips done, all clips).
 
     Raises:
         ValueError: clips cannot be read or do not go together; the message names the argument.
+        ShareDone: the features of a share are there.
     """
+    if share is not None and output is None:
+        raise ValueError(f"shard: {share} is kept beside an output; give one")
     state, device = processes(device)
     built = build_extractor(extractor, weights_dir, device) if isinstance(extractor, str) else extractor
     judged, work = as_source(made, "made", reading), ExitStack()
@@ -83,7 +90,14 @@ def evaluate(
             known = FeatureTable.load(Path(known))
         if isinstance(known, FeatureTable):
             check(known, built, judged, neighbours)
-        else:
+        if share is not None:
+            made_there = [
+                extract_share(as_source(clips, kind, reading), built, parts[kind], share, batch_size, progress)
+                for kind, clips in (("real", known), ("made", judged))
+                if not isinstance(clips, FeatureTable)
+            ]
+            raise ShareDone("\n".join(made_there))
+        if not isinstance(known, FeatureTable):
             known = extract(as_source(known, "real", reading), built, parts["real"], batch_size, progress)
         found = extract(judged, built, parts["made"], batch_size, progress)
         if not state.is_main_process:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmd_video.data.shares import Share
 from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.evaluation.protocol.shared_work import Progress, Rows, SharedRows, discard, every_row, processes
@@ -42,6 +43,7 @@ def measure_adherence(
     motion_guidance_scale: float | None = None,
     device: str = "cpu",
     output: Path | None = None,
+    share: Share | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`evaluate_adherence` of a pipeline, and a result file with the whole protocol.
@@ -58,6 +60,8 @@ def measure_adherence(
         device: where to generate.
         output: file to write; beside it, until it is written, lies what an interrupted call goes on from, and
             processes share the work. None = none of that.
+        share: the batches to make here, where other processes make the others beside the same output; the call
+            without a share then measures.
         progress: called with (clips read, num_scenes) after every batch.
 
     Returns:
@@ -65,7 +69,10 @@ def measure_adherence(
 
     Raises:
         ValueError: there is no such model or preset, or a setting does not fit.
+        ShareDone: the clips of a share are read.
     """
+    if share is not None and output is None:
+        raise ValueError(f"shard: {share} is kept beside an output; give one")
     state, device = processes(device)
     pipe = load_pipeline(model, device, preset)
     pipe.set_progress_bar_config(disable=True)
@@ -95,7 +102,7 @@ def measure_adherence(
         "model_sha256": digest_model(model),
     }
     work = None if output is None else output.with_name(f"{output.name}.parts")
-    rows_of = every_row if work is None else SharedRows(work, protocol)
+    rows_of = every_row if work is None else SharedRows(work, protocol, share)
     frames, height, width = size
     values = evaluate_adherence(
         generate, num_scenes, seed, batch_size, height, width, frames, progress=progress, rows_of=rows_of

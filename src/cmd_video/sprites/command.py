@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cmd_video.data.files import writable_file, writable_folder
+from cmd_video.data.shares import read_share
 
 app = typer.Typer(help="The demonstration: make its clips, measure how well a model follows its prompts.")
 
@@ -55,11 +56,15 @@ def adherence_command(
     motion_guidance: Annotated[float | None, typer.Option(min=1, help="Guidance of the motion model.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which scenes, and the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 10,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only batches i, i + n, ...; without it, the others and the result.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Whether generated sprites have the color, shape and motion of their prompts, on combinations never trained on.
 
-    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work.
+    Started again after an interruption it goes on; `accelerate launch -m cmd_video.cli` shares the work, and so do
+    processes that are each given a `--shard`.
 
     Example: cmd-video sprites adherence -o adherence.json
     """
@@ -72,6 +77,7 @@ def adherence_command(
         task = progress.add_task("clips", total=num_scenes)
         values = measure_adherence(
             model, num_scenes, seed, batch_size, preset, steps, guidance, motion_guidance, device, output,
+            None if shard is None else read_share(shard),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
     if PartialState().is_main_process:

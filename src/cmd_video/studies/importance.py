@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from cmd_video.data.shares import Share
 from cmd_video.diffusion.objective import VALIDATION_TIMESTEPS
 from cmd_video.evaluation.networks.pixel_features import pixel_distances
 from cmd_video.evaluation.protocol.results import ORIGIN, digest_tensors, write_result
@@ -48,6 +49,7 @@ def importance(
     measure: str = "loss",
     num_clips: int = 64,
     device: str = "cpu",
+    share: Share | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Row]:
     """How much worse a model becomes without each of its blocks: in content, and in motion.
@@ -63,6 +65,8 @@ def importance(
             pixels, which suits small synthetic clips); "magnitude" or "taylor" (`weight_importance`).
         num_clips: held-out clips, at least 2.
         device: where the model runs.
+        share: the blocks to measure here, where other processes measure the others beside the same output; the call
+            without a share then has the rows.
         progress: called with (blocks done, all blocks).
 
     Returns:
@@ -71,7 +75,10 @@ def importance(
 
     Raises:
         ValueError: the stage has no blocks to measure, its model is fresh, or an argument is wrong.
+        ShareDone: the blocks of a share are measured.
     """
+    if share is not None and output is None:
+        raise ValueError(f"shard: {share} is kept beside an output; give one")
     for name, value, allowed in (("cost", cost, get_args(Cost)), ("measure", measure, get_args(Measure))):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
@@ -89,7 +96,7 @@ def importance(
     with ExitStack() as kept:
         beside = Path(kept.enter_context(tempfile.TemporaryDirectory())) / "rows" if output is None else output
         work = beside.with_name(f"{beside.name}.parts")
-        rows = SharedRows(work, protocol)(len(units) + 1, 1, make, progress)
+        rows = SharedRows(work, protocol, share)(len(units) + 1, 1, make, progress)
         if not state.is_main_process:
             return {}
         whole = rows.pop(0)["frechet"]

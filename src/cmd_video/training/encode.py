@@ -3,6 +3,7 @@
 encode_run(Path("runs/sprites/autoencoder"), Path("latents/sprites/train"), num_clips=10_000, processes=4)
 
 Each process has every n-th shard. One that is killed is started again, and does the shard again that it was at.
+With `executor="ray"` the processes are actors of Ray, on any number of machines (`ray_encoding`).
 """
 
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,8 +19,10 @@ from cmd_video.data.shares import WHOLE, Share
 
 from .children import end_with
 from .encoding import Encoding
+from .ray_encoding import write_with_ray
 
 MAX_STARTS = 4  # of the process of a share
+Executor = Literal["local", "ray"]
 Progress = Callable[[int], None]
 
 
@@ -31,6 +34,7 @@ def encode_run(
     *,
     share: Share | None = None,
     processes: int = 1,
+    executor: Executor = "local",
     progress: Progress | None = None,
     **options: Any,
 ) -> int | None:
@@ -44,6 +48,7 @@ def encode_run(
         share: the shards to write, where others are written elsewhere; None = all, and the index.
         processes: how many to start; 1 = this one does it. A script that starts more must be guarded by
             `if __name__ == "__main__"`. They share the threads of this one and the GPUs that there are.
+        executor: who starts them: this process, or Ray, which knows more machines.
         progress: called with the number of clips done.
         options: further arguments of `Encoding`.
 
@@ -51,11 +56,18 @@ def encode_run(
         Number of clips in `output`; None for a share.
 
     Raises:
-        ValueError: as of `Encoding` and its methods.
+        ValueError: as of `Encoding` and its methods; or Ray is to write a share, is not installed, or has no place.
         ChildProcessError: a process was killed again and again.
     """
+    if executor not in get_args(Executor):
+        raise ValueError(f"executor: {executor!r} is none of {', '.join(get_args(Executor))}")
+    if executor == "ray" and share is not None:
+        raise ValueError(f"share: {share.first}/{share.step}, but Ray deals out all shards itself")
     settings = {"run": run, "output": output, "num_clips": num_clips, "split": split, **options}
-    if processes == 1:
+    if executor == "ray":
+        encoding = Encoding(**{**settings, "device": "cpu"})
+        write_with_ray(settings, encoding.shards, processes, progress)
+    elif processes == 1:
         encoding = Encoding(**settings)
         encoding.write(share or WHOLE, progress)
     else:

@@ -45,6 +45,11 @@ class Encoding:
         overrides: fields of the run's data to change, "data.pairs=0.5": other clips than the run was trained on.
         passes: how often to go through a small set of videos: each time at other places, and mirrored where it flips.
 
+    Attributes:
+        count: how many clips.
+        shards: numbers of the clips of each shard.
+        recipe: what the folder is made from, JSON-able.
+
     Raises:
         ValueError: the run is not finished, or its data are latents already, or an override is of something else, or
             another pass would give the same clips, or `output` holds latents of other clips, of these clips as they
@@ -74,7 +79,7 @@ class Encoding:
         self._dataset = data.open()
         self.count = min(num_clips, passes * len(self._dataset))
         firsts = range(0, self.count, shard_size)
-        self._shards = [range(first, min(first + shard_size, self.count)) for first in firsts]
+        self.shards = [range(first, min(first + shard_size, self.count)) for first in firsts]
         files = getattr(self._dataset, "described", None)
         parts = {"autoencoder": self._autoencoder} | ({} if self._vae is None else {"vae": self._vae})
         self.recipe = {
@@ -102,9 +107,8 @@ class Encoding:
             OSError: a shard cannot be written.
         """
         done = 0
-        for number, clips in enumerate(self._shards):
-            if not share.has(number):
-                continue
+        for number in range(share.first, len(self.shards), share.step):
+            clips = self.shards[number]
             if not is_whole(shard_path(self.output, number), len(clips)):
                 write_batch(self.output, number, self._encode(clips))
             done += len(clips)
@@ -121,7 +125,7 @@ class Encoding:
             ValueError: shards are missing, and the message names them, or one is damaged, or there is no clip.
         """
         names = names_of(self._dataset)
-        return finish_latents(self.output, len(self._shards), self.recipe, None if names is None else list(names))
+        return finish_latents(self.output, len(self.shards), self.recipe, None if names is None else list(names))
 
     def _encode(self, numbers: Iterable[int]) -> dict[str, Any]:
         """The batch of a shard."""

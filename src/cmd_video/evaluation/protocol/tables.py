@@ -1,6 +1,7 @@
 """Tables of features, computed in chunks that outlive an interruption and can be shared between processes.
 
-    table = extract(clips, extractor, work=Path("features.parts"))
+    extract_share(clips, extractor, Path("features.parts"), Share(1, 8))  # of many processes each its share
+    table = extract(clips, extractor, work=Path("features.parts"))        # what is missing, and the whole
     table.save(Path("reference"))                         # reference.safetensors and reference.json
     discard(Path("features.parts"))                       # only now: until the result is written, nothing is lost
     table = FeatureTable.load(Path("reference"))
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from cmd_video.data.clip import ClipError
 from cmd_video.data.files import read_json, sha256, whole_file, write_json
+from cmd_video.data.shares import Share
 from cmd_video.evaluation.networks.extractors import Extractor
 from cmd_video.evaluation.networks.flow import dynamic_degree, optical_flow
 from cmd_video.evaluation.protocol.clips import (
@@ -34,7 +36,14 @@ from cmd_video.evaluation.protocol.clips import (
 )
 from cmd_video.evaluation.protocol.finite import check_finite
 from cmd_video.evaluation.protocol.results import provenance, shown_places
-from cmd_video.evaluation.protocol.shared_work import claim, deal_out, discard
+from cmd_video.evaluation.protocol.shared_work import (
+    NotOurs,
+    claim,
+    claim_share,
+    deal_out,
+    discard,
+    discard_empty,
+)
 from cmd_video.models.safetensors_header import check_header
 
 CHUNK = 64  # clips, of files; of clips that are made first, one batch
@@ -120,36 +129,88 @@ def extract(
         ValueError: no clip can be read, or they do not suit the extractor, or the folder belongs to something else.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    chunk = batch_size if isinstance(clips.underneath, MadeClips) else CHUNK
-    count = -(-len(clips) // chunk)
+    chunks = _chunks(clips, batch_size)
     if state.is_main_process:
-        recipe = {
-            "clips": clips.recipe,
-            "identity": clips.identity,
-            "count": len(clips),
-            "extractor": [extractor.name, extractor.sha256],
-            "chunk": [FORMAT, chunk],
-        }
-        claim(work, recipe)
+        claim(work, _recipe(clips, extractor, batch_size))
     state.wait_for_everyone()
-    missing = [number for number in range(count) if not _is_whole(_path(work, number))]
+    missing = [number for number in range(len(chunks)) if not _is_whole(_path(work, number))]
     mine = deal_out(missing, state)
-    done = len(clips) - len(missing) * chunk
+    done = len(clips) - sum(len(chunks[number]) for number in missing)
     try:
         for number in mine:
-            start = number * chunk
-            _chunk(clips, range(start, min(start + chunk, len(clips))), extractor, batch_size, _path(work, number))
-            done += chunk * state.num_processes
+            _chunk(clips, chunks[number], extractor, batch_size, _path(work, number))
+            done += len(chunks[number]) * state.num_processes
             if progress is not None:
-                progress(min(max(done, 0), len(clips)), len(clips))
+                progress(min(done, len(clips)), len(clips))
     except BaseException:
         if state.num_processes == 1 and not any(work.glob("chunk-*")):
             discard(work)  # nothing is lost, and a corrected command is not kept out
         raise
     state.wait_for_everyone()
-    table = _collect(work, count, clips, extractor)
+    table = _collect(work, len(chunks), clips, extractor)
     state.wait_for_everyone()
     return table
+
+
+def extract_share(
+    clips: ClipSource,
+    extractor: Extractor,
+    work: Path,
+    share: Share,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Make the features of a share of the clips that are not there; `extract` makes the table, once all are.
+
+    Args:
+        clips: what to read, as of the next three for `extract`.
+        extractor: what to compute.
+        work: folder for finished chunks.
+        share: of the chunks, of 64 clips each; where clips are made first, of a batch.
+        batch_size: clips at a time.
+        progress: called with (clips done, all clips of the share).
+
+    Returns:
+        how many chunks are there, to be shown.
+
+    Raises:
+        ValueError: the folder belongs to something else, or another process is at the same share.
+    """
+    chunks = _chunks(clips, batch_size)
+    mine = range(share.first, len(chunks), share.step)
+    total, done = sum(len(chunks[number]) for number in mine), 0
+    try:
+        with claim_share(work, _recipe(clips, extractor, batch_size), share):
+            for number in mine:
+                if not _is_whole(_path(work, number)):
+                    _chunk(clips, chunks[number], extractor, batch_size, _path(work, number))
+                done += len(chunks[number])
+                if progress is not None:
+                    progress(done, total)
+    except NotOurs:
+        raise
+    except BaseException:
+        discard_empty(work, "chunk-*")
+        raise
+    there = sum(_is_whole(_path(work, number)) for number in range(len(chunks)))
+    return f"{work}: share {share} is done, {there} of {len(chunks)} chunks are there"
+
+
+def _chunks(clips: ClipSource, batch_size: int) -> list[range]:
+    """Numbers of the clips of each file of features."""
+    size = batch_size if isinstance(clips.underneath, MadeClips) else CHUNK
+    return [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
+
+
+def _recipe(clips: ClipSource, extractor: Extractor, batch_size: int) -> dict[str, Any]:
+    """What the features in a folder of work are of."""
+    return {
+        "clips": clips.recipe,
+        "identity": clips.identity,
+        "count": len(clips),
+        "extractor": [extractor.name, extractor.sha256],
+        "chunk": [FORMAT, batch_size if isinstance(clips.underneath, MadeClips) else CHUNK],
+    }
 
 
 def _path(work: Path, number: int) -> Path:
