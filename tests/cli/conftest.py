@@ -42,7 +42,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe = CMDPipeline(
         autoencoder=CMDAutoencoder(
             in_channels=12, sample_size=(8, 8), num_frames=4, dim=16, encoder_depth=1, decoder_depth=1, num_heads=2,
-            latent_channels=4,
+            latent_channels=4, frame_weights=[0.1, 0.1, 0.7, 0.1],
         ),
         unet=unet,
         motion_transformer=motion,

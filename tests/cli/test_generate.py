@@ -4,6 +4,7 @@ import json
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
 STEPS = ("--steps", 2)
@@ -138,3 +139,50 @@ def test_reconstruct_shows_four_panels_and_measures(run, tiny_pipeline, tmp_path
     record = json.loads((tmp_path / "r.json").read_text())
     assert 0 < record["reconstruction"]["psnr"] < 100
     assert record["reconstruction"]["clips"] == 1
+
+
+def test_a_clip_is_edited(run, tiny_pipeline, tmp_path):
+    """Drawn anew by words, and with its content frame taken out, painted over and put back."""
+    clip, frame = tmp_path / "clip.mp4", tmp_path / "frame.png"
+    assert run("generate", "a red circle", "--model", tiny_pipeline, "-o", clip, *STEPS)[0] == 0
+    code, out, err = run("edit", clip, "--keep", frame, "--model", tiny_pipeline)
+    assert code == 0, err
+    assert out.strip() == str(frame)
+    picture = Image.open(frame)
+    assert picture.size == (16, 16)
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(frame)
+    ways = {
+        "words": ("a blue star", "--strength", 0.8),
+        "more": ("a blue star", "--strength", 1),
+        "motion": ("a blue star", "--strength", 0, "--motion-strength", 0.9),
+        "picture": ("--content-frame", frame),
+    }
+    clips = {}
+    for name, flags in ways.items():
+        output = tmp_path / f"{name}.gif"
+        code, _, err = run("edit", clip, *flags, "--model", tiny_pipeline, "--steps", 4, "-o", output)
+        assert code == 0, err
+        clips[name] = output.read_bytes()
+        record = json.loads(output.with_suffix(".json").read_text())
+        assert record["sampling"]["content"]["num_inference_steps"] == 4
+    assert len(set(clips.values())) == len(ways)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), ["nothing to edit by"]),
+        (("a", "--strength", 2), ["--strength"]),
+        (("a", "--strength", 0.01), ["--strength", "0.01", "last step"]),
+        (("--content-frame", "{clip}"), ["--content-frame"]),
+        (("--class", "cat"), ["--class"]),
+    ],
+)
+def test_what_cannot_be_edited(run, tiny_pipeline, tmp_path, flags, words):
+    clip = tmp_path / "clip.mp4"
+    assert run("generate", "a red circle", "--model", tiny_pipeline, "-o", clip, *STEPS)[0] == 0
+    given = [str(flag).replace("{clip}", str(clip)) for flag in flags]
+    code, _, err = run("edit", clip, *given, "--model", tiny_pipeline, "--steps", 4, "-o", tmp_path / "out.mp4")
+    said = err.splitlines()[-1]
+    assert code == 2 and said.startswith("error: ") and all(word in said for word in words), said
+    assert not (tmp_path / "out.mp4").exists()

@@ -52,8 +52,9 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "generate": Verb("cmd_video.cli.generate", "command", "Make videos from prompts, a class or an image."),
+    "generate": Verb("cmd_video.cli.generate", "command", "Make videos from prompts, a class or pictures."),
     "reconstruct": Verb("cmd_video.cli.reconstruct", "command", "Pass a clip through the autoencoder and measure it."),
+    "edit": Verb("cmd_video.cli.edit", "command", "A clip with another content and the same motion."),
     "restore": Verb("cmd_video.cli.restore", "command", "Damaged clips made whole: enlarged, filled in, sharpened."),
     "data": Verb("cmd_video.cli.data", "app", "Look over and encode training data: check, encode."),
     "train": Verb("cmd_video.cli.train", "command", "Train one stage from a YAML config; again to resume."),

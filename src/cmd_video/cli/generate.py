@@ -8,7 +8,7 @@ import typer
 
 from cmd_video.data.files import writable_file, writable_folder
 
-from .options import DTYPES, FORMATS, Device, Revision, find_dtype, read_lines, video_file
+from .options import DTYPES, FORMATS, Device, Revision, class_of, find_dtype, open_picture, read_lines, video_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,13 +77,13 @@ def command(
     files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
     _check_writable(output, files, single, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
-    pictures = {name: _open_image(path, name) for name, path in given.items() if path is not None}
+    pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
     from cmd_video.pipelines.loading import load_pipeline
 
     pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
     pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
     search = {"reward": _search_for(reward, budget, pipe, device)}
-    label_number, class_name = _class_number(class_label, pipe)
+    label_number, class_name = class_of(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     source: dict[str, Any] = {name: path and str(path) for name, path in given.items()}
@@ -190,34 +190,8 @@ def _generate(
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 
-def _class_number(label: str | None, pipe: Any) -> tuple[int | str | None, str | None]:
-    """What `--class` means, and its name: a name that the model knows, else a number; the pipeline refuses others."""
-    from cmd_video.data.classes import number_of
-
-    if label is None:
-        return None, None
-    number = number_of(pipe.class_names).get(label)
-    if number is None and re.fullmatch("-?[0-9]+", label):
-        number = int(label)
-    if number is None:
-        return label, None
-    return number, dict(enumerate(pipe.class_names)).get(number)
-
-
 def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str | None]:
     return [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
-
-
-def _open_image(path: Path, name: str) -> "Image":
-    from PIL import Image
-
-    from cmd_video.data.clip import ClipError
-    from cmd_video.data.picture_file import read_picture
-
-    try:
-        return Image.fromarray(read_picture(path).numpy())
-    except ClipError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:

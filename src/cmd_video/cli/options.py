@@ -1,9 +1,10 @@
 """What several commands check alike."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from cmd_video.data.shares import Share, read_share
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 FORMATS = (".mp4", ".gif", ".webm")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,6 +39,37 @@ def find_dtype(name: str) -> "torch.dtype":
     import torch
 
     return getattr(torch, name)
+
+
+def open_picture(path: Path, name: str) -> "Image":
+    """A picture from a file.
+
+    Raises:
+        ValueError: it is none that can be read; the message begins with this name of an argument.
+    """
+    from PIL import Image
+
+    from cmd_video.data.clip import ClipError
+    from cmd_video.data.picture_file import read_picture
+
+    try:
+        return Image.fromarray(read_picture(path).numpy())
+    except ClipError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def class_of(label: str | None, pipe: Any) -> tuple[int | str | None, str | None]:
+    """What `--class` means, and its name: a name that the model knows, else a number; the pipeline refuses others."""
+    from cmd_video.data.classes import number_of
+
+    if label is None:
+        return None, None
+    number = number_of(pipe.class_names).get(label)
+    if number is None and re.fullmatch("-?[0-9]+", label):
+        number = int(label)
+    if number is None:
+        return label, None
+    return number, dict(enumerate(pipe.class_names)).get(number)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Device, VideoFile
+from .options import Device, VideoFile, open_picture
 
 
 def command(
@@ -81,12 +81,6 @@ def _mask(path: Path, size: tuple[int, ...]) -> Any:
     import torch
     from PIL import Image
 
-    from cmd_video.data.clip import ClipError
-    from cmd_video.data.picture_file import read_picture
-
-    try:
-        gray = Image.fromarray(read_picture(path).numpy()).convert("L")
-    except ClipError as error:
-        raise ValueError(f"mask: {error}") from error
+    gray = open_picture(path, "mask").convert("L")
     gray = gray.resize((size[1], size[0]), Image.Resampling.NEAREST)
     return torch.from_numpy(np.asarray(gray) > 127).float()

@@ -33,7 +33,7 @@ class FromClips(DiffusionPipeline):
         video: Any,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
-        class_labels: int | list[int] | None = None,
+        class_labels: int | str | list[int | str] | None = None,
         content_frame: Any = None,
         strength: float = 0.6,
         motion_strength: float = 0.0,
@@ -52,7 +52,7 @@ class FromClips(DiffusionPipeline):
                 [0, 1]; or a tensor (B, F, 3, H, W) of floats in [0, 1].
             prompt: what the clips are to show, one text or one each.
             negative_prompt: what guidance leads away from.
-            class_labels: for class-conditional models.
+            class_labels: class numbers or names, for class-conditional models.
             content_frame: pictures to take as content frames; then `strength` does not count.
             strength: of the content frame, from which share of diffusion time on it is drawn anew: 0 = it stays, 1 =
                 nothing of it stays.
@@ -69,14 +69,11 @@ class FromClips(DiffusionPipeline):
         prompt, class_labels, generator = _each(prompt, count), _each(class_labels, count), untupled(generator)
         class_labels = label_numbers(class_labels, self.class_names, self.num_classes)
         pictures = {} if content_frame is None else {"content_frame": as_list(content_frame)}
-        each: dict[str, Any] = {"prompt": prompt, "class_labels": class_labels, **pictures}
-        for name, values in each.items():
-            if values is not None and len(values) != count:
-                raise ValueError(f"{name}: {len(values)} for {count} clips")
         how = self.sampling if sampling is None else Sampling.model_validate(sampling)
         self.check_inputs(
-            prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, 1, generator, output_type
-        )
+            prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, 1, generator,
+            output_type, count,
+        )  # fmt: skip
         check_strength("strength", strength, how.content, self.content)
         check_strength("motion_strength", motion_strength, how.motion, self.motion)
         self.forget()

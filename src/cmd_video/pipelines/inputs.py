@@ -15,7 +15,7 @@ from cmd_video.data.classes import check_text
 
 
 def check_condition(
-    num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, pictures: Mapping[str, Any]
+    num_classes: int, prompt: Any, negative_prompt: Any, class_labels: Any, pictures: Mapping[str, Any], count: int = 0
 ) -> int:
     """Whether prompt, class labels and pictures go together and suit the model.
 
@@ -26,6 +26,7 @@ def check_condition(
         class_labels: number or list of numbers, or None.
         pictures: those that are given, by the name of the argument: a picture, a list of pictures, a tensor
             (B, 3, H, W) or an array (B, H, W, 3).
+        count: how many clips there are already, to be changed; 0 = none.
 
     Returns:
         How many conditions there are.
@@ -45,12 +46,15 @@ def check_condition(
                 raise ValueError(f"class_labels: {label!r} is not in 0..{num_classes - 1}")
     elif class_labels is not None:
         raise ValueError("class_labels: this model has no class condition; give a prompt")
-    if not pictures and prompt is None and class_labels is None:
+    if not count and not pictures and prompt is None and class_labels is None:
         raise ValueError("nothing to generate from: give a prompt, class_labels or an image")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         check_texts(name, value)
     counts = {len(as_list(value)) for value in (prompt, class_labels) if value is not None}
-    others = "prompts or classes" if counts else "pictures"
+    if count and counts - {count}:
+        raise ValueError(f"prompt or class_labels: {counts.pop()} for {count} clips")
+    others = "clips" if count else "prompts or classes" if counts else "pictures"
+    counts |= {count} - {0}
     for name, value in pictures.items():
         found = len(as_list(value))
         if counts | {found} != {found}:

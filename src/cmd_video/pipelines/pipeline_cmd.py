@@ -373,9 +373,10 @@ class CMDPipeline(FromClips, LoraLoader):
     def check_inputs(
         self, prompt: Any, negative_prompt: Any, class_labels: Any, pictures: Mapping[str, Any], height: int,
         width: int, num_frames: int, how: Sampling, num_videos: int, generator: Generator, output_type: str,
+        count: int = 0,
     ) -> None:  # fmt: skip
         """Raise a ValueError that names the argument, its value and what is allowed."""
-        size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, pictures)
+        size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, pictures, count)
         unit, patch = size_unit(self), self.motion_transformer.config.patch_size
         check_multiple("height", height, unit)
         check_multiple("width", width, unit)

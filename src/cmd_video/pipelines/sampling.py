@@ -195,7 +195,8 @@ class ModelSampling(Section):
             return x_0
         denoise = self.denoise(denoiser, model, conditions)
         if self.search is None:
-            return sample(denoise, solver, steps_through(steps), z, rng, watch, x_0)
+            x = None if x_0 is None else solver.noised(x_0, z, steps[0])
+            return sample(denoise, solver, steps_through(steps), z, rng, watch, x)
         if reward is None:
             raise ValueError("reward: a search needs one")
         return self.search.search(denoise, solver, list(steps_through(steps)), z, rng, reward)
