@@ -108,6 +108,7 @@ def test_each_flag_changes_the_clip(run, tiny_pipeline, tmp_path):
         "image": ("--image", picture),
         "last image": ("--last-image", picture),
         "both": ("--image", picture, "--last-image", picture),
+        "longer": ("--num-clips", 2),
         "content frame": ("--content-frame", picture),
         "rolled only": ("--image", picture, "--sampling", "given_frames: {kind: roll_forward, refine_steps: 0}"),
         "size": ("--height", 32),

@@ -85,6 +85,42 @@ def test_it_works_without_gradients_and_leaves_none(text_pipeline, generate, mak
     assert not any(value.grad is not None for part in parts for value in part.parameters())
 
 
+def test_clips_in_a_row_go_on_where_the_one_before_ends(pipeline, kind, condition, generate):
+    told: list[int] = []
+
+    def callback(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        told.append(step)
+        return {}
+
+    how = pipeline.sampling.laid_over(rolled(30))
+    first = generate(pipeline, **condition, sampling=how).frames
+    row = generate(pipeline, **condition, sampling=how, num_clips=3, callback_on_step_end=callback).frames
+    assert row.shape[1] == 4 + 3 + 3
+    torch.testing.assert_close(row[:, :4], first, rtol=0, atol=1e-5)
+    assert pipeline.num_timesteps == len(told) == 2 + 2 + 2 * 4
+    picture = pipeline.video_processor.pt_to_numpy(first[:, -1])  # the second clip is one from that picture
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((1, 12, 8, 8), (1, 5, 4, 8)) if kind == "text" else ((1, 3, 8, 8), (1, 5, 4, 8)):
+        torch.randn(shape, generator=generator)  # what the first clip took
+    second = generate(pipeline, **condition, sampling=how, image=picture, generator=generator).frames
+    torch.testing.assert_close(row[:, 4:7], second[:, 1:], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_clips": 0}, ["num_clips", "0"]),
+        ({"num_clips": 2, "output_type": "latent"}, ["num_clips", "2", "'latent'"]),
+        ({"num_clips": 2, "last_image": True}, ["num_clips", "2", "last_image"]),
+    ],
+)
+def test_what_cannot_go_on_is_named(text_pipeline, generate, make_image, arguments, words):
+    given = {name: make_image() if value is True else value for name, value in arguments.items()}
+    with pytest.raises(ValueError) as error:
+        generate(text_pipeline, "a ball", **given)
+    assert all(word in str(error.value) for word in words), error.value
+
+
 def test_saved_with_the_pipeline(text_pipeline, tmp_path, generate, make_image):
     from cmd_video.pipelines import CMDPipeline
 

@@ -55,6 +55,9 @@ def command(
     sampling: SamplingText = None,
     reward: Reward = None,
     budget: Budget = None,
+    num_clips: Annotated[
+        int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")
+    ] = 1,
     num_frames: Annotated[int | None, typer.Option(help="Frames; default: what the model was trained for.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
@@ -86,6 +89,7 @@ def command(
     label_number, class_name = class_of(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
+    settings |= {"num_clips": num_clips}
     source: dict[str, Any] = {name: path and str(path) for name, path in given.items()}
     source |= {"model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
     source |= {"revision": revision} if revision else {}

@@ -99,7 +99,7 @@ class FromClips(DiffusionPipeline):
         check_finite("motion_transformer", z)
 
         # 4. Video
-        frames, content_frames = self.decode(x_c, z, output_type, how.decode_content_frame)
+        frames, content_frames = self.decode([(x_c, z)], output_type, how.decode_content_frame)
         self.maybe_free_model_hooks()
         return CMDPipelineOutput(frames, content_frames, truncated)
 
@@ -144,8 +144,7 @@ class FromClips(DiffusionPipeline):
         start = content_frame, self.autoencoder.normalize_latents(latents)
 
         def decode(frame: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-            clip = self.autoencoder.decode(frame, self.autoencoder.denormalize_latents(motion)).sample
-            return decode_video(self.vae, clip)
+            return decode_video(self.vae, self.latents_of(frame, motion))
 
         parts = [
             (denoiser, getattr(self, denoiser.component), told.only(denoiser.told(getattr(self, denoiser.component))))
@@ -154,7 +153,7 @@ class FromClips(DiffusionPipeline):
         with torch.enable_grad():
             content_frame, motion_latents = how.restore(observed, operator, *parts, start, decode)
         check_finite("restore", content_frame, motion_latents)
-        frames_out, content_frames = self.decode(content_frame, motion_latents, output_type, True)
+        frames_out, content_frames = self.decode([(content_frame, motion_latents)], output_type, True)
         self.maybe_free_model_hooks()
         return CMDPipelineOutput(frames_out, content_frames, truncated)
 

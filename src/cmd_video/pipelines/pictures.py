@@ -12,7 +12,7 @@ import torch
 
 from cmd_video.data.picture_file import upright_rgb
 
-from .inputs import as_list
+from .inputs import as_list, check_multiple
 
 ENDS = ("image", "last_image")  # arguments that are frames of the clip
 ONE_FRAME = 0.5  # least weight of a frame that the content frame nearly is
@@ -53,16 +53,37 @@ def check_pictures(
         raise ValueError(f"content_frame: given beside {ends[0]}; give one of them")
     if num_frames < 2 and len(ends) > 1:
         raise ValueError(f"num_frames: {num_frames}, but first and last frame are two")
+    check_anchor(ends[0], weights)
+    if ends == ["last_image"] and weights is not None and weights[0] == max(weights):
+        raise ValueError("last_image: this model's content frame is the first frame; give image as well")
+
+
+def check_num_clips(
+    num_clips: int, pictures: Mapping[str, Any], num_frames: int, weights: list[float] | None, output_type: str
+) -> None:
+    """Raise a ValueError unless so many clips can follow each other; arguments as `check_pictures`."""
+    check_multiple("num_clips", num_clips, 1)
+    if num_clips == 1:
+        return
+    check_anchor("num_clips", weights)
+    if num_frames < 2:
+        raise ValueError(f"num_clips: {num_clips} clips of one frame are one frame; give num_frames of at least 2")
+    if output_type == "latent":
+        raise ValueError(f"num_clips: {num_clips}, but output_type 'latent' is of one clip")
+    if "last_image" in pictures:
+        raise ValueError(f"num_clips: {num_clips}, but last_image is the end of one clip")
+
+
+def check_anchor(name: str, weights: list[float] | None) -> None:
+    """Raise a ValueError that begins with this name unless the content frame is nearly one frame of its clip."""
     if weights is None:
         raise ValueError(
-            f"{ends[0]}: how much each frame counts in this model's content frame was not measured (frame_weights of "
-            "the autoencoder); give content_frame instead"
+            f"{name}: how much each frame counts in this model's content frame was not measured (frame_weights of the "
+            "autoencoder); give content_frame instead"
         )
-    if ends == ["last_image"] and weights[0] == max(weights):
-        raise ValueError("last_image: this model's content frame is the first frame; give image as well")
     if max(weights) < ONE_FRAME:
         raise ValueError(
-            f"{ends[0]}: this model's content frame mixes its frames (largest weight {max(weights):.2f}, needed "
+            f"{name}: this model's content frame mixes its frames (largest weight {max(weights):.2f}, needed "
             f"{ONE_FRAME:g}); give content_frame instead, or a model trained with objective.anchor_weight"
         )
 

@@ -55,7 +55,7 @@ from .inputs import (
     untupled,
 )
 from .older import upgrade_index, upgrade_schedulers
-from .pictures import check_pictures, ends_of, how_many, read_image
+from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_image
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
@@ -270,6 +270,7 @@ class CMDPipeline(FromClips, LoraLoader):
         sampling: Sampling | Mapping[str, Any] | None = None,
         reward: Reward | None = None,
         num_videos_per_prompt: int = 1,
+        num_clips: int = 1,
         generator: Generator = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -299,6 +300,8 @@ class CMDPipeline(FromClips, LoraLoader):
             reward: pictures (K, 3, H, W) in [-1, 1] and the prompt they are for to how good they are (K,): what a
                 search of the content model looks for (`sampling.content.search`).
             num_videos_per_prompt: clips for each prompt, class or image.
+            num_clips: how many clips of F frames in a row, each of which begins with the last frame of the one before,
+                that is there once: F + (num_clips - 1) (F - 1) frames. As for `image`, not of every model.
             generator: source of noise; with a list of one per clip, a batch equals its clips generated singly.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: return a `CMDPipelineOutput` instead of a tuple.
@@ -330,10 +333,11 @@ class CMDPipeline(FromClips, LoraLoader):
             prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, num_videos_per_prompt,
             generator, output_type,
         )  # fmt: skip
+        check_num_clips(num_clips, pictures, num_frames, self.autoencoder.config.get("frame_weights"), output_type)
         ends = ends_of(pictures, num_frames)
         self.forget(callback_on_step_end)
-        weights = self.autoencoder.config.get("frame_weights")
-        passes = how.for_given_frames.passes(list(ends), num_frames, weights) if ends else (None,)
+        begun = [list(ends)] + [[0]] * (num_clips - 1)  # numbers of the frames that each clip is given
+        passes = [most for numbers in begun for most in self._passes(how, numbers, num_frames)]
         self._num_timesteps = sum(how.motion.at_most(most).num_inference_steps for most in passes)
         self._num_timesteps += 0 if pictures else how.content.num_inference_steps
 
@@ -346,7 +350,8 @@ class CMDPipeline(FromClips, LoraLoader):
         # 3. Content frame x_c (B, C, h, w)
         draw = partial(self.motion_latents, told, nothing, how.motion, generator)
         if ends:
-            x_c, z = self.meet(ends, num_frames, num_videos_per_prompt, how, draw)
+            given = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
+            x_c, z = self.meet(given, num_frames, how, draw)
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
@@ -364,8 +369,15 @@ class CMDPipeline(FromClips, LoraLoader):
             z = draw(x_c, num_frames)
         check_finite("motion_transformer", z)
 
-        # 5. Video
-        frames, content_frames = self.decode(x_c, z, output_type, how.decode_content_frame)
+        # 5. Clips that go on where the one before ends
+        clips = [(x_c, z)]
+        for _ in range(1, num_clips):
+            last = self.latents_of(*clips[-1], frames=[num_frames - 1])[:, :, 0]  # (B, C, h, w)
+            clips.append(self.meet({0: last}, num_frames, how, draw))
+            check_finite("motion_transformer", clips[-1][1])
+
+        # 6. Video
+        frames, content_frames = self.decode(clips, output_type, how.decode_content_frame)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated)
         return output if return_dict else output.to_tuple()
@@ -456,29 +468,27 @@ class CMDPipeline(FromClips, LoraLoader):
         return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
 
     def meet(
-        self,
-        ends: Mapping[int, Any],
-        num_frames: int,
-        num_videos: int,
-        how: Sampling,
-        draw: Callable[..., torch.Tensor],
+        self, given: Mapping[int, torch.Tensor], num_frames: int, how: Sampling, draw: Callable[..., torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Content frame (B, C, h, w) and motion latents (B, D, F, H' + W') of clips with given frames.
 
         Args:
-            ends: pictures by the number of their frame.
+            given: frames (B, C, h, w) by their number.
             num_frames: F.
-            num_videos: clips for each picture.
             how: the sampling, of which the technique for given frames counts.
             draw: content frames, F and most steps to motion latents.
         """
-        given = {number: self.encode_image(picture, num_videos) for number, picture in ends.items()}
-
-        def decode(x_c: torch.Tensor, z: torch.Tensor, frames: list[int]) -> torch.Tensor:
-            return self.autoencoder.decode(x_c, self.autoencoder.denormalize_latents(z), frames=frames).sample
-
         clip = (num_frames, self.autoencoder.config.frame_weights, self.motion_transformer.config.patch_size)
-        return how.for_given_frames.frames(given, *clip, draw, decode)
+        return how.for_given_frames.frames(given, *clip, draw, self.latents_of)
+
+    def _passes(self, how: Sampling, numbers: list[int], num_frames: int) -> tuple[int | None, ...]:
+        """Most steps of each pass of the motion model for a clip that is given the frames of these numbers."""
+        weights = self.autoencoder.config.get("frame_weights")
+        return how.for_given_frames.passes(numbers, num_frames, weights) if numbers else (None,)
+
+    def latents_of(self, x_c: torch.Tensor, z: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
+        """Content frame and normalised motion latents -> frames (B, C, F, h, w), all or those of these numbers."""
+        return self.autoencoder.decode(x_c, self.autoencoder.denormalize_latents(z), frames=frames).sample
 
     def prepare_latents(self, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
         """Noise of a shape, with unit variance."""
@@ -560,15 +570,22 @@ class CMDPipeline(FromClips, LoraLoader):
         return x
 
     def decode(
-        self, content_frame: torch.Tensor, motion_latents: torch.Tensor, output_type: str, with_content_frame: bool
+        self, clips: list[tuple[torch.Tensor, torch.Tensor]], output_type: str, with_content_frame: bool
     ) -> tuple[Any, Any]:
-        """Content frame and normalised motion latents -> frames and content frames as `output_type` says."""
+        """Frames and content frames as `output_type` says.
+
+        Args:
+            clips: content frames and normalised motion latents of clips in a row, of which each begins with the last
+                frame of the one before; the content frames of the first are those that come out.
+            output_type: as in a call.
+            with_content_frame: whether content frames are wanted.
+        """
+        content_frame, motion_latents = clips[0]
         if output_type == "latent":
             return motion_latents, content_frame
-        motion_latents = self.autoencoder.denormalize_latents(motion_latents)
-        latents = self.autoencoder.decode(content_frame, motion_latents).sample  # (B, C, F, h, w)
-        check_finite("autoencoder", latents)
-        video = decode_video(self.vae, latents).clamp(-1, 1).float()  # (B, 3, F, H, W)
+        latents = [self.latents_of(*clip)[:, :, min(number, 1) :] for number, clip in enumerate(clips)]
+        check_finite("autoencoder", *latents)
+        video = decode_video(self.vae, torch.cat(latents, dim=2)).clamp(-1, 1).float()  # (B, 3, F, H, W)
         check_finite("vae", video)
         frames = self.video_processor.postprocess_video(video, output_type)
         if not with_content_frame:

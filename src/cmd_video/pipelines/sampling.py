@@ -327,8 +327,7 @@ class Preset:
 
     Attributes:
         sampler: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled":
-            what
-            a model that was distilled for few steps came with, and only for such.
+            what a model that was distilled for few steps came with, and only for such.
         num_inference_steps: of both models; of distilled ones as many as they know.
         interval: guide only in this interval of diffusion time.
         reuse_interval: compute deep features at every n-th step.
