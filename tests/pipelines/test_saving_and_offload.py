@@ -22,6 +22,7 @@ OURS = {
         "content": {**PLAIN, "guidance": {"kind": "classifier_free", "scale": 3.0}},
         "motion": {**PLAIN, "guidance": {"kind": "classifier_free", "scale": 2.0}},
         "decode_content_frame": True,
+        "given_frames": None,
     },
     "_class_name": "CMDPipeline",
 }
@@ -130,6 +131,31 @@ def test_every_model_has_its_place_in_the_order_of_offloading(make_text_pipeline
     pipeline = make_text_pipeline(own_motion_text=True)
     models = {name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     assert set(pipeline.model_cpu_offload_seq.split("->")) == models
+
+
+@pytest.mark.parametrize("vae", ["unshuffle", "kl", "tiny", None])
+def test_offloading_changes_nothing(make_text_pipeline, generate, make_image, vae):
+    """To a device that is the CPU here: every hook is passed, and asks each part where it is."""
+    pipeline = make_text_pipeline(vae)
+    size = make_image(*((16, 16) if vae else (8, 8)))
+    asked = [{"prompt": "a ball"}, {"prompt": "a ball", "image": size}, {"prompt": "a ball", "content_frame": size}]
+    expected = [generate(pipeline, **one).frames for one in asked]
+    video = expected[0].clamp(0, 1)
+    changed = pipeline.edit(video, "a red ball", generator=torch.Generator().manual_seed(0), output_type="pt").frames
+    pipeline.enable_model_cpu_offload(device="cpu")
+    for one, before in zip(asked, expected, strict=True):
+        torch.testing.assert_close(generate(pipeline, **one).frames, before)
+    again = pipeline.edit(video, "a red ball", generator=torch.Generator().manual_seed(0), output_type="pt").frames
+    torch.testing.assert_close(again, changed)
+
+
+@pytest.mark.parametrize("name", ["default", "turbo"])
+def test_models_that_ship_can_be_offloaded(name):
+    pipe = CMDPipeline.from_pretrained(name)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.enable_model_cpu_offload(device="cpu")
+    settings = {} if name == "turbo" else {"num_inference_steps": 2}
+    assert len(pipe("a red circle moves up", **settings).frames[0]) == 16
 
 
 def test_offloading_works_or_says_that_there_is_no_accelerator(make_text_pipeline, generate):

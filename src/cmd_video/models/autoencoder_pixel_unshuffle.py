@@ -13,6 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
 
 
 class AutoencoderPixelUnshuffle(ModelMixin, ConfigMixin):
@@ -27,8 +28,8 @@ class AutoencoderPixelUnshuffle(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, in_channels: int = 3, patch_size: int = 4, scaling_factor: float = 2.0) -> None:
         super().__init__()
-        # A module without any tensor has no dtype or device, which a pipeline asks for.
-        self.register_buffer("placement", torch.zeros(1))
+        # A module without any parameter has no dtype or device, which pipelines and offloading ask for.
+        self.placement = nn.Parameter(torch.zeros(1), requires_grad=False)
 
     @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[torch.Tensor]:
