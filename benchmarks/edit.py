@@ -2,8 +2,8 @@
 
 python benchmarks/edit.py -o benchmarks/results/sprites-edit.json --num-scenes 40
 
-Held-out scenes with one object, whose color is changed for another; PSNR is to the clip of that scene. "own latents" is
-the autoencoder's reconstruction of the changed clip, what a picture alone could at best come to.
+Held-out scenes with one object, whose color is changed for another; PSNR is to the clip of that scene. "own latents"
+is the autoencoder's reconstruction of the changed clip, what a picture alone could at best come to.
 """
 
 import argparse
