@@ -5,26 +5,28 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Device, VideoFile, class_of, open_picture
+from .options import ClassLabel, Device, VideoFile, class_of, open_picture, optional_file
+
+Picture = Annotated[
+    Path | None, typer.Option(help="A picture to take as content frame: its own, edited (--keep writes it).")
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(help="Write the clip's own content frame here, a .png, and stop.", callback=optional_file),
+]
+Strength = Annotated[float, typer.Option(min=0, max=1, help="Of the content frame: 0 = as it is, 1 = drawn anew.")]
 
 
 def command(
     clip: Annotated[Path, typer.Argument(help="Video file or folder of frames.")],
     prompt: Annotated[str | None, typer.Argument(help="What the clip is to show.")] = None,
     output: VideoFile = Path("out.mp4"),
-    content_frame: Annotated[
-        Path | None,
-        typer.Option(help="A picture to take as content frame: its own, edited (--keep writes it)."),
-    ] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Write the clip's own content frame here, a .png to be edited, and stop.")
-    ] = None,
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the content frame: 0 = as it is, 1 = drawn anew.")
-    ] = 0.6,
+    content_frame: Picture = None,
+    keep: Keep = None,
+    strength: Strength = 0.6,
     motion_strength: Annotated[float, typer.Option(min=0, max=1, help="The same of the motion.")] = 0.0,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
-    class_label: Annotated[str | None, typer.Option("--class", help="Of a class-conditional model.")] = None,
+    class_label: ClassLabel = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
     preset: Annotated[str | None, typer.Option(help="quality, fast or turbo; what follows overrides it.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of both models from pure noise; default: its own.")] = None,
@@ -51,7 +53,7 @@ def command(
         raise ValueError("nothing to edit by: give a prompt, a class or a content frame")
     import torch
 
-    from cmd_video.data.files import whole_file, write_json
+    from cmd_video.data.files import write_json
     from cmd_video.data.pictures import enlarge
     from cmd_video.data.video_file import write_video
     from cmd_video.evaluation.metrics.reconstruction import open_clip
@@ -62,11 +64,7 @@ def command(
     video = open_clip(clip, num_frames or pipe.autoencoder.config.num_frames, size, stride, start)  # (1, 3, F, H, W)
     frames = video.transpose(1, 2) / 2 + 0.5
     if keep is not None:
-        own: Any = pipe.edit(frames, strength=0.0)
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(keep) as temporary:
-            own.content_frames[0].save(temporary, format="PNG")
-        print(keep)
+        _write_content_frame(pipe, frames, keep)
         return
     given = {"num_inference_steps": steps, "guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
     how = pipe.sampling.changed(given)
@@ -84,3 +82,14 @@ def command(
     record |= {"model": model or "default", "stride": stride, "start": start, "sampling": how.model_dump(mode="json")}
     write_json(output.with_suffix(".json"), record)
     print(output)
+
+
+def _write_content_frame(pipe: Any, frames: Any, path: Path) -> None:
+    """A clip's own content frame as a PNG."""
+    from cmd_video.data.files import whole_file
+
+    own = pipe.edit(frames, strength=0.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        own.content_frames[0].save(temporary, format="PNG")
+    print(path)

@@ -8,7 +8,18 @@ import typer
 
 from cmd_video.data.files import writable_file, writable_folder
 
-from .options import DTYPES, FORMATS, Device, Revision, class_of, find_dtype, open_picture, read_lines, video_file
+from .options import (
+    DTYPES,
+    FORMATS,
+    ClassLabel,
+    Device,
+    Revision,
+    class_of,
+    find_dtype,
+    open_picture,
+    read_lines,
+    video_file,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +28,10 @@ Interval = Annotated[
     tuple[float, float] | None,
     typer.Option(help="Guide only between these diffusion times, 0 (clean) to 1 (noise).", metavar="FROM UNTIL"),
 ]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")
+]
+NumClips = Annotated[int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")]
 Reuse = Annotated[int | None, typer.Option(min=1, help="Compute deep features at every n-th step only.", metavar="N")]
 SamplingText = Annotated[
     str | None,
@@ -30,14 +45,10 @@ Budget = Annotated[int | None, typer.Option(min=2, help="Of the search: evaluati
 
 def command(
     prompts: Annotated[list[str] | None, typer.Argument(help="What to show.", metavar="PROMPT...")] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")
-    ] = Path("out.mp4"),
+    output: Output = Path("out.mp4"),
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt per line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
-    class_label: Annotated[
-        str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")
-    ] = None,
+    class_label: ClassLabel = None,
     image: Annotated[Path | None, typer.Option(help="First frame (image to video).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="Last frame, beside a first frame or without.")] = None,
     content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
@@ -55,9 +66,7 @@ def command(
     sampling: SamplingText = None,
     reward: Reward = None,
     budget: Budget = None,
-    num_clips: Annotated[
-        int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")
-    ] = 1,
+    num_clips: NumClips = 1,
     num_frames: Annotated[int | None, typer.Option(help="Frames; default: what the model was trained for.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
@@ -76,9 +85,7 @@ def command(
     """
     texts = [text for text in _read_prompts(prompts, prompts_file) or [None] for _ in range(num_videos)]
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
-    single = _is_single(output, len(texts), contact_sheet)
-    files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
-    _check_writable(output, files, single, contact_sheet)
+    files = _output_files(output, labels, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
     pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
     from cmd_video.pipelines.loading import load_pipeline
@@ -149,6 +156,14 @@ def _search_for(name: str | None, budget: int | None, pipe: Any, device: str) ->
     search = {"kind": "reward_particles", "budget": budget, "starts": max(1, min(budget // 2, budget - steps + 1))}
     pipe.sampling = pipe.sampling.laid_over({"content": {"eta": 1.0, "search": search}})
     return reward_named(name, device)
+
+
+def _output_files(output: Path, labels: list[str], contact_sheet: bool) -> list[list[Path]]:
+    """The files of each clip; a ValueError, before the work, if something cannot be written."""
+    single = _is_single(output, len(labels), contact_sheet)
+    files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
+    _check_writable(output, files, single, contact_sheet)
+    return files
 
 
 def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:

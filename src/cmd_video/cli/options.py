@@ -150,4 +150,7 @@ Revision = Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag o
 Shard = Annotated[
     str | None, typer.Option(help="i/n: only pieces i, i + n, ...; without it, what is missing and the result.")
 ]
+ClassLabel = Annotated[
+    str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.", callback=usable_device)]

@@ -22,14 +22,7 @@ from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
-from cmd_video.diffusion.solvers import (
-    EtaSolver,
-    SchedulerSolver,
-    ddim,
-    jumps,
-    multistep,
-    with_schedule,
-)
+from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver, ddim, jumps, multistep, with_schedule
 from cmd_video.diffusion.timesteps import check_noise, check_starts, check_steps
 from cmd_video.section import Section, by_kind, by_technique
 from cmd_video.techniques import TECHNIQUES, of_seam, technique
