@@ -253,6 +253,8 @@ FILES = {  # name of the file, what writes it, the command that reads it
     "an array of objects": ("in.npy", objects, PAIRED),
     "a text as archive": ("in.npz", plain(b"text"), PAIRED),
     "a picture that is too large": ("in.png", picture, [*GENERATE, "--image", "{in}"]),
+    "a last picture that is too large": ("in.png", picture, [*GENERATE, "--last-image", "{in}"]),
+    "a content frame that is too large": ("in.png", picture, [*GENERATE, "--content-frame", "{in}"]),
     "a mask that is too large": (
         "in.png", picture,
         ["restore", "{in}", "--task", "inpaint", "--mask", "{in}", "--model", "{m}", "-o", "{out}/a.mp4"],

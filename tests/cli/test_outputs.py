@@ -9,6 +9,8 @@ from cmd_video.cli import main
 FILE_VERBS = {  # what a command writes a file to
     "generate": ["generate", "a red ball", "-o", "{}.mp4"],
     "reconstruct": ["reconstruct", "clip.mp4", "-o", "{}.mp4"],
+    "edit": ["edit", "clip.mp4", "a", "-o", "{}.mp4"],
+    "edit --keep": ["edit", "clip.mp4", "--keep", "{}.png"],
     "restore": ["restore", "clip.mp4", "--task", "superres", "-o", "{}.mp4"],
     "adherence": ["sprites", "adherence", "-o", "{}.json"],
     "data check": ["data", "check", "clips", "--json", "{}.json"],

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import ClassLabel, Device, VideoFile, class_of, open_picture, optional_file
+from .options import ClassLabel, Device, VideoFile, class_of, file_if_given, open_picture
 
 Picture = Annotated[
     Path | None, typer.Option(help="A picture to take as content frame: its own, edited (--keep writes it).")
 ]
 Keep = Annotated[
     Path | None,
-    typer.Option(help="Write the clip's own content frame here, a .png, and stop.", callback=optional_file),
+    typer.Option(help="Write the clip's own content frame here, a .png, and stop.", callback=file_if_given),
 ]
 Strength = Annotated[float, typer.Option(min=0, max=1, help="Of the content frame: 0 = as it is, 1 = drawn anew.")]
 

@@ -115,6 +115,11 @@ def optional_file(path: Path | None) -> Path | None:
     return path if path is None or path == Path("-") else writable_file(path)
 
 
+def file_if_given(path: Path | None) -> Path | None:
+    """The path of a file that may be left out. Raises as `writable_file`."""
+    return None if path is None else writable_file(path)
+
+
 def video_file(path: Path) -> Path:
     """The path of a clip to write, of a known format, where it and the record beside it can be written.
 
