@@ -1,5 +1,6 @@
 """Memory per card before a run: the count is what a run holds, and what is not known is said in a line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,23 @@ def test_clips_at_once_are_the_same_run_as_parts(tiny_config, run_train, read_lo
     assert [line["loss"] for line in read_log(tmp_path / "parts", "train")] == [
         line["loss"] for line in read_log(tmp_path / "clips", "train")
     ]
+
+
+def test_the_table_in_the_guide_is_the_result_file_and_every_recipe_fits_a_card():
+    root = CONFIGS.parent
+    rows = json.loads((root / "benchmarks" / "results" / "training-memory.json").read_text())["values"]
+    assert rows.keys() == {path.relative_to(root).as_posix() for path in CONFIGS.glob("*/*.yaml")}
+    guide = (root / "docs" / "guide" / "scale-training.md").read_text()
+    for recipe, numbers in rows.items():
+        cards = [card for card in numbers.values() if not isinstance(card, str)]
+        assert any(card["fits"] for card in cards)
+        line = next((line for line in guide.splitlines() if f"| `{recipe[8:-5]}` |" in line), None)
+        if line is None:
+            assert all(card["fits"][0] == 24 for card in cards)
+            continue
+        for cell, card in zip(line.split("|")[2:5], numbers.values(), strict=True):
+            said = "-"
+            if not isinstance(card, str):
+                smallest = f"from {card['fits'][0]}" if card["fits"] else "none"
+                said = f"{card['clips']}: {card['peak'] / 2**30:.1f} GB, {smallest}"
+            assert cell.strip() == said

@@ -135,8 +135,8 @@ _TO_CPU = ("('cpu',)", "(device(type='cpu'),)")
 
 
 class NoValues(TorchFunctionMode):
-    """Asked for its values, a tensor on the meta device says zero, on the CPU it is zero, its masks choose nothing, and
-    two of them are equal if their shapes are.
+    """Asked for its values, a tensor on the meta device says zero; on the CPU it is zero, as a mask it chooses
+    nothing, and two of them are equal if their shapes are.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

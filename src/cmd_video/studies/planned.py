@@ -237,7 +237,7 @@ def _here(name: str, path: str) -> Blueprint | None:
         return None
     shared = shared_components(folder) if folder.is_dir() else {}
     places = [folder, *(shared.get(part, folder / part) for part in _folders(name, ""))]
-    for file in (place / kind for place in places for kind in ("config.json", "scheduler_config.json")):
+    for file in (there / kind for there in places for kind in ("config.json", "scheduler_config.json")):
         if file.is_file():
             return _saved(name, file)
     return None
