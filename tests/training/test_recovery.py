@@ -419,3 +419,38 @@ def test_gradient_checkpointing_computes_the_same_again(
         run_train(config)
         assert bool(calls) is on
     assert_close_logs(tmp_path / "False", tmp_path / "True", 1e-3)
+
+
+@pytest.mark.parametrize("name", ["video_model/wan", "video_model/hunyuan"])
+def test_a_teacher_in_half_precision(name, distill_config, run_train, read_log, tmp_path):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        config = distill_config(name, tmp_path / dtype)
+        config["components"]["teacher"] |= {"dtype": dtype}
+        config["loop"] |= {"steps": 2, "precision": "bf16"}
+        run_train(config)
+        losses.append(read_log(tmp_path / dtype, "train")[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("change", ["precision", "component", "stage"])
+def test_half_precision_where_it_may_not_be(change, distill_config, tmp_path):
+    config = distill_config("motion_transformer" if change == "stage" else "video_model/wan", tmp_path)
+    config["components"]["vae" if change == "component" else "teacher"] |= {"dtype": "bfloat16"}
+    config["loop"] |= {"precision": "fp32" if change == "precision" else "bf16"}
+    with pytest.raises(ValueError, match=r"components\.\w+\.dtype: bfloat16 is for teacher, text_encoder"):
+        TrainConfig.model_validate(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["video_model/wan", "video_model/hunyuan"])
+def test_processes_share_a_teacher_in_half_precision(name, distill_config, forked_train, read_log, tmp_path):
+    logs = []
+    for processes in (1, 2):
+        config = distill_config(name, tmp_path / str(processes))
+        config["components"]["teacher"] |= {"dtype": "bfloat16"}
+        parallel = {"shard": 2} if processes == 2 else None
+        config["loop"] |= {"steps": 2, "precision": "bf16", "parallel": parallel, "gradient_checkpointing": True}
+        assert forked_train(config, processes=processes).codes == [0] * processes
+        logs.append([line["loss"] for line in read_log(tmp_path / str(processes), "train")])
+    assert logs[0] == pytest.approx(logs[1], rel=0.05)

@@ -33,12 +33,15 @@ def _clip_text(at: Place, base: str, calls: int) -> Part:
     return Part("text encoder", "condition", [model], lambda: model(at.ones(1, 77)), calls)
 
 
+CLIP_VIT_H = {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 224, "projection_dim": 1024, "hidden_act": "gelu",
+}  # fmt: skip
+
+
 def _clip_image(at: Place) -> Part:
     """CLIP ViT-H/14."""
-    model = at.build(
-        CLIPVisionModelWithProjection, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
-        num_attention_heads=16, patch_size=14, image_size=224, projection_dim=1024, hidden_act="gelu",
-    )  # fmt: skip
+    model = at.build(CLIPVisionModelWithProjection, **CLIP_VIT_H)
     return Part("image encoder", "condition", [model], lambda: model(at.noise(1, 3, 224, 224)))
 
 
@@ -88,12 +91,12 @@ def _modelscope(size: Size, at: Place) -> System:
     return System("ModelScope", size, "50 steps, guidance 9", "ali-vilab/text-to-video-ms-1.7b", parts)
 
 
+SVD_UNET = {"num_attention_heads": (5, 10, 20, 20), "num_frames": 14}
 TEMPORAL_AUTOENCODER = {key: value for key, value in IMAGE_AUTOENCODER.items() if key != "up_block_types"}
 
 
 def _svd(size: Size, at: Place) -> System:
-    heads = (5, 10, 20, 20)
-    unet = at.build(diffusers.UNetSpatioTemporalConditionModel, num_attention_heads=heads, num_frames=14)
+    unet = at.build(diffusers.UNetSpatioTemporalConditionModel, **SVD_UNET)
     vae = at.build(diffusers.AutoencoderKLTemporalDecoder, **TEMPORAL_AUTOENCODER)
     height, width = size.height // 8, size.width // 8
 
@@ -188,11 +191,14 @@ def _ltx(size: Size, at: Place) -> System:
     return System("LTX-Video 2B", size, "50 steps, guidance 3", "Lightricks/LTX-Video", parts)
 
 
+WAN = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}  # of 1.3B
+UMT5_XXL = {"vocab_size": 256384, **T5_XXL}
+
+
 def _wan(size: Size, at: Place) -> System:
-    config = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
-    model = at.build(diffusers.WanTransformer3DModel, **config)
+    model = at.build(diffusers.WanTransformer3DModel, **WAN)
     vae = at.build(diffusers.AutoencoderKLWan)
-    encoder = at.build(UMT5EncoderModel, vocab_size=256384, **T5_XXL)
+    encoder = at.build(UMT5EncoderModel, **UMT5_XXL)
     frames, height, width = (size.frames - 1) // 4 + 1, size.height // 8, size.width // 8
 
     def call(rows: int) -> Any:
@@ -205,13 +211,16 @@ def _wan(size: Size, at: Place) -> System:
     return System("Wan2.1-1.3B", size, "50 steps, guidance 5", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", parts)
 
 
+LLAMA_8B = {
+    "vocab_size": 128320, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8,
+}  # fmt: skip
+
+
 def _hunyuan(size: Size, at: Place) -> System:
     model = at.build(diffusers.HunyuanVideoTransformer3DModel)
     vae = at.build(diffusers.AutoencoderKLHunyuanVideo)
-    encoder = at.build(
-        LlamaModel, vocab_size=128320, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
-        num_attention_heads=32, num_key_value_heads=8,
-    )  # fmt: skip
+    encoder = at.build(LlamaModel, **LLAMA_8B)
     frames, height, width = (size.frames - 1) // 4 + 1, size.height // 8, size.width // 8
 
     def call(rows: int) -> Any:

@@ -11,7 +11,9 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; may be given several times.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and the memory it takes, and stop.")
+    ] = False,
 ) -> None:
     """Train one stage from a YAML config; the same command again resumes.
 
@@ -23,7 +25,10 @@ def command(
     if dry_run:
         import yaml
 
-        print(yaml.safe_dump(resolved.model_dump(mode="json", by_alias=True), sort_keys=False), end="")
+        from cmd_video.studies.training_memory import memory_lines
+
+        print(yaml.safe_dump(resolved.model_dump(mode="json", by_alias=True), sort_keys=False), end="", flush=True)
+        print("\n".join(f"# {line}" for line in memory_lines(resolved, config)))
         return
     from cmd_video.training.loop import train
 

@@ -120,3 +120,8 @@ class Denoiser(ABC):
 def timesteps(x: Tensor, step: Step) -> Tensor:
     """The step's timestep for each row of x: (N,)."""
     return torch.full((len(x),), step.t, device=x.device)
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """Compute in the types that tensors have. The meta device has no autocast; there that of the CPU stands for it."""
+    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)

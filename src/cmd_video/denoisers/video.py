@@ -16,7 +16,7 @@ from torch import Tensor
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.draws import Draws
 
-from .denoiser import Batch, Denoiser
+from .denoiser import Batch, Denoiser, without_autocast
 from .latent_space import decode_video, encode_video
 from .video_conditions import VideoCondition, frame_condition, text_condition
 from .video_models import SVD_NOISE, call_video_model
@@ -55,7 +55,7 @@ class VideoDenoiser(Denoiser):
         if self.learns_text:
             return _told(text_condition(self.components, _prompts(condition)))
         device = next(self.components["video_model"].parameters()).device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # in the encoders' own precision
+        with torch.no_grad(), without_autocast(device):  # in the encoders' own precision
             if "first_frame" not in condition:
                 return _told(text_condition(self.components, _prompts(condition)))
             told = frame_condition(self.components, condition["first_frame"], condition["first_frame_noise"])

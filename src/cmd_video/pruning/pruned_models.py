@@ -31,6 +31,8 @@ class PrunedMixin(ModelMixin, ConfigMixin):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        if PrunedMixin not in cls.__bases__:  # of a pruned class, as `fully_shard` makes one
+            return
         teacher = cls.teacher_class()
 
         def __init__(
@@ -56,7 +58,8 @@ class PrunedMixin(ModelMixin, ConfigMixin):
     @classmethod
     def teacher_class(cls) -> Any:
         """The class that this one is a pruned form of."""
-        return next(base for base in cls.__mro__[1:] if base is not PrunedMixin and not issubclass(base, PrunedMixin))
+        models = (base for base in cls.__mro__[1:] if issubclass(base, ModelMixin))
+        return next(base for base in models if not issubclass(base, PrunedMixin))
 
     @classmethod
     def from_teacher(cls: type[Pruned], teacher: Any, selection: BlockSelection) -> Pruned:

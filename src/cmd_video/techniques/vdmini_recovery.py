@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from cmd_video.denoisers.denoiser import without_autocast
 from cmd_video.denoisers.video_models import patch_of
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.draws import Draws
@@ -170,7 +171,7 @@ class Recovery(Objective):
         with tap(self.teacher, self.taps, stop=True) as features:
             self.as_teacher(x_t, t, told)
         frames, tokens, rows = self.layout(x_0)
-        with torch.autocast(x_0.device.type, enabled=False):  # R1 divides small differences of scores
+        with without_autocast(x_0.device):  # R1 divides small differences of scores
             layers = [by_frame(feature.float(), len(x_0), frames, tokens, rows) for feature in features]
             return self.discriminator(layers, t)
 

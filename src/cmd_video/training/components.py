@@ -65,7 +65,8 @@ def build_components(
         config = configs[name]
         torch.manual_seed(seed)
         if config.path is not None:
-            components[name] = load_component(name, config.path, config.revision)
+            dtype = None if config.dtype is None else getattr(torch, config.dtype)
+            components[name] = load_component(name, config.path, config.revision, dtype)
         elif name in ("image_encoder", "text_encoder_2", "tokenizer_2"):
             raise ValueError(f"components.{name}: give a `path`; a fresh one knows nothing and is not trained")
         else:
@@ -76,18 +77,19 @@ def build_components(
     return components
 
 
-def load_component(name: str, path: str, revision: str | None = None) -> Any:
+def load_component(name: str, path: str, revision: str | None = None, dtype: torch.dtype | None = None) -> Any:
     """One component by itself, from its own folder or a pipeline's; with weights of its own in memory.
 
     Args:
         name: of the component.
         path: the folder, a hub id, or a model that ships.
         revision: of a hub id: branch, tag or commit; None = its main branch.
+        dtype: of a text encoder's, a teacher's weights; None = float32, or for a large text encoder as in its files.
 
     Raises:
         ValueError: there is none, or another kind of component.
     """
-    return _in_memory(_load(name, path, revision))
+    return _in_memory(_load(name, path, revision, dtype))
 
 
 def load_autoencoder(folder: Path, device: str = "cpu") -> tuple[CMDAutoencoder, ImageAutoencoder | None]:
@@ -112,7 +114,7 @@ def _fresh(name: str, config: ComponentConfig, components: dict[str, Any], capti
         if "text_encoder" in name:
             check_arguments(place, CLIPTextConfig, config.config)
             return _fresh_text_encoder(config.config, components[name.replace("text_encoder", "tokenizer")])
-        kind = _find_class(config.class_name)
+        kind = find_class(config.class_name)
         check_arguments(place, kind, config.config)
         component = kind(**config.config)
     except torch.OutOfMemoryError:
@@ -130,7 +132,8 @@ def _fresh_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLI
     return CLIPTextModel(CLIPTextConfig(**{**ends, **config}))
 
 
-def _find_class(class_name: str | None) -> Any:
+def find_class(class_name: str | None) -> Any:
+    """A class of components by its name, from wherever it is."""
     assert class_name is not None
     if class_name in ELSEWHERE:
         return named(ELSEWHERE[class_name])
@@ -140,7 +143,7 @@ def _find_class(class_name: str | None) -> Any:
     raise ValueError(f"class: {class_name!r} is not known")
 
 
-def _load(name: str, path: str, revision: str | None = None) -> Any:
+def _load(name: str, path: str, revision: str | None = None, dtype: torch.dtype | None = None) -> Any:
     """Load component `name` from its own folder, or from its subfolder of a pipeline folder or of an image model.
 
     A model that ships is a pipeline folder, by its name.
@@ -169,7 +172,7 @@ def _load(name: str, path: str, revision: str | None = None) -> Any:
     if "tokenizer" in name:
         return _load_tokenizer(name, path, subfolder)
     if "text_encoder" in name:
-        return _load_text_encoder(name, path, subfolder)
+        return _load_text_encoder(name, path, subfolder, dtype)
     if name == "image_encoder":
         kind = transformers.CLIPVisionModelWithProjection
         return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder, dtype=torch.float32)
@@ -188,10 +191,11 @@ def _load(name: str, path: str, revision: str | None = None) -> Any:
     if class_name not in COMPONENT_CLASSES[name]:
         allowed = ", ".join(COMPONENT_CLASSES[name])
         raise ValueError(f"components.{name}.path: {path} holds {class_name or 'no component'}, allowed: {allowed}")
-    kind = _find_class(class_name)
+    kind = find_class(class_name)
     if name.endswith("scheduler"):
         return kind.from_pretrained(path, subfolder=subfolder or None)
-    return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder or None)
+    options = {} if dtype is None else {"torch_dtype": dtype}
+    return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder or None, **options)
 
 
 def _fetch(name: str, repository: str, folders: tuple[str, ...], revision: str | None) -> Path:
@@ -233,7 +237,7 @@ def _load_scheduler(name: str, path: str, subfolder: str, config: dict[str, Any]
     if class_name not in COMPONENT_CLASSES[name]:
         # a Stable Diffusion folder's PNDM has the same noise schedule, and never clips latents
         return diffusers.DDIMScheduler.from_pretrained(path, **place, clip_sample=False)
-    return _find_class(class_name).from_pretrained(path, **place)
+    return find_class(class_name).from_pretrained(path, **place)
 
 
 def _load_tokenizer(name: str, path: str, subfolder: str) -> Any:
@@ -248,7 +252,7 @@ def _load_tokenizer(name: str, path: str, subfolder: str) -> Any:
     return AutoTokenizer.from_pretrained(path, subfolder=subfolder, trust_remote_code=False)
 
 
-def _load_text_encoder(name: str, path: str, subfolder: str) -> Any:
+def _load_text_encoder(name: str, path: str, subfolder: str, wanted: torch.dtype | None) -> Any:
     """CLIP's in fp32, for it may be trained; a video model's larger one in the type of its files."""
     config = AutoConfig.from_pretrained(path, subfolder=subfolder, trust_remote_code=False)
     class_name = (config.architectures or ["CLIPTextModel"])[0]
@@ -256,7 +260,7 @@ def _load_text_encoder(name: str, path: str, subfolder: str) -> Any:
     dtype: Any = torch.float32
     if name == "text_encoder" and class_name in TEXT_ENCODERS and class_name != "CLIPTextModel":
         kind, dtype = getattr(transformers, class_name), "auto"
-    return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder, dtype=dtype)
+    return load_whole(kind, path, f"components.{name}.path", subfolder=subfolder, dtype=wanted or dtype)
 
 
 def _in_memory(component: Any) -> Any:

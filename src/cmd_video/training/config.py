@@ -65,6 +65,8 @@ TEXT_PAIRS = (
     ("motion_tokenizer", "motion_text_encoder"),
 )
 
+MAY_BE_HALF = ("teacher", "text_encoder", "text_encoder_2")  # what a video model's recovery holds beside the student
+
 
 class StageKind(NamedTuple):
     """A stage: where its class is, what it cannot do without, what it learns unless told otherwise.
@@ -113,6 +115,9 @@ class ComponentConfig(Section):
     """Class of a fresh component, one of COMPONENT_CLASSES."""
     config: dict[str, Any] = {}
     """Constructor arguments of a fresh component; for a text encoder those of `CLIPTextConfig`."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the weights, bfloat16 for those of MAY_BE_HALF that are not trained; null = as they are loaded: float32,
+    or for a large text encoder as in its files."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ComponentConfig":
@@ -260,6 +265,9 @@ class LoopConfig(Section):
     """Clips (or frames) per optimizer step, over all processes and accumulated micro-batches."""
     gradient_accumulation_steps: int = Field(1, gt=0, le=MAX_COUNT)
     """Parts that a batch is computed in, to save memory."""
+    micro_batch_size: int | None = Field(None, gt=0, le=MAX_BATCH)
+    """Clips that a process computes at once, at most, in place of `gradient_accumulation_steps`: in how many parts the
+    batch is computed follows from the number of processes, so that one recipe serves any that divides the batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the forward pass; weights and optimizer stay float32."""
     compile: bool = False
@@ -282,6 +290,29 @@ class LoopConfig(Section):
     """Steps between checkpoints."""
     keep_last: int = Field(2, gt=0, le=MAX_COUNT)
     """Checkpoints to keep besides the one with the lowest validation loss."""
+
+    def parts(self, processes: int) -> int:
+        """Micro-batches that each process computes a step in.
+
+        Raises:
+            ValueError: the batch cannot be dealt out to so many processes.
+        """
+        parts = self.gradient_accumulation_steps
+        share = processes * parts
+        if self.batch_size % share:
+            raise ValueError(
+                f"loop.batch_size: {self.batch_size} is not divisible by accumulation x processes = {share}"
+            )
+        if self.micro_batch_size is None:
+            return parts
+        clips, most = self.batch_size // processes, self.micro_batch_size
+        return next(parts for parts in range(1, clips + 1) if clips % parts == 0 and clips // parts <= most)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "LoopConfig":
+        if self.micro_batch_size is not None and self.gradient_accumulation_steps != 1:
+            raise ValueError("micro_batch_size: not together with gradient_accumulation_steps; give one of them")
+        return self
 
 
 class ReconstructionSettings(Section):
@@ -415,9 +446,21 @@ class TrainConfig(Section):
                 f"loop.batch_size: {self.loop.batch_size} is not divisible by "
                 f"loop.gradient_accumulation_steps = {self.loop.gradient_accumulation_steps}"
             )
+        self._check_types()
         if self.loop.parallel is not None:
             self._check_parallel()
         return self
+
+    def _check_types(self) -> None:
+        """Whether what is to be in half precision stays as it is, and is used where it may be."""
+        learns = ("text_encoder",) if getattr(self.objective, "train_text_encoder", False) else ()
+        for name, component in self.components.items():
+            fits = name in MAY_BE_HALF and name not in learns and self.stage == "video"
+            if component.dtype == "bfloat16" and not (fits and self.loop.precision == "bf16"):
+                raise ValueError(
+                    f"components.{name}.dtype: bfloat16 is for {', '.join(MAY_BE_HALF)} of the stage 'video' that "
+                    "are not trained, with loop.precision bf16"
+                )
 
     def _check_parallel(self) -> None:
         """Whether what is sharded can be: each process must pass through a network as often as the others."""

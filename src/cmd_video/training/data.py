@@ -94,7 +94,7 @@ class _BatchDataset(torch.utils.data.Dataset):
                 raise
             problem = (
                 f"loop.batch_size: the {len(numbers)} clips that are loaded at a time do not fit into memory; make it "
-                "smaller, or loop.gradient_accumulation_steps larger"
+                "or loop.micro_batch_size smaller, or loop.gradient_accumulation_steps larger"
             )
         batch = None if problem else batch
         return Loaded(batch, list(failures.items())[known:], problem)

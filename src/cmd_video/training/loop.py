@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from transformers import PreTrainedModel
 
 from .build import build_stage
 from .captions import captions_of
@@ -46,7 +45,7 @@ from .processes import every_process, first_process, seed_of_layers, start
 from .run_folder import compare, locked, record, samples_drawn
 from .run_state import check_finite, restore, save
 from .sharded_checkpoint import open_stored
-from .stage import Batch, Stage, to_device
+from .stage import Batch, Stage, compute_again, to_device
 from .stopping import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -149,7 +148,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             group["lr"] = rate * group["lr_scale"]
         total_loss, terms = 0.0, []
         clips: list[Batch] = []
-        for _ in range(loop.gradient_accumulation_steps):
+        for _ in range(accelerator.gradient_accumulation_steps):
             batch = finish_batch(dataset, to_device(next(loader), accelerator.device))
             with accelerator.accumulate(wrapped), accelerator.autocast():
                 loss = wrapped({"step": step, **batch})
@@ -159,7 +158,7 @@ def _run(config: TrainConfig, cleanup: ExitStack) -> Path:
             mean_loss = accelerator.reduce(loss.detach(), reduction="mean").item()
             own = math.isfinite(loss.item())
             _check_number(step + 1, "loss", mean_loss, [] if own else [batch])
-            total_loss += mean_loss / loop.gradient_accumulation_steps
+            total_loss += mean_loss / accelerator.gradient_accumulation_steps
         reshard(stage)
         largest = config.optimizer.max_grad_norm or math.inf
         norm = float(whole(accelerator.clip_grad_norm_(wrapped.parameters(), largest)))
@@ -249,7 +248,7 @@ def _sampler(accelerator: Accelerator, loop: LoopConfig, first_step: int, sample
         first_step,
         loop.steps,
         loop.batch_size,
-        loop.gradient_accumulation_steps,
+        accelerator.gradient_accumulation_steps,
         accelerator.process_index,
         accelerator.num_processes,
         samples,
@@ -306,12 +305,7 @@ def _try_out(stage: Stage, batch: Batch, held_out: Batch, accelerator: Accelerat
 def _speed_up(stage: Stage, dataset: ClipDataset, loop: LoopConfig) -> None:
     """Gradient checkpointing and compilation, as far as the configuration asks for them."""
     if loop.gradient_checkpointing:
-        for name in stage.trained:
-            component = getattr(stage, name)
-            if isinstance(component, PreTrainedModel):
-                component.gradient_checkpointing_enable()
-            else:
-                component.enable_gradient_checkpointing()
+        compute_again(stage)
     if loop.compile:
         stage.compile_trained()
         if hasattr(dataset, "compiled"):  # it draws its clips on the device

@@ -52,10 +52,10 @@ def shard(stage: Stage, loop: LoopConfig, device: torch.device) -> None:
     assert loop.parallel is not None
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of outputs changed in place, which none is here
     mesh = device_mesh(loop.parallel, device)
-    for network in _networks(stage):
+    for network in networks_of(stage):
         methods = [name for name in METHODS if hasattr(network, name)] if isinstance(network, ModelMixin) else []
         policy = _precision(network, loop)
-        for block in _blocks(network):
+        for block in blocks_of(network):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         # what lies outside of the blocks stays whole from one method to the next, as they call each other
         fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=not methods)
@@ -90,10 +90,19 @@ def share(stage: Stage) -> str:
 
 
 def computing(stage: Stage) -> AbstractContextManager[Any]:
-    """Half precision for passes outside of training, where the blocks of a sharded stage have it; else nothing."""
-    if is_sharded(stage) and stage.config.loop.precision == "bf16":
+    """Half precision for passes outside of training, where blocks of a sharded stage, or its teacher, have it; else
+    nothing.
+    """
+    half = is_sharded(stage) or has_half_teacher(stage)
+    if half and stage.config.loop.precision == "bf16":
         return torch.autocast(stage._device().type, torch.bfloat16)
     return nullcontext()
+
+
+def has_half_teacher(stage: Stage) -> bool:
+    """Whether the teacher is held in half precision, be it that some of its layers are not."""
+    teacher = stage.frozen.get("teacher")
+    return teacher is not None and any(weight.dtype == torch.bfloat16 for weight in teacher.parameters())
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -136,13 +145,13 @@ def _precision(network: nn.Module, loop: LoopConfig) -> MixedPrecisionPolicy:
     )
 
 
-def _networks(stage: Stage) -> list[nn.Module]:
+def networks_of(stage: Stage) -> list[nn.Module]:
     """What is sharded: the registered networks, which learn, and a frozen teacher."""
     teacher = [stage.frozen["teacher"]] if "teacher" in stage.frozen else []
     return [*stage.children(), *teacher]
 
 
-def _blocks(network: nn.Module) -> list[nn.Module]:
+def blocks_of(network: nn.Module) -> list[nn.Module]:
     """Modules that are sharded by themselves, inner ones first: those that the class names as not to be split; where
     it names none, those of UNets, or what lies in lists.
     """
@@ -155,7 +164,7 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def _sharded(stage: Stage) -> Iterator[FSDPModule]:
-    for network in _networks(stage):
+    for network in networks_of(stage):
         for module in network.modules():
             if isinstance(module, FSDPModule):
                 yield module

@@ -29,7 +29,6 @@ def start(config: TrainConfig) -> Accelerator:
     loop = config.loop
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
-        gradient_accumulation_steps=loop.gradient_accumulation_steps,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
                 find_unused_parameters=bool(getattr(config.objective, "takes_turns", False))
@@ -37,11 +36,7 @@ def start(config: TrainConfig) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(seconds=loop.timeout_s)),
         ],
     )
-    per_process = loop.gradient_accumulation_steps * accelerator.num_processes
-    if loop.batch_size % per_process:
-        raise ValueError(
-            f"loop.batch_size: {loop.batch_size} is not divisible by accumulation x processes = {per_process}"
-        )
+    accelerator.gradient_accumulation_steps = loop.parts(accelerator.num_processes)
     if loop.parallel is not None and loop.parallel.processes != accelerator.num_processes:
         raise ValueError(
             f"loop.parallel: shard {loop.parallel.shard} x replicate {loop.parallel.replicate} = "

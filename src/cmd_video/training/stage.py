@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .config import TrainConfig
 
@@ -88,6 +89,16 @@ class Stage(nn.Module):
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def compute_again(stage: Stage) -> None:
+    """Gradient checkpointing of what learns, and of a teacher, through which gradients may pass to its inputs."""
+    teacher = [stage.frozen["teacher"]] if stage.config.stage == "video" and "teacher" in stage.frozen else []
+    for network in (*(getattr(stage, name) for name in stage.trained), *teacher):
+        if isinstance(network, PreTrainedModel):
+            network.gradient_checkpointing_enable()
+        else:
+            network.enable_gradient_checkpointing()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,0 +1,42 @@
+"""Memory per card of the recipes that ship, computed: the table of docs/guide/scale-training.md.
+
+python benchmarks/training_memory.py                       # writes benchmarks/results/training-memory.json
+
+Nothing is measured: each recipe's stage runs on the meta device (`cmd_video.studies.training_memory`). A quarter of an
+hour on one CPU core; no weights, no clips, no network.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cmd_video.evaluation.protocol.results import write_result
+from cmd_video.studies.training_memory import CARDS, PROCESSES, CardMemory, recipe_memory
+from cmd_video.training.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "training-memory.json"
+
+
+def row(recipe: Path) -> dict[str, Any]:
+    """For each number of processes the parts in bytes, or why so many cannot run the recipe."""
+    return {
+        str(processes): {**asdict(card), "peak": card.peak, "fits": card.fits}
+        if isinstance(card, CardMemory)
+        else card
+        for processes, card in zip(PROCESSES, recipe_memory(load_config(recipe), recipe), strict=True)
+    }
+
+
+def main() -> None:
+    """Count all recipes and write the result file."""
+    rows: dict[str, Any] = {}
+    for recipe in sorted(ROOT.glob("configs/*/*.yaml")):
+        rows[recipe.relative_to(ROOT).as_posix()] = row(recipe)
+        print(recipe.relative_to(ROOT), flush=True)
+    protocol = {"measured": False, "counted_on": "meta device", "unit": "bytes on one card", "cards_gb": list(CARDS)}
+    write_result(RESULT, "training-memory", rows, protocol)
+
+
+if __name__ == "__main__":
+    main()
