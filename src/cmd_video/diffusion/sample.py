@@ -28,13 +28,13 @@ def sample(
         z: (B, ...), standard normal.
         rng: source of what noise the solver adds: one generator, or one for each sample.
         watch: sees and may change x after each step.
-        begin: a clean sample (B, ...) to begin from, with as much noise as the first step expects (SDEdit, arXiv
-            2108.01073); None = from noise alone.
+        begin: x where the first step starts, (B, ...), such as a clip with noise on it (SDEdit, arXiv 2108.01073);
+            None = what the solver makes of z.
 
     Returns:
         x_0 (B, ...), of the shape of z.
     """
-    x = solver.start(z) if begin is None else solver.noised(begin, z, steps[0])
+    x = solver.start(z) if begin is None else begin
     # (B, ...): content frames (B, C, h, w), motion latents (B, D, F, H' + W')
     for number, step in enumerate(steps):
         x = solver.step(denoise, x, step, rng)  # (B, ...), nearer to clean

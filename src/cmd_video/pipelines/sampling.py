@@ -195,7 +195,8 @@ class ModelSampling(Section):
             return x_0
         denoise = self.denoise(denoiser, model, conditions)
         if self.search is None:
-            return sample(denoise, solver, steps_through(steps), z, rng, watch, x_0)
+            x = None if x_0 is None else solver.noised(x_0, z, steps[0])
+            return sample(denoise, solver, steps_through(steps), z, rng, watch, x)
         if reward is None:
             raise ValueError("reward: a search needs one")
         return self.search.search(denoise, solver, list(steps_through(steps)), z, rng, reward)
@@ -326,8 +327,7 @@ class Preset:
 
     Attributes:
         sampler: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled":
-            what
-            a model that was distilled for few steps came with, and only for such.
+            what a model that was distilled for few steps came with, and only for such.
         num_inference_steps: of both models; of distilled ones as many as they know.
         interval: guide only in this interval of diffusion time.
         reuse_interval: compute deep features at every n-th step.
