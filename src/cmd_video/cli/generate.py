@@ -1,6 +1,8 @@
 """`cmd-video generate PROMPT -o out.mp4`: videos from prompts, a class or pictures."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +10,7 @@ import typer
 
 from cmd_video.data.files import writable_file, writable_folder
 
+from .errors import describe
 from .options import DTYPES, FORMATS, Device, Revision, find_dtype, read_lines, video_file
 
 if TYPE_CHECKING:
@@ -27,20 +30,28 @@ Reward = Annotated[
 ]
 Budget = Annotated[int | None, typer.Option(min=2, help="Of the search: evaluations of the content model for a clip.")]
 
+Clips = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")]
+Class = Annotated[str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")]
+PlanFile = Annotated[
+    Path | None, typer.Option(help="JSON of boxes over time, which what they hold of --image follows.", metavar="FILE")
+]
+MotionStrength = Annotated[
+    float | None,
+    typer.Option(help="Of a plan: draw its motion anew from this share of diffusion time on; default 0: not."),
+]
+
 
 def command(
     prompts: Annotated[list[str] | None, typer.Argument(help="What to show.", metavar="PROMPT...")] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")
-    ] = Path("out.mp4"),
+    output: Clips = Path("out.mp4"),
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt per line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
-    class_label: Annotated[
-        str | None, typer.Option("--class", help="Name or number of a class, for class-conditional models.")
-    ] = None,
+    class_label: Class = None,
     image: Annotated[Path | None, typer.Option(help="First frame (image to video).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="Last frame, beside a first frame or without.")] = None,
     content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
+    plan: PlanFile = None,
+    motion_strength: MotionStrength = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
     revision: Revision = None,
     num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
@@ -71,34 +82,43 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    texts = [text for text in _read_prompts(prompts, prompts_file) or [None] for _ in range(num_videos)]
+    wordless = "" if plan is not None and class_label is None else None
+    texts = [text for text in _read_prompts(prompts, prompts_file) or [wordless] for _ in range(num_videos)]
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
-    single = _is_single(output, len(texts), contact_sheet)
-    files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
-    _check_writable(output, files, single, contact_sheet)
+    files = _check_files(output, labels, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
     pictures = {name: _open_image(path, name) for name, path in given.items() if path is not None}
-    from cmd_video.pipelines.loading import load_pipeline
-
-    pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
-    pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
+    planned = _read_plan(plan, motion_strength, {**given, "guidance": guidance, "reward": reward})
+    pipe = _load(model, device, preset, dtype, revision, sampling)
     search = {"reward": _search_for(reward, budget, pipe, device)}
     label_number, class_name = _class_number(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
+    make = _following(pipe, pictures["image"], **planned) if planned else partial(pipe, **pictures, **search)
     source: dict[str, Any] = {name: path and str(path) for name, path in given.items()}
     source |= {"model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
     source |= {"revision": revision} if revision else {}
     sampler = type(pipe.content_scheduler).__name__
-    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler}
+    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler, **planned}
     shown = []
     for number, prompt in enumerate(texts):
-        frames, truncated = _generate(pipe, prompt, label_number, pictures, seed + number, {**settings, **search})
+        frames, truncated = _generate(make, prompt, label_number, seed + number, settings)
         record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
         _write(frames, files[number], record, fps, scale)
         shown.append((labels[number], frames))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
+
+
+def _load(
+    model: str | None, device: str, preset: str | None, dtype: str, revision: str | None, sampling: str | None
+) -> Any:
+    """The pipeline, sampled as a preset and what is laid over it say."""
+    from cmd_video.pipelines.loading import load_pipeline
+
+    pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
+    pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
+    return pipe
 
 
 def _sampling(
@@ -160,33 +180,68 @@ def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
     return True
 
 
-def _check_writable(output: Path, files: list[list[Path]], single: bool, contact_sheet: bool) -> None:
-    """Raise a ValueError, before the work, if something to write cannot be."""
-    if single:
-        video_file(output)
-        return
+def _check_files(output: Path, labels: list[str], contact_sheet: bool) -> list[list[Path]]:
+    """Files of each clip; raises a ValueError, before the work, if something to write cannot be."""
+    if _is_single(output, len(labels), contact_sheet):
+        return [[video_file(output)]]
+    files = [_files(output, number, label) for number, label in enumerate(labels)]
     writable_folder(output)
-    for path in [
-        *(each for clip in files for each in clip),
-        *([output / "contact_sheet.png"] if contact_sheet else []),
-    ]:
+    sheet = [output / "contact_sheet.png"] if contact_sheet else []
+    for path in [*(each for clip in files for each in clip), *sheet]:
         writable_file(path)
         writable_file(path.with_suffix(".json"))
+    return files
+
+
+def _read_plan(path: Path | None, motion_strength: float | None, beside: dict[str, Any]) -> dict[str, Any]:
+    """`plan`, as a file has it, and `motion_strength`; nothing without a file.
+
+    Raises:
+        ValueError: it is no plan, the first frame is missing, or something is given beside it that would do nothing.
+    """
+    if path is None:
+        if motion_strength is not None:
+            raise ValueError(f"motion_strength: {motion_strength:g}, but there is no plan whose motion it changes")
+        return {}
+    if beside["image"] is None:
+        raise ValueError(f"plan: {path}, but there is no image whose objects follow it")
+    for name, value in beside.items():
+        if name != "image" and value is not None:
+            raise ValueError(f"{name}: {value}, but beside a plan it does nothing; leave one of them out")
+    from pydantic import ValidationError
+
+    from cmd_video.pipelines.box_plan import Plan
+
+    try:
+        plan = Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"plan: {path}: {describe(error)}") from error
+    return {"plan": plan.model_dump(mode="json"), "motion_strength": motion_strength or 0.0}
+
+
+def _following(pipe: Any, image: "Image", plan: dict[str, Any], motion_strength: float) -> Callable[..., Any]:
+    """What makes clips that follow a plan, from the arguments of a pipeline."""
+    from cmd_video.pipelines.box_plan import sketch
+    from cmd_video.pipelines.inputs import default_size
+
+    def make(num_frames: int | None, height: int | None, width: int | None, **settings: Any) -> Any:
+        wanted = "{}x{}".format(*default_size(pipe, height, width))
+        if wanted != f"{image.height}x{image.width}":
+            raise ValueError(f"image: {image.height}x{image.width} (height x width), the clip is {wanted}")
+        clip = sketch(plan, image, pipe.autoencoder.config.num_frames if num_frames is None else num_frames)
+        return pipe.edit(clip[None], strength=0.0, motion_strength=motion_strength, **settings)
+
+    return make
 
 
 def _generate(
-    pipe: Any,
-    prompt: str | None,
-    class_label: int | str | None,
-    pictures: "dict[str, Image]",
-    seed: int,
-    settings: dict[str, Any],
+    make: Callable[..., Any], prompt: str | None, class_label: int | str | None, seed: int, settings: dict[str, Any]
 ) -> tuple[Any, str | None]:
     """One clip, uint8 (F, H, W, 3), and what was cut off its prompt."""
     import torch
 
     generator = [torch.Generator().manual_seed(seed)]
-    out = pipe(prompt, class_labels=class_label, generator=generator, output_type="np", **pictures, **settings)
+    out = make(prompt=prompt, class_labels=class_label, generator=generator, output_type="np", **settings)
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 
