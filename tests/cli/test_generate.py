@@ -187,3 +187,73 @@ def test_what_cannot_be_edited(run, tiny_pipeline, tmp_path, flags, words):
     said = err.splitlines()[-1]
     assert code == 2 and said.startswith("error: ") and all(word in said for word in words), said
     assert not (tmp_path / "out.mp4").exists()
+
+
+PLAN = {
+    "objects": [{"id": "ball", "keyframes": [{"frame": 0, "box": [1, 2, 6, 6]}, {"frame": 3, "box": [9, 8, 6, 6]}]}]
+}
+
+
+@pytest.fixture
+def planned(tiny_pipeline, tmp_path):
+    """Arguments that follow a plan from a picture with a red square; both files are beside the output."""
+    pixels = np.full((16, 16, 3), 120, np.uint8)
+    pixels[2:8, 1:7] = (200, 30, 30)
+    Image.fromarray(pixels).save(tmp_path / "first.png")
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    common = ("generate", "--model", tiny_pipeline, "--steps", 4, "-o", tmp_path / "out" / "a.gif")
+    return (*common, "--plan", tmp_path / "plan.json", "--image", tmp_path / "first.png")
+
+
+def test_a_plan_is_followed_and_recorded(run, planned, tmp_path):
+    code, _, err = run(*planned)
+    assert code == 0, err
+    assert frames_of(tmp_path / "out" / "a.gif").shape == (4, 16, 16, 3)
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert record["plan"] == PLAN and record["motion_strength"] == 0 and record["prompt"] == ""
+    variants = {
+        "again": (),
+        "drawn anew": ("--motion-strength", 0.5),
+        "words": ("a red circle", "--motion-strength", 0.5),
+    }
+    variants |= {"seed": ("--motion-strength", 0.5, "--seed", 1), "frames": ("--num-frames", 6)}
+    clips = {"": (tmp_path / "out" / "a.gif").read_bytes()}
+    for name, more in variants.items():
+        assert run(*planned, *more)[0] == 0
+        clips[name] = (tmp_path / "out" / "a.gif").read_bytes()
+    assert clips[""] == clips.pop("again") and len(set(clips.values())) == len(clips)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--last-image", "{tmp}/first.png"), ["--last-image", "first.png", "plan"]),
+        (("--content-frame", "{tmp}/first.png"), ["--content-frame", "plan"]),
+        (("--reward", "sprites"), ["--reward", "sprites", "plan"]),
+        (("--guidance", "3"), ["--guidance", "3", "plan"]),
+        (("--class", "1"), ["--class"]),
+        (("--height", "32"), ["--image", "16x16", "32x16"]),
+        (("--num-frames", "2"), ["--plan", "'ball'", "keyframe 1", "frame 3"]),
+        (("--motion-strength", "1.5"), ["--motion-strength", "1.5", "0..1"]),
+        (("--motion-strength", "0.1"), ["--motion-strength", "0.1", "0.249"]),
+        (("--plan", "{tmp}/none.json"), ["none.json"]),
+        (("--plan", "{tmp}/first.png"), ["--plan", "first.png", "JSON"]),
+        (("--plan", "{tmp}/wrong.json"), ["--plan", "wrong.json", "objects.0.keyframes.0.bok", "did you mean box"]),
+    ],
+)
+def test_what_does_not_go_with_a_plan_is_one_line(run, planned, tmp_path, more, words):
+    (tmp_path / "wrong.json").write_text(
+        '{"objects": [{"id": "a", "keyframes": [{"frame": 0, "bok": [1, 2, 3, 4]}]}]}'
+    )
+    code, _, err = run(*planned, *(each.format(tmp=tmp_path) for each in more))
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_needs_a_picture_and_motion_strength_a_plan(run, planned, tmp_path):
+    for left_out, words in ((planned[:-2], ["--plan", "image"]), (planned[:-4], ["--motion-strength", "plan"])):
+        code, _, err = run(*left_out, "--motion-strength", 0.5)
+        assert code == 2 and all(word in err for word in words), err
+    assert not (tmp_path / "out").exists()

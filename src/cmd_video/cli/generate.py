@@ -1,6 +1,8 @@
 """`cmd-video generate PROMPT -o out.mp4`: videos from prompts, a class or pictures."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +10,7 @@ import typer
 
 from cmd_video.data.files import writable_file, writable_folder
 
+from .errors import describe
 from .options import (
     DTYPES,
     FORMATS,
@@ -19,7 +22,7 @@ from .options import (
     open_picture,
     read_lines,
     video_file,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,10 +31,6 @@ Interval = Annotated[
     tuple[float, float] | None,
     typer.Option(help="Guide only between these diffusion times, 0 (clean) to 1 (noise).", metavar="FROM UNTIL"),
 ]
-Output = Annotated[
-    Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")
-]
-NumClips = Annotated[int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")]
 Reuse = Annotated[int | None, typer.Option(min=1, help="Compute deep features at every n-th step only.", metavar="N")]
 SamplingText = Annotated[
     str | None,
@@ -42,16 +41,28 @@ Reward = Annotated[
 ]
 Budget = Annotated[int | None, typer.Option(min=2, help="Of the search: evaluations of the content model for a clip.")]
 
+Clips = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")]
+NumClips = Annotated[int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")]
+PlanFile = Annotated[
+    Path | None, typer.Option(help="JSON of boxes over time, which what they hold of --image follows.", metavar="FILE")
+]
+MotionStrength = Annotated[
+    float | None,
+    typer.Option(help="Of a plan: draw its motion anew from this share of diffusion time on; default 0: not."),
+]
+
 
 def command(
     prompts: Annotated[list[str] | None, typer.Argument(help="What to show.", metavar="PROMPT...")] = None,
-    output: Output = Path("out.mp4"),
+    output: Clips = Path("out.mp4"),
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt per line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
     class_label: ClassLabel = None,
     image: Annotated[Path | None, typer.Option(help="First frame (image to video).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="Last frame, beside a first frame or without.")] = None,
     content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
+    plan: PlanFile = None,
+    motion_strength: MotionStrength = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
     revision: Revision = None,
     num_videos: Annotated[int, typer.Option(min=1, help="Clips per prompt.")] = 1,
@@ -83,33 +94,42 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    texts = [text for text in _read_prompts(prompts, prompts_file) or [None] for _ in range(num_videos)]
+    wordless = "" if plan is not None and class_label is None else None
+    texts = [text for text in _read_prompts(prompts, prompts_file) or [wordless] for _ in range(num_videos)]
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
-    files = _output_files(output, labels, contact_sheet)
+    files = _check_files(output, labels, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
     pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
-    from cmd_video.pipelines.loading import load_pipeline
-
-    pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
-    pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
-    search = {"reward": _search_for(reward, budget, pipe, device)}
+    planned = _read_plan(plan, motion_strength, num_clips, {**given, "guidance": guidance, "reward": reward})
+    pipe = _load(model, device, preset, dtype, revision, sampling)
+    search = {"reward": _search_for(reward, budget, pipe, device), "num_clips": num_clips}
     label_number, class_name = class_of(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
-    settings |= {"num_clips": num_clips}
-    source: dict[str, Any] = {name: path and str(path) for name, path in given.items()}
-    source |= {"model": model or "default", "preset": preset, "dtype": dtype, "fps": fps}
-    source |= {"revision": revision} if revision else {}
+    make = _following(pipe, pictures["image"], **planned) if planned else partial(pipe, **pictures, **search)
+    source: dict[str, Any] = {name: path and str(path) for name, path in given.items()} | {"num_clips": num_clips}
+    source |= {"model": model or "default", "revision": revision, "preset": preset, "dtype": dtype, "fps": fps}
     sampler = type(pipe.content_scheduler).__name__
-    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler}
+    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler, **planned}
     shown = []
     for number, prompt in enumerate(texts):
-        frames, truncated = _generate(pipe, prompt, label_number, pictures, seed + number, {**settings, **search})
+        frames, truncated = _generate(make, prompt, label_number, seed + number, settings)
         record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
         _write(frames, files[number], record, fps, scale)
         shown.append((labels[number], frames))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
+
+
+def _load(
+    model: str | None, device: str, preset: str | None, dtype: str, revision: str | None, sampling: str | None
+) -> Any:
+    """The pipeline, sampled as a preset and what is laid over it say."""
+    from cmd_video.pipelines.loading import load_pipeline
+
+    pipe = load_pipeline(model, device, preset, find_dtype(dtype), revision)
+    pipe.sampling = pipe.sampling.laid_over(_read_yaml(sampling))
+    return pipe
 
 
 def _sampling(
@@ -158,14 +178,6 @@ def _search_for(name: str | None, budget: int | None, pipe: Any, device: str) ->
     return reward_named(name, device)
 
 
-def _output_files(output: Path, labels: list[str], contact_sheet: bool) -> list[list[Path]]:
-    """The files of each clip; a ValueError, before the work, if something cannot be written."""
-    single = _is_single(output, len(labels), contact_sheet)
-    files = [[output] if single else _files(output, number, label) for number, label in enumerate(labels)]
-    _check_writable(output, files, single, contact_sheet)
-    return files
-
-
 def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
     """Whether the output is one file; refuses what does not go together."""
     if count > 1 or output.suffix == "":
@@ -179,33 +191,70 @@ def _is_single(output: Path, count: int, contact_sheet: bool) -> bool:
     return True
 
 
-def _check_writable(output: Path, files: list[list[Path]], single: bool, contact_sheet: bool) -> None:
-    """Raise a ValueError, before the work, if something to write cannot be."""
-    if single:
-        video_file(output)
-        return
+def _check_files(output: Path, labels: list[str], contact_sheet: bool) -> list[list[Path]]:
+    """Files of each clip; raises a ValueError, before the work, if something to write cannot be."""
+    if _is_single(output, len(labels), contact_sheet):
+        return [[video_file(output)]]
+    files = [_files(output, number, label) for number, label in enumerate(labels)]
     writable_folder(output)
-    for path in [
-        *(each for clip in files for each in clip),
-        *([output / "contact_sheet.png"] if contact_sheet else []),
-    ]:
+    sheet = [output / "contact_sheet.png"] if contact_sheet else []
+    for path in [*(each for clip in files for each in clip), *sheet]:
         writable_file(path)
         writable_file(path.with_suffix(".json"))
+    return files
+
+
+def _read_plan(
+    path: Path | None, motion_strength: float | None, num_clips: int, beside: dict[str, Any]
+) -> dict[str, Any]:
+    """`plan`, as a file has it, and `motion_strength`; nothing without a file.
+
+    Raises:
+        ValueError: it is no plan, the first frame is missing, or something is given beside it that would do nothing.
+    """
+    if path is None:
+        if motion_strength is not None:
+            raise ValueError(f"motion_strength: {motion_strength:g}, but there is no plan whose motion it changes")
+        return {}
+    if beside["image"] is None:
+        raise ValueError(f"plan: {path}, but there is no image whose objects follow it")
+    for name, value in {**beside, "num_clips": None if num_clips == 1 else num_clips}.items():
+        if name != "image" and value is not None:
+            raise ValueError(f"{name}: {value}, but beside a plan it does nothing; leave one of them out")
+    from pydantic import ValidationError
+
+    from cmd_video.pipelines.box_plan import Plan
+
+    try:
+        plan = Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"plan: {path}: {describe(error)}") from error
+    return {"plan": plan.model_dump(mode="json"), "motion_strength": motion_strength or 0.0}
+
+
+def _following(pipe: Any, image: "Image", plan: dict[str, Any], motion_strength: float) -> Callable[..., Any]:
+    """What makes clips that follow a plan, from the arguments of a pipeline."""
+    from cmd_video.pipelines.box_plan import sketch
+    from cmd_video.pipelines.inputs import default_size
+
+    def make(num_frames: int | None, height: int | None, width: int | None, **settings: Any) -> Any:
+        wanted = "{}x{}".format(*default_size(pipe, height, width))
+        if wanted != f"{image.height}x{image.width}":
+            raise ValueError(f"image: {image.height}x{image.width} (height x width), the clip is {wanted}")
+        clip = sketch(plan, image, pipe.autoencoder.config.num_frames if num_frames is None else num_frames)
+        return pipe.edit(clip[None], strength=0.0, motion_strength=motion_strength, **settings)
+
+    return make
 
 
 def _generate(
-    pipe: Any,
-    prompt: str | None,
-    class_label: int | str | None,
-    pictures: "dict[str, Image]",
-    seed: int,
-    settings: dict[str, Any],
+    make: Callable[..., Any], prompt: str | None, class_label: int | str | None, seed: int, settings: dict[str, Any]
 ) -> tuple[Any, str | None]:
     """One clip, uint8 (F, H, W, 3), and what was cut off its prompt."""
     import torch
 
     generator = [torch.Generator().manual_seed(seed)]
-    out = pipe(prompt, class_labels=class_label, generator=generator, output_type="np", **pictures, **settings)
+    out = make(prompt=prompt, class_labels=class_label, generator=generator, output_type="np", **settings)
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 

@@ -128,7 +128,7 @@ def read_scene(video: Tensor) -> SceneReading:
     if video.ndim != 4 or video.shape[0] != 3 or video.shape[1] < MIN_FRAMES or min(video.shape[2:]) < 32:
         raise ValueError(f"video: expected (3, F >= {MIN_FRAMES}, H >= 32, W >= 32), got {tuple(video.shape)}")
     frames = _at_reading_size((video.detach().float().cpu().clamp(-1, 1) + 1) / 2).movedim(0, -1)  # (F, H, W, 3)
-    names, coverage = _find_objects(frames)
+    names, coverage = find_objects(frames)
     tracks = [_track(mask) for mask in coverage]
     readings = tuple(
         ObjectReading(name, track.shape, track.score, len(track.times) / len(frames))
@@ -149,7 +149,7 @@ def _at_reading_size(video: Tensor) -> Tensor:
 # --- color and coverage ----------------------------------------------------------------------------------------------
 
 
-def _find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
+def find_objects(frames: Tensor) -> tuple[list[str], Tensor]:
     """Frames (F, H, W, 3) in [0, 1] -> the colors of the objects and their soft coverage (K, F, H, W) in [0, 1]."""
     low, high, tint = _background_tones(frames)
     grey = frames.mean(-1)  # (F, H, W)
