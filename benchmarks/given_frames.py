@@ -1,8 +1,8 @@
 """Clips that start or end at given pictures: how near they come, how well they follow prompts, what they cost.
 
 python benchmarks/given_frames.py -o benchmarks/results/sprites-given-frames.json --num-scenes 200 --rows default
-python benchmarks/given_frames.py -o benchmarks/results/sprites-given-presets.json --num-scenes 100 --rows presets
-python benchmarks/given_frames.py -o benchmarks/results/sprites-both-ends.json --num-scenes 100 --rows ends
+python benchmarks/given_frames.py -o benchmarks/results/sprites-given-presets.json --num-scenes 40 --rows presets
+python benchmarks/given_frames.py -o benchmarks/results/sprites-both-ends.json --num-scenes 60 --rows ends
 
 Held-out scenes, of which the first frame, or the first and the last, are given as they are drawn; each row makes a
 batch by turns. PSNR is to the true clip; its middle frames are all but the first and the last. "reconstruction" is
@@ -75,7 +75,8 @@ def rows_of(which: str, scenes: dict[int, SpriteScene]) -> dict[str, Maker]:
         }
     if which == "presets":
         rows: dict[str, Maker] = {}
-        for name, pipe in (("turbo", pipeline("turbo")), ("fast", pipeline(None, "fast"))):
+        pipes = {"quality": pipeline(None, "quality"), "fast": pipeline(None, "fast"), "turbo": pipeline("turbo")}
+        for name, pipe in pipes.items():
             rows |= {f"{name}, text": told(pipe, {}), f"{name}, first frame": told(pipe, first)}
         return rows
     return {

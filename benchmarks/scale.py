@@ -1,10 +1,13 @@
-"""What large sets cost on this machine: a sub-command for each part.
+"""What large sets cost on this machine.
 
-python benchmarks/scale.py manifest -o benchmarks/results/scale-manifest.json
+python benchmarks/scale.py all -o benchmarks/results/scale.json
 
-`manifest`: a table of synthetic rows, no clip behind them, is written and opened: seconds and memory, each in a
-process of its own; rows a second in the order of a training pass. Beside it the csv of a small part of them, by
-`load_manifest`, without the look at every file that it would add, and how a csv is sorted on disk.
+`all` is the three parts that follow. `manifest`: a table of synthetic rows, no clip behind them, is written and
+opened: seconds and memory, each in a process of its own; rows a second in the order of a training pass. Beside it the
+csv of a small part of them, by `load_manifest`, without the look at every file that it would add, and how a csv is
+sorted on disk. `latents`: see `scale_latents.py`. `first-step`: from the command to the first step of training on a
+table of a million captions of a few clips, with small networks in place of Stable Diffusion's autoencoder and of the
+paper's.
 """
 
 import argparse
@@ -19,8 +22,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import scale_latents
+
 from cmd_video.evaluation.protocol.results import write_result
 
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "configs" / "webvid-sd15" / "autoencoder.yaml"
+SMALL = {  # fields of the recipe that are others for the first step
+    "components.vae": "{class: AutoencoderPixelUnshuffle, config: {patch_size: 2}}",
+    "components.autoencoder": "{class: CMDAutoencoder, config: {in_channels: 12, sample_size: [16, 16], "
+    "num_frames: 4, dim: 24, encoder_depth: 1, decoder_depth: 1, num_heads: 2}}",
+    "data.height": 32, "data.width": 32, "data.num_frames": 4, "data.kind": "manifest", "data.video_root": "null",
+    "validation.data.kind": "manifest", "validation.num_clips": 2, "loop.steps": 1, "loop.precision": "fp32",
+}  # fmt: skip
 WORDS = ("red", "ball", "rolls", "over", "green", "hill", "while", "two", "people", "watch", "camera", "pans", "left")
 READ = 200_000  # rows that are read in order, where there are as many
 
@@ -121,35 +135,70 @@ def measured(name: str, path: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def manifest(arguments: argparse.Namespace) -> None:
+def manifest(rows: int = 10_000_000, csv_rows: int = 200_000, sort_rows: int = 1_000_000) -> dict[str, Any]:
+    """Tables of clips, and how many rows each has."""
     values: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for name, rows in (("table", arguments.rows), ("small_table", arguments.csv_rows)):
+        for name, count in (("table", rows), ("small_table", csv_rows)):
             path = folder / f"{name}.parquet"
             start = time.perf_counter()
-            write_table(path, rows)
+            write_table(path, count)
             written = time.perf_counter() - start
             values[name] = {"write_seconds": written, **measured("open_table", path)}
             print(name, json.dumps(values[name]), flush=True)
-        write_csv(folder / "small.csv", arguments.csv_rows)
+        write_csv(folder / "small.csv", csv_rows)
         values["small_csv"] = measured("open_csv", folder / "small.csv")
-        write_csv(folder / "sort.csv", arguments.sort_rows)
+        write_csv(folder / "sort.csv", sort_rows)
         values["sorting"] = measured("sort_csv", folder / "sort.csv")
-    print(json.dumps(values, indent=1))
-    protocol = {"rows": arguments.rows, "csv_rows": arguments.csv_rows, "sort_rows": arguments.sort_rows}
-    write_result(arguments.output, "scale-manifest", values, protocol)
+    return values
+
+
+def first_step(rows: int = 1_000_000, clips: int = 20) -> dict[str, Any]:
+    """Seconds from the command to the end of a run of one step, start of the program and validation included."""
+    import numpy as np
+
+    from cmd_video.data.table_file import TableRow, table_writer
+    from cmd_video.data.video_file import write_video
+
+    draws = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for clip in range(clips):
+            write_video(draws.integers(0, 256, (8, 32, 32, 3), np.uint8), folder / f"{clip:02d}.mp4", 8)
+        for kind, count in (("train", rows), ("validation", clips)):
+            with table_writer(folder / f"{kind}.parquet", kind="webvid", root=folder) as writer:
+                for number in range(count):
+                    writer.add(TableRow(f"{number * clips // count:02d}.mp4", f"caption {number}"))
+        changes = {**SMALL, "data.path": folder / "train.parquet", "output_dir": folder / "run"}
+        changes["validation.data.path"] = folder / "validation.parquet"
+        chosen = [part for field, value in changes.items() for part in ("--set", f"{field}={value}")]
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "cmd_video.cli", "train", str(RECIPE), *chosen], check=True)
+        return {"rows": rows, "clips": clips, "seconds": time.perf_counter() - start}
+
+
+PARTS = {"manifest": manifest, "latents": scale_latents.measure_all, "first-step": first_step}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One part, or all, into a file."""
+    chosen = PARTS if arguments.part == "all" else {arguments.part: PARTS[arguments.part]}
+    values = {}
+    for name, part in chosen.items():
+        values[name] = part()
+        print(name, json.dumps(values[name], indent=1), flush=True)
+    protocol = {"recipe": RECIPE.relative_to(ROOT).as_posix(), "changed": SMALL, "latents": scale_latents.PROTOCOL}
+    write_result(arguments.output, "scale", values, protocol)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(required=True)
-    part = parts.add_parser("manifest", help="tables of clips")
-    part.add_argument("-o", "--output", type=Path, required=True)
-    part.add_argument("--rows", type=int, default=10_000_000)
-    part.add_argument("--csv-rows", type=int, default=200_000)
-    part.add_argument("--sort-rows", type=int, default=1_000_000)
-    part.set_defaults(run=manifest)
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name in ("all", *PARTS):
+        part = parts.add_parser(name)
+        part.add_argument("-o", "--output", type=Path, required=True)
+        part.set_defaults(run=run)
     part = parts.add_parser("measure", help="one of the measurements, as the others call it")
     part.add_argument("name", choices=MEASURED)
     part.add_argument("path", type=Path)

@@ -1,13 +1,12 @@
 """What reading latents shard by shard costs, against holding all of them: memory, and clips a second of one process.
 
-python benchmarks/scale_latents.py -o benchmarks/results/scale-latents.json
+python benchmarks/scale.py latents -o scale-latents.json
 
 Clips of random numbers are written once. Each way reads in a process of its own: in block order, as training does; at
 random over the whole set; and from memory. The first pass also compares each shard with its digest. The disk's cache
 is warm, so this is what reading computes.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +19,9 @@ import torch
 from cmd_video.data.latent_shards import TENSORS, read_shard
 from cmd_video.data.latents import LatentsDataset, write_latents
 from cmd_video.data.order import BlockOrder
-from cmd_video.evaluation.protocol.results import write_result
 
 CONTENT_FRAME, MOTION_LATENTS = (12, 32, 32), (4, 16, 64)  # 64x64 pixels folded by 2, 16 frames
+PROTOCOL = {"content_frame": CONTENT_FRAME, "motion_latents": MOTION_LATENTS}
 Read = Callable[[int], dict[str, Any]]
 
 
@@ -92,29 +91,17 @@ def memory() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--shards", type=int, default=80)
-    parser.add_argument("--clips", type=int, default=256, help="of a shard")
-    arguments = parser.parse_args()
+def measure_all(shards: int = 80, clips: int = 256) -> dict[str, Any]:
+    """What each way takes for so many shards of so many clips."""
     context, values = get_context("fork"), {}
     with tempfile.TemporaryDirectory() as place:
-        write = context.Process(target=write_latents, args=(place, batches(arguments.shards, arguments.clips), {}))
+        write = context.Process(target=write_latents, args=(place, batches(shards, clips), {}))
         write.start()  # beside this process, whose memory the others begin with
         write.join()
-        clips = arguments.shards * arguments.clips
         for way in WAYS:
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=measure, args=(way, Path(place), clips, sender))
+            process = context.Process(target=measure, args=(way, Path(place), shards * clips, sender))
             process.start()
             values[way] = receiver.recv()
             process.join()
-            print(way, values[way], flush=True)
-    protocol = {"shards": arguments.shards, "clips_of_a_shard": arguments.clips}
-    protocol |= {"content_frame": CONTENT_FRAME, "motion_latents": MOTION_LATENTS}
-    write_result(arguments.output, "scale-latents", values, protocol)
-
-
-if __name__ == "__main__":
-    main()
+    return {"shards": shards, "clips_of_a_shard": clips, **values}
