@@ -59,6 +59,8 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
     clip, second = pictures_of(render(scene, 16, 64, 64)), pictures_of(render(other, 16, 64, 64))
     item = replace(scene.objects[0], color="blue" if scene.objects[0].color != "blue" else "red")
     painted = pictures_of(render(replace(scene, objects=(item,)), 16, 64, 64))[8]
+    region = Image.new("RGB", clip[0].size)
+    region.paste("white", (0, 0, region.width, region.height // 2))
     words = scene.prompt.replace(scene.objects[0].color, item.color)
 
     def made(**arguments: Any) -> Pictures:
@@ -76,6 +78,10 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
         "last-frame": lambda: ([clip[-1]], made(prompt=scene.prompt, last_image=clip[-1])),
         "both-frames": lambda: ([clip[0], clip[-1]], made(prompt=scene.prompt, image=clip[0], last_image=clip[-1])),
         "content-frame": lambda: ([second[8]], made(prompt=other.prompt, content_frame=second[8])),
+        "region": lambda: (
+            [clip[0], region],
+            made(prompt=scene.prompt, image=clip[0], motion_region=region),
+        ),
         "three-clips": lambda: ([second[0]], made(prompt=other.prompt, image=second[0], num_clips=3)),
         "edit-picture": lambda: ([clip[8], painted], edited(content_frame=painted)),
         "edit-words": lambda: ([clip[8]], edited(prompt=words, strength=0.9)),

@@ -98,6 +98,8 @@ def test_each_flag_changes_the_clip(run, tiny_pipeline, tmp_path):
     """Guidance, steps, sizes, negative prompt and image all reach the pipeline."""
     picture = tmp_path / "picture.png"
     Image.new("RGB", (16, 16), (200, 30, 30)).save(picture)
+    mask = tmp_path / "mask.png"
+    Image.linear_gradient("L").resize((16, 16)).save(mask)
     variants = {
         "plain": (),
         "guidance": ("--guidance", 6),
@@ -108,6 +110,7 @@ def test_each_flag_changes_the_clip(run, tiny_pipeline, tmp_path):
         "image": ("--image", picture),
         "last image": ("--last-image", picture),
         "both": ("--image", picture, "--last-image", picture),
+        "region": ("--image", picture, "--motion-region", mask),
         "longer": ("--num-clips", 2),
         "content frame": ("--content-frame", picture),
         "rolled only": ("--image", picture, "--sampling", "given_frames: {kind: roll_forward, refine_steps: 0}"),

@@ -121,6 +121,55 @@ def test_what_cannot_go_on_is_named(text_pipeline, generate, make_image, argumen
     assert all(word in str(error.value) for word in words), error.value
 
 
+def region(size: int, share: float) -> torch.Tensor:
+    """White from the right on, so much of a picture."""
+    picture = torch.zeros(1, 3, size, size)
+    picture[..., size - round(share * size) :] = 1
+    return picture
+
+
+@pytest.mark.parametrize("given", [("image",), ("content_frame",), ("image", "last_image"), ()])
+def test_outside_a_region_nothing_moves(pipeline, kind, condition, generate, make_image, given):
+    size = side(kind)
+    pictures = {name: make_image(size, size, seed=number) for number, name in enumerate(given)}
+    free = generate(pipeline, **condition, **pictures)
+    still, half, whole = (
+        generate(pipeline, **condition, **pictures, motion_region=region(size, share)).frames for share in (0, 0.5, 1)
+    )
+    torch.testing.assert_close(whole, free.frames)
+    shown = free.content_frames
+    if "image" in pictures:
+        shown = torch.from_numpy(np.array(pictures["image"])).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(still, shown[:, None].expand_as(still), rtol=0, atol=1e-6)
+    torch.testing.assert_close(half[..., : size // 2], still[..., : size // 2])
+    torch.testing.assert_close(half[..., size // 2 :], free.frames[..., size // 2 :])
+
+
+def test_a_region_for_each_clip(text_pipeline, generate, make_image):
+    pictures = [make_image(seed=number) for number in range(2)]
+    asked: dict[str, Any] = {"image": pictures, "num_videos_per_prompt": 2}
+    both = torch.cat([region(16, 0), region(16, 1)])
+    free = generate(text_pipeline, **asked).frames
+    chosen = generate(text_pipeline, **asked, motion_region=both).frames
+    torch.testing.assert_close(chosen[2:], free[2:])
+    assert torch.equal(chosen[:2], chosen[:2, :1].expand_as(chosen[:2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"motion_region": region(8, 1)}, ["motion_region", "8x8", "16x16"]),
+        ({"motion_region": region(16, 1), "output_type": "latent"}, ["motion_region", "latent"]),
+        ({"motion_region": torch.cat([region(16, 1)] * 3)}, ["motion_region", "3", "1 clips"]),
+        ({"motion_region": "mask.png"}, ["motion_region", "str"]),
+    ],
+)
+def test_a_region_that_does_not_fit_is_named(text_pipeline, generate, arguments, words):
+    with pytest.raises(ValueError) as error:
+        generate(text_pipeline, "a ball", **arguments)
+    assert all(word in str(error.value) for word in words), error.value
+
+
 def test_saved_with_the_pipeline(text_pipeline, tmp_path, generate, make_image):
     from cmd_video.pipelines import CMDPipeline
 

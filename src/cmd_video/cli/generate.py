@@ -43,6 +43,7 @@ Budget = Annotated[int | None, typer.Option(min=2, help="Of the search: evaluati
 
 Clips = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")]
 NumClips = Annotated[int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")]
+Region = Annotated[Path | None, typer.Option(help="A picture: where it is white the clip moves, elsewhere not.")]
 PlanFile = Annotated[
     Path | None, typer.Option(help="JSON of boxes over time, which what they hold of --image follows.", metavar="FILE")
 ]
@@ -61,6 +62,7 @@ def command(
     image: Annotated[Path | None, typer.Option(help="First frame (image to video).")] = None,
     last_image: Annotated[Path | None, typer.Option(help="Last frame, beside a first frame or without.")] = None,
     content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
+    motion_region: Region = None,
     plan: PlanFile = None,
     motion_strength: MotionStrength = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
@@ -94,11 +96,11 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    wordless = "" if plan is not None and class_label is None else None
-    texts = [text for text in _read_prompts(prompts, prompts_file) or [wordless] for _ in range(num_videos)]
+    asked = _read_prompts(prompts, prompts_file, nothing="" if plan is not None and class_label is None else None)
+    texts = [text for text in asked for _ in range(num_videos)]
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
     files = _check_files(output, labels, contact_sheet)
-    given = {"image": image, "last_image": last_image, "content_frame": content_frame}
+    given = {"image": image, "last_image": last_image, "content_frame": content_frame, "motion_region": motion_region}
     pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
     planned = _read_plan(plan, motion_strength, num_clips, {**given, "guidance": guidance, "reward": reward})
     pipe = _load(model, device, preset, dtype, revision, sampling)
@@ -107,10 +109,9 @@ def command(
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
     make = _following(pipe, pictures["image"], **planned) if planned else partial(pipe, **pictures, **search)
-    source: dict[str, Any] = {name: path and str(path) for name, path in given.items()} | {"num_clips": num_clips}
+    source = {**_names(given), "num_clips": num_clips, "sampler": type(pipe.content_scheduler).__name__, **planned}
     source |= {"model": model or "default", "revision": revision, "preset": preset, "dtype": dtype, "fps": fps}
-    sampler = type(pipe.content_scheduler).__name__
-    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, "sampler": sampler, **planned}
+    source |= {"reward": reward, "class_label": label_number, "class_name": class_name}
     shown = []
     for number, prompt in enumerate(texts):
         frames, truncated = _generate(make, prompt, label_number, seed + number, settings)
@@ -119,6 +120,11 @@ def command(
         shown.append((labels[number], frames))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
+
+
+def _names(given: dict[str, Path | None]) -> dict[str, Any]:
+    """Paths as a record shows them."""
+    return {name: path and str(path) for name, path in given.items()}
 
 
 def _load(
@@ -258,8 +264,12 @@ def _generate(
     return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
 
 
-def _read_prompts(prompts: list[str] | None, prompts_file: Path | None) -> list[str | None]:
-    return [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
+def _read_prompts(
+    prompts: list[str] | None, prompts_file: Path | None, nothing: str | None
+) -> list[str] | list[str | None]:
+    """Prompts of the command and of its file; without any one that is `nothing`."""
+    found = [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
+    return found or [nothing]
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:

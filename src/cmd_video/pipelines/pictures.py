@@ -88,6 +88,37 @@ def check_anchor(name: str, weights: list[float] | None) -> None:
         )
 
 
+def read_region(
+    regions: Any, height: int, width: int, output_type: str, count: int, num_videos: int
+) -> torch.Tensor | None:
+    """Where clips move: (1, H, W) or (B, H, W) in [0, 1], by how bright a picture is; None is everywhere.
+
+    Args:
+        regions: one picture for all clips, or one for each of `count`.
+        height: H.
+        width: W.
+        output_type: of the call.
+        count: prompts, classes or pictures of the call.
+        num_videos: clips for each of these.
+
+    Raises:
+        ValueError: a picture cannot be read or is of another size, or there is another number of them, or what comes
+            out has no pixels.
+    """
+    if regions is None:
+        return None
+    if output_type == "latent":
+        raise ValueError("motion_region: output_type 'latent' has no pixels that it could be laid over")
+    found = [read_image(region, "motion_region") for region in as_list(regions)]  # (3, H, W) each
+    for region in found:
+        if region.shape[1:] != (height, width):
+            size = f"{region.shape[1]}x{region.shape[2]}"
+            raise ValueError(f"motion_region: {size} (height x width), the clip is {height}x{width}")
+    if len(found) not in (1, count):
+        raise ValueError(f"motion_region: {len(found)} pictures for {count} clips; one for all, or one for each")
+    return torch.stack(found).mean(dim=1).repeat_interleave(1 if len(found) == 1 else num_videos, dim=0)
+
+
 def read_clips(video: Any) -> torch.Tensor:
     """Clips as the models take them: float32 (B, 3, F, H, W) in [-1, 1].
 

@@ -55,7 +55,7 @@ from .inputs import (
     untupled,
 )
 from .older import upgrade_index, upgrade_schedulers
-from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_image
+from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_image, read_region
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
@@ -258,6 +258,7 @@ class CMDPipeline(FromClips, LoraLoader):
         image: Pictures = None,
         last_image: Pictures = None,
         content_frame: Pictures = None,
+        motion_region: Pictures = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -287,6 +288,9 @@ class CMDPipeline(FromClips, LoraLoader):
                 nearly one frame of its clips.
             last_image: last frames, likewise; beside first frames or without.
             content_frame: the content frames themselves, likewise, of any model; then neither of the two.
+            motion_region: pictures of the output's size, one or one for each clip: white moves; where it is black, all
+                frames show the given first frame, or without one the content frame (as Motion-I2V's brush, arXiv
+                2401.15977, but by laying one over the other).
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.
@@ -346,12 +350,14 @@ class CMDPipeline(FromClips, LoraLoader):
         told, nothing, truncated = self.encode(
             prompt, negative_prompt, class_labels, how_many(pictures), num_videos_per_prompt, guided
         )
+        given = len(truncated) // num_videos_per_prompt
+        region = read_region(untupled(motion_region), height, width, output_type, given, num_videos_per_prompt)
 
         # 3. Content frame x_c (B, C, h, w)
         draw = partial(self.motion_latents, told, nothing, how.motion, generator)
         if ends:
-            given = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
-            x_c, z = self.meet(given, num_frames, how, draw)
+            met = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
+            x_c, z = self.meet(met, num_frames, how, draw)
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
@@ -377,7 +383,8 @@ class CMDPipeline(FromClips, LoraLoader):
             check_finite("motion_transformer", clips[-1][1])
 
         # 6. Video
-        frames, content_frames = self.decode(clips, output_type, how.decode_content_frame)
+        still = None if region is None else self.pixels_of(clips[0][0], pictures.get("image"), num_videos_per_prompt)
+        frames, content_frames = self.decode(clips, output_type, how.decode_content_frame, region, still)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated)
         return output if return_dict else output.to_tuple()
@@ -490,6 +497,13 @@ class CMDPipeline(FromClips, LoraLoader):
         """Content frame and normalised motion latents -> frames (B, C, F, h, w), all or those of these numbers."""
         return self.autoencoder.decode(x_c, self.autoencoder.denormalize_latents(z), frames=frames).sample
 
+    def pixels_of(self, content_frame: torch.Tensor, image: Any, num_videos: int) -> torch.Tensor:
+        """Given pictures, or without them content frames (B, C, h, w), as pixels (B, 3, H, W) in [-1, 1]."""
+        if image is None:
+            return decode_images(self.vae, content_frame).clamp(-1, 1).float()
+        pixels = torch.stack([read_image(one) for one in as_list(image)]) * 2 - 1
+        return pixels.repeat_interleave(num_videos, dim=0).to(content_frame.device)
+
     def prepare_latents(self, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
         """Noise of a shape, with unit variance."""
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
@@ -570,7 +584,12 @@ class CMDPipeline(FromClips, LoraLoader):
         return x
 
     def decode(
-        self, clips: list[tuple[torch.Tensor, torch.Tensor]], output_type: str, with_content_frame: bool
+        self,
+        clips: list[tuple[torch.Tensor, torch.Tensor]],
+        output_type: str,
+        with_content_frame: bool,
+        region: torch.Tensor | None = None,
+        still: torch.Tensor | None = None,
     ) -> tuple[Any, Any]:
         """Frames and content frames as `output_type` says.
 
@@ -579,6 +598,8 @@ class CMDPipeline(FromClips, LoraLoader):
                 frame of the one before; the content frames of the first are those that come out.
             output_type: as in a call.
             with_content_frame: whether content frames are wanted.
+            region: (B, H, W) or (1, H, W), 1 where clips move; None = everywhere.
+            still: (B, 3, H, W) in [-1, 1], what is shown where they do not.
         """
         content_frame, motion_latents = clips[0]
         if output_type == "latent":
@@ -587,6 +608,8 @@ class CMDPipeline(FromClips, LoraLoader):
         check_finite("autoencoder", *latents)
         video = decode_video(self.vae, torch.cat(latents, dim=2)).clamp(-1, 1).float()  # (B, 3, F, H, W)
         check_finite("vae", video)
+        if region is not None and still is not None:
+            video = torch.lerp(still[:, :, None], video, region[:, None, None].to(video))
         frames = self.video_processor.postprocess_video(video, output_type)
         if not with_content_frame:
             return frames, None
