@@ -23,7 +23,7 @@ def command(
     output: VideoFile = Path("out.mp4"),
     content_frame: Picture = None,
     keep: Keep = None,
-    strength: Strength = 0.6,
+    strength: Strength = 0.8,
     motion_strength: Annotated[float, typer.Option(min=0, max=1, help="The same of the motion.")] = 0.0,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
     class_label: ClassLabel = None,

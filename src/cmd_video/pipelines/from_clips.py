@@ -1,6 +1,6 @@
 """Clips made from clips: restored, edited.
 
-    edited = pipe.edit(frames, "a green ball moves up", strength=0.6)
+    edited = pipe.edit(frames, "a green ball moves up", strength=0.8)
     restored = pipe.restore(damaged, Operator("superres", factor=4), prompt="a red ball moves up")
 
 B batch, C channels of the content frame, F frames, h, w its sides, D motion channels, H', W' sides of the motion
@@ -35,7 +35,7 @@ class FromClips(DiffusionPipeline):
         negative_prompt: str | list[str] | None = None,
         class_labels: int | str | list[int | str] | None = None,
         content_frame: Any = None,
-        strength: float = 0.6,
+        strength: float = 0.8,
         motion_strength: float = 0.0,
         sampling: Sampling | Mapping[str, Any] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
