@@ -88,6 +88,12 @@ def check_anchor(name: str, weights: list[float] | None) -> None:
         )
 
 
+def read_batch(pictures: Any, num_videos: int = 1) -> torch.Tensor:
+    """One picture or several, each so many times: (B, 3, H, W) in [-1, 1]."""
+    pixels = torch.stack([read_image(picture) for picture in as_list(pictures)]) * 2 - 1
+    return pixels.repeat_interleave(num_videos, dim=0)
+
+
 def read_region(
     regions: Any, height: int, width: int, output_type: str, count: int, num_videos: int
 ) -> torch.Tensor | None:

@@ -55,7 +55,7 @@ from .inputs import (
     untupled,
 )
 from .older import upgrade_index, upgrade_schedulers
-from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_image, read_region
+from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_batch, read_region
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
@@ -383,7 +383,7 @@ class CMDPipeline(FromClips, LoraLoader):
             check_finite("motion_transformer", clips[-1][1])
 
         # 6. Video
-        still = None if region is None else self.pixels_of(clips[0][0], pictures.get("image"), num_videos_per_prompt)
+        still = read_batch(pictures["image"], num_videos_per_prompt) if "image" in pictures else None
         frames, content_frames = self.decode(clips, output_type, how.decode_content_frame, region, still)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated)
@@ -450,25 +450,15 @@ class CMDPipeline(FromClips, LoraLoader):
 
     def encode_image(self, image: Any, num_videos: int) -> torch.Tensor:
         """Given pictures in the space of content frames: (B, C, h, w)."""
-        device = self._execution_device
-        pixels = torch.stack([read_image(one).to(device) for one in as_list(image)]) * 2 - 1  # (B, 3, H, W)
-        pixels = pixels.to(self.autoencoder.dtype)
+        pixels = read_batch(image).to(self._execution_device, self.autoencoder.dtype)  # (B, 3, H, W)
         return encode_images(self.vae, pixels).repeat_interleave(num_videos, dim=0)
 
     def motion_latents(
         self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
         content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w); the others as in `generate`.
-
-        Args:
-            told: see there.
-            nothing: see there.
-            how: see there.
-            generator: see there.
-            content_frame: (B, C, h, w).
-            num_frames: F.
-            most_steps: at most so many; None = as `how` says.
+        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), in at most so many steps; the rest as
+        in `generate`.
         """
         how = how.at_most(most_steps)
         noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
@@ -496,13 +486,6 @@ class CMDPipeline(FromClips, LoraLoader):
     def latents_of(self, x_c: torch.Tensor, z: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Content frame and normalised motion latents -> frames (B, C, F, h, w), all or those of these numbers."""
         return self.autoencoder.decode(x_c, self.autoencoder.denormalize_latents(z), frames=frames).sample
-
-    def pixels_of(self, content_frame: torch.Tensor, image: Any, num_videos: int) -> torch.Tensor:
-        """Given pictures, or without them content frames (B, C, h, w), as pixels (B, 3, H, W) in [-1, 1]."""
-        if image is None:
-            return decode_images(self.vae, content_frame).clamp(-1, 1).float()
-        pixels = torch.stack([read_image(one) for one in as_list(image)]) * 2 - 1
-        return pixels.repeat_interleave(num_videos, dim=0).to(content_frame.device)
 
     def prepare_latents(self, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
         """Noise of a shape, with unit variance."""
@@ -599,7 +582,7 @@ class CMDPipeline(FromClips, LoraLoader):
             output_type: as in a call.
             with_content_frame: whether content frames are wanted.
             region: (B, H, W) or (1, H, W), 1 where clips move; None = everywhere.
-            still: (B, 3, H, W) in [-1, 1], what is shown where they do not.
+            still: (B, 3, H, W) in [-1, 1], what is shown where they do not; None = the content frame.
         """
         content_frame, motion_latents = clips[0]
         if output_type == "latent":
@@ -608,8 +591,9 @@ class CMDPipeline(FromClips, LoraLoader):
         check_finite("autoencoder", *latents)
         video = decode_video(self.vae, torch.cat(latents, dim=2)).clamp(-1, 1).float()  # (B, 3, F, H, W)
         check_finite("vae", video)
-        if region is not None and still is not None:
-            video = torch.lerp(still[:, :, None], video, region[:, None, None].to(video))
+        if region is not None:
+            still = decode_images(self.vae, content_frame).clamp(-1, 1) if still is None else still
+            video = torch.lerp(still[:, :, None].to(video), video, region[:, None, None].to(video))
         frames = self.video_processor.postprocess_video(video, output_type)
         if not with_content_frame:
             return frames, None
