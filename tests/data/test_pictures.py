@@ -153,7 +153,7 @@ def test_what_is_no_picture_is_one_line_everywhere(tmp_path, capsys, make, probl
 def test_the_command_line_and_the_pipeline_read_alike(tmp_path, kind):
     from pathlib import Path
 
-    from cmd_video.cli.generate import _open_image
+    from cmd_video.cli.options import open_picture
     from cmd_video.pipelines.pictures import read_image
 
     path, exif = Path(tmp_path / "a.png"), Image.Exif()
@@ -168,4 +168,4 @@ def test_the_command_line_and_the_pipeline_read_alike(tmp_path, kind):
     expected = read_picture(path).permute(2, 0, 1).float() / 255
     with Image.open(path) as picture:
         assert torch.equal(read_image(picture), expected)
-    assert torch.equal(read_image(_open_image(path)), expected) and expected.shape == (3, 48, 64)
+    assert torch.equal(read_image(open_picture(path, "image")), expected) and expected.shape == (3, 48, 64)

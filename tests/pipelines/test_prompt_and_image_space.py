@@ -83,11 +83,12 @@ def test_images_are_encoded_in_slices(vae, monkeypatch):
 
 
 def test_images_of_the_right_size_pass(make_image):
-    from cmd_video.pipelines.pictures import check_images
+    from cmd_video.pipelines.pictures import check_pictures
 
-    check_images([make_image(8, 12), torch.rand(3, 8, 12)], 8, 12)
-    with pytest.raises(ValueError, match="image: 8x12 .* the clip is 12x8"):
-        check_images([make_image(8, 12)], 12, 8)
+    for name in ("image", "last_image", "content_frame"):
+        check_pictures({name: [make_image(8, 12), torch.rand(3, 8, 12)]}, 8, 12, 4, [0.1, 0.9])
+        with pytest.raises(ValueError, match=f"{name}: 8x12 .* the clip is 12x8"):
+            check_pictures({name: [make_image(8, 12)]}, 12, 8, 4, [0.1, 0.9])
 
 
 @torch.no_grad()

@@ -144,7 +144,7 @@ def _generate(pipe: CMDPipeline, inputs: _Inputs, how: Sampling, batch: int) -> 
     content_frame = pipe.generate("content", z["content"], told, nothing.rows, how.content)
     told = told.having(content_frame=content_frame)
     motion_latents = pipe.generate("motion", z["motion"], told, nothing.rows, how.motion)
-    return pipe.decode([(content_frame, motion_latents)], "pt", how.decode_content_frame)[0]
+    return pipe.decode(content_frame, motion_latents, "pt", how.decode_content_frame)[0]
 
 
 def _told(pipe: CMDPipeline, batch: int) -> Condition:

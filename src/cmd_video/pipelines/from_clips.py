@@ -99,7 +99,7 @@ class FromClips(DiffusionPipeline):
         check_finite("motion_transformer", z)
 
         # 4. Video
-        frames, content_frames = self.decode([(x_c, z)], output_type, how.decode_content_frame)
+        frames, content_frames = self.decode(x_c, z, output_type, how.decode_content_frame)
         self.maybe_free_model_hooks()
         return CMDPipelineOutput(frames, content_frames, truncated)
 
@@ -153,7 +153,7 @@ class FromClips(DiffusionPipeline):
         with torch.enable_grad():
             content_frame, motion_latents = how.restore(observed, operator, *parts, start, decode)
         check_finite("restore", content_frame, motion_latents)
-        frames_out, content_frames = self.decode([(content_frame, motion_latents)], output_type, True)
+        frames_out, content_frames = self.decode(content_frame, motion_latents, output_type, True)
         self.maybe_free_model_hooks()
         return CMDPipelineOutput(frames_out, content_frames, truncated)
 

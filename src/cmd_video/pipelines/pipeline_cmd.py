@@ -384,7 +384,7 @@ class CMDPipeline(FromClips, LoraLoader):
 
         # 6. Video
         still = read_batch(pictures["image"], num_videos_per_prompt) if "image" in pictures else None
-        frames, content_frames = self.decode(clips, output_type, how.decode_content_frame, region, still)
+        frames, content_frames = self.decode_row(clips, output_type, how.decode_content_frame, region, still)
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated)
         return output if return_dict else output.to_tuple()
@@ -567,6 +567,12 @@ class CMDPipeline(FromClips, LoraLoader):
         return x
 
     def decode(
+        self, content_frame: torch.Tensor, motion_latents: torch.Tensor, output_type: str, with_content_frame: bool
+    ) -> tuple[Any, Any]:
+        """Content frame and normalised motion latents -> frames and content frames as `output_type` says."""
+        return self.decode_row([(content_frame, motion_latents)], output_type, with_content_frame)
+
+    def decode_row(
         self,
         clips: list[tuple[torch.Tensor, torch.Tensor]],
         output_type: str,
