@@ -175,7 +175,12 @@ def _build(blueprint: Blueprint) -> Any:
         return kind(**blueprint.config)
     if issubclass(kind, ConfigMixin):  # some know their older configurations
         return place(lambda: kind.from_config(blueprint.config), "meta", torch.float32)
-    return Place("meta").build(kind, **blueprint.config)
+    ends = (
+        {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        if issubclass(kind, transformers.CLIPTextModel)
+        else {}
+    )
+    return Place("meta").build(kind, **{**ends, **blueprint.config})  # a small vocabulary has not CLIP's own
 
 
 def _blueprint(name: str, component: ComponentConfig, earlier: list[TrainConfig], folder: Path) -> Blueprint:
