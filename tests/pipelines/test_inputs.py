@@ -296,7 +296,8 @@ WRONG = [
     ("motion_num_inference_steps", 0, "motion_num_inference_steps: 0"),
     ("num_frames", True, "num_frames: True"),
     ("num_frames", 4 * 10**9, "num_frames, .* GiB, this machine has"),
-    ("num_videos_per_prompt", 10**9, "num_videos_per_prompt: .* GiB"),
+    ("num_videos_per_prompt", 10**9, "num_videos_per_prompt.* GiB"),
+    ("num_clips", 10**9, "num_clips: .* GiB"),
     ("height", 16 * 10**8, "height, width.* GiB"),
 ]
 

@@ -128,3 +128,11 @@ def forked_train(tmp_path_factory) -> Iterator[Callable[..., SimpleNamespace]]:
     yield ask
     process.stdin.close()
     process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, run_train, tmp_path_factory):
+    """A finished run of an autoencoder, for what encodes; other files have runs of their own."""
+    folder = tmp_path_factory.mktemp("encode") / "run"
+    run_train(tiny_config("autoencoder", folder, loop__steps=2))
+    return folder

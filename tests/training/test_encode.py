@@ -19,14 +19,6 @@ CLIPS, SIZE = 7, 1  # shards of a clip each
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config, run_train, tmp_path_factory):
-    """A run of an autoencoder."""
-    folder = tmp_path_factory.mktemp("encode") / "run"
-    run_train(tiny_config("autoencoder", folder, loop__steps=2))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def alone(run):
     """The files that one process writes."""
     assert encode_run(run, run.parent / "alone", CLIPS, shard_size=SIZE) == CLIPS

@@ -90,8 +90,8 @@ def check_memory(num_clips: int, num_frames: int, height: int, width: int) -> No
     )
     if needed > there:
         raise ValueError(
-            f"height, width, num_frames, num_videos_per_prompt: {height}x{width}, {num_frames} frames, {num_clips} "
-            f"clips take {needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}"
+            f"height, width, num_frames, num_videos_per_prompt, num_clips: {height}x{width}, {num_frames} frames, "
+            f"{num_clips} clips take {needed / 2**30:.0f} GiB, this machine has {there / 2**30:.0f}"
         )
 
 

@@ -321,9 +321,8 @@ class CMDPipeline(FromClips, LoraLoader):
         # 1. Arguments
         prompt, negative_prompt, class_labels = map(untupled, (prompt, negative_prompt, class_labels))
         generator = untupled(generator)
-        pictures = {name: untupled(value) for name, value in (
-            ("image", image), ("last_image", last_image), ("content_frame", content_frame)
-        ) if value is not None}  # fmt: skip
+        given = {"image": image, "last_image": last_image, "content_frame": content_frame}
+        pictures = {name: untupled(value) for name, value in given.items() if value is not None}
         class_labels = label_numbers(class_labels, self.class_names, self.num_classes)
         height, width = default_size(self, height, width)
         num_frames = self.autoencoder.config.num_frames if num_frames is None else num_frames
@@ -333,11 +332,13 @@ class CMDPipeline(FromClips, LoraLoader):
             "guidance_scale": guidance_scale, "motion_guidance_scale": motion_guidance_scale,
             "guidance_interval": guidance_interval, "reuse_interval": reuse_interval,
         })  # fmt: skip
-        self.check_inputs(
+        count = self.check_inputs(
             prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, num_videos_per_prompt,
             generator, output_type,
         )  # fmt: skip
         check_num_clips(num_clips, pictures, num_frames, self.autoencoder.config.get("frame_weights"), output_type)
+        check_memory(count * num_videos_per_prompt, num_frames * num_clips, height, width)
+        region = read_region(untupled(motion_region), height, width, output_type, count, num_videos_per_prompt)
         ends = ends_of(pictures, num_frames)
         self.forget(callback_on_step_end)
         begun = [list(ends)] + [[0]] * (num_clips - 1)  # numbers of the frames that each clip is given
@@ -350,8 +351,6 @@ class CMDPipeline(FromClips, LoraLoader):
         told, nothing, truncated = self.encode(
             prompt, negative_prompt, class_labels, how_many(pictures), num_videos_per_prompt, guided
         )
-        given = len(truncated) // num_videos_per_prompt
-        region = read_region(untupled(motion_region), height, width, output_type, given, num_videos_per_prompt)
 
         # 3. Content frame x_c (B, C, h, w)
         draw = partial(self.motion_latents, told, nothing, how.motion, generator)
@@ -393,8 +392,8 @@ class CMDPipeline(FromClips, LoraLoader):
         self, prompt: Any, negative_prompt: Any, class_labels: Any, pictures: Mapping[str, Any], height: int,
         width: int, num_frames: int, how: Sampling, num_videos: int, generator: Generator, output_type: str,
         count: int = 0,
-    ) -> None:  # fmt: skip
-        """Raise a ValueError that names the argument, its value and what is allowed."""
+    ) -> int:  # fmt: skip
+        """How many prompts, classes or pictures there are; a ValueError names what does not fit, what is allowed."""
         size = check_condition(self.num_classes, prompt, negative_prompt, class_labels, pictures, count)
         unit, patch = size_unit(self), self.motion_transformer.config.patch_size
         check_multiple("height", height, unit)
@@ -408,6 +407,7 @@ class CMDPipeline(FromClips, LoraLoader):
         check_memory(size * num_videos, num_frames, height, width)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
+        return size
 
     def encode(
         self, prompt: Any, negative_prompt: Any, class_labels: Any, count: int, num_videos: int, guided: bool = True
