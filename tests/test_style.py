@@ -20,7 +20,7 @@ CORE = (  # what a sample passes through, and what is learned of it
     *(f"denoisers/{name}.py" for name in ("denoiser", "content", "motion", "prompts", "latent_space")),
     *(f"pipelines/{name}.py" for name in ("pipeline_cmd", "inputs", "sampling")),
 )
-MAX_FILE, MAX_FUNCTION, MAX_LONG_FUNCTION, MAX_CORE = 400, 60, 120, 3500
+MAX_FILE, MAX_FUNCTION, MAX_LONG_FUNCTION, MAX_CORE = 400, 60, 120, 3700
 TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".in", ".sh", ".ipynb", ""}
 
 

@@ -26,6 +26,8 @@ NEUTRAL = {  # settings that change nothing
     "image_leakage": {"maximum": 0.0},
     "frame_dropout": {"share": 0.0},
     "lora": {"rank": 0},
+    "reference_frames": {"count": 0},
+    "task_mix": {"first_last": 1.0},
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},
 }
@@ -147,7 +149,7 @@ def test_a_thirty_first_technique_is_one_file_and_one_row(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"content": {"guidance": {"kind": "joint_guidance"}}}, "content.guidance: 'joint_guidance' is not for"),
+        ({"content": {"process": {"kind": "bridge"}}}, "content.process: 'bridge' is not for"),
         ({"motion": {"search": {"kind": "reward_particles"}}}, "motion.search: 'reward_particles' is not for"),
         ({"motion": {"eta": 0.5, "process": {"kind": "bridge"}}}, "motion.eta: 0.5, but its solver or process"),
     ],

@@ -268,6 +268,9 @@ def encode_command(
     ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="Write the index of shards that are all there.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes to start.")] = 1,
+    end_frames: Annotated[
+        bool, typer.Option("--end-frames", help="Keep first and last frames, for models that are told them.")
+    ] = False,
     executor: Annotated[
         str, typer.Option(help="local: on this machine; or ray: where Ray has a place (RAY_ADDRESS).")
     ] = "local",
@@ -292,7 +295,7 @@ def encode_command(
 
     chosen: dict[str, Any] = {"run": run, "output": output, "num_clips": num_clips, "split": split}
     chosen |= {"batch_size": batch_size, "device": device, "overrides": overrides, "passes": passes}
-    share = None if shard is None else read_share(shard)
+    chosen["end_frames"] = end_frames
     if finish:
         Encoding(**chosen).finish()
         _tell_encoded(output)
@@ -302,12 +305,12 @@ def encode_command(
         task = progress.add_task("clips", total=num_clips)
         encode_run(
             **chosen,
-            share=share,
+            share=None if shard is None else read_share(shard),
             processes=processes,
             executor=executor,  # type: ignore[arg-type]  # which says what is allowed
             progress=lambda done: progress.update(task, completed=done),
         )
-    if share is None:
+    if shard is None:
         _tell_encoded(output)
     else:
         print(output)

@@ -5,7 +5,8 @@
         frame = shard.read("content_frame", 7)              # (C, H, W), 7 counted from 0; the others stay on the disk
 
 A shard `shard-00000.safetensors` holds `content_frame` (N, C, H, W), `motion_latents` (N, D, F, H' + W') and
-`class_label` (N,); its metadata have the N prompts, and the sha256 of prompts and tensors.
+`class_label` (N,), and where it was asked for `end_frames` (N, 2, C, H, W), first and last frame; its metadata have
+the N prompts, and the sha256 of prompts and tensors.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from safetensors.torch import save
 from .files import write_whole
 
 TENSORS = {"content_frame": 4, "motion_latents": 4, "class_label": 1}  # name -> dimensions
+FURTHER = {"end_frames": 5}  # likewise, of folders that were encoded with them
 DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64}
 MAX_HEADER = 2**27  # bytes; safetensors itself allows 100 MB
 AGAIN = "`cmd-video data encode` again mends it"
@@ -74,7 +76,8 @@ def read_shard(path: Path) -> Shard:
     """
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in TENSORS}
+            names = (*TENSORS, *(name for name in FURTHER if name in set(file.keys())))
+            tensors = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}
         shard = Shard(tensors, json.loads(metadata["prompts"]))
     except FileNotFoundError as error:
@@ -119,7 +122,7 @@ class OpenShard:
             raise ValueError(f"{path}: cannot be read ({error})") from error
         try:
             header, self._start = self._header()
-            places = {name: header[name] for name in TENSORS}
+            places = {name: header[name] for name in (*TENSORS, *(name for name in FURTHER if name in header))}
             self.prompts: list[str] = json.loads(header["__metadata__"]["prompts"])
             self._dtypes = {name: DTYPES[place["dtype"]] for name, place in places.items()}
             self._offsets = {name: place["data_offsets"][0] for name, place in places.items()}
@@ -190,9 +193,9 @@ def _check_shapes(path: Path, prompts: int, shapes: dict[str, tuple[int, ...]]) 
     """Raise a ValueError unless there is one prompt for each clip, and as many dimensions as latents have."""
     counts = [prompts, *(shape[0] if shape else 0 for shape in shapes.values())]
     if set(counts) != {counts[0]} or not counts[0]:
-        numbers = ", ".join(f"{count} {name}" for name, count in zip(("prompts", *TENSORS), counts, strict=True))
+        numbers = ", ".join(f"{count} {name}" for name, count in zip(("prompts", *shapes), counts, strict=True))
         raise ValueError(f"{path}: holds {numbers}; there must be as many of each, and one at least")
-    if any(len(shapes[name]) != dimensions for name, dimensions in TENSORS.items()):
+    if any(len(shapes[name]) != dimensions for name, dimensions in (TENSORS | FURTHER).items() if name in shapes):
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"{path}: shapes {found} are not those of latents")
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .files import write_whole
-from .latent_shards import AGAIN, OpenShard, Shard, captions_digest, read_shard, shard_path, write_shard
+from .latent_shards import AGAIN, FURTHER, OpenShard, Shard, captions_digest, read_shard, shard_path, write_shard
 from .order import WINDOW, BlockOrder
 
 OPEN_SHARDS = WINDOW  # a pass reads clips of so many shards in turn
@@ -36,9 +36,9 @@ def write_latents(
 
     Args:
         folder: where to write.
-        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, drawn one at a time; an empty
-            one where the shard is there already and whole (`is_whole`), so that a second run goes on. One without a
-            prompt, where no clip could be read, makes no shard.
+        batches: dicts with `content_frame`, `motion_latents`, `prompt`, `class_label`, and `end_frames` in all of them
+            or in none, drawn one at a time; an empty one where the shard is there already and whole (`is_whole`), so
+            that a second run goes on. One without a prompt, where no clip could be read, makes no shard.
         recipe: what made them, JSON-able.
         class_names: name of each class label; empty where labels are numbers, None where that is not known.
 
@@ -96,7 +96,8 @@ def write_batch(folder: Path, number: int, batch: dict[str, Any]) -> None:
         path.unlink(missing_ok=True)
         write_whole(mark, "")
         return
-    tensors = {name: batch[name].half().contiguous().cpu() for name in ("content_frame", "motion_latents")}
+    names = ("content_frame", "motion_latents", *(name for name in FURTHER if name in batch))
+    tensors = {name: batch[name].half().contiguous().cpu() for name in names}
     write_shard(path, Shard({**tensors, "class_label": batch["class_label"].long().cpu()}, list(batch["prompt"])))
     mark.unlink(missing_ok=True)
 
@@ -220,7 +221,8 @@ def _check_size(path: Path, size: int | None) -> None:
 
 
 class LatentsDataset(Dataset):
-    """Items: `content_frame` (C, H, W), `motion_latents` (D, F, H' + W'), float32; `prompt`, `class_label`.
+    """Items: `content_frame` (C, H, W), `motion_latents` (D, F, H' + W'), where they were encoded `end_frames`
+    (2, C, H, W), float32; `prompt`, `class_label`.
 
     Item n for n >= len: the clips again, in a new order for each pass; see `order.BlockOrder`, whose blocks are the
     shards. A shard is compared with its digest once, when a process of the run first reads a clip of it.
@@ -287,6 +289,7 @@ class LatentsDataset(Dataset):
         return {
             "content_frame": shard.read("content_frame", number).float(),
             "motion_latents": shard.read("motion_latents", number).float(),
+            **{name: shard.read(name, number).float() for name in FURTHER if name in self.shapes},
             "prompt": shard.prompts[number],
             "class_label": shard.labels[number],
         }
@@ -324,8 +327,8 @@ class LatentsDataset(Dataset):
         if len(shard.prompts) != known.clips:
             raise ValueError(f"{shard.path}: holds {len(shard.prompts)} clips, index.json says {known.clips}")
         for name, shape in self.shapes.items():
-            if shard.shapes[name] != shape:
-                raise ValueError(f"{shard.path}: {name} of shape {shard.shapes[name]}, {shape} in the first shard")
+            if shard.shapes.get(name) != shape:
+                raise ValueError(f"{shard.path}: {name} of shape {shard.shapes.get(name)}, {shape} in the first shard")
         if known.captions_sha256 not in (None, captions_digest(shard.prompts, shard.labels)):
             raise ValueError(f"{shard.path}: captions or classes are not those of index.json; {AGAIN}")
         while len(self._open) >= OPEN_SHARDS:

@@ -16,6 +16,7 @@ from .denoiser import Batch, Denoiser
 from .labels import class_labels, null_label, with_null
 from .latent_space import decode_video, encode_images, encode_video
 from .prompts import encode_prompt_rows
+from .references import ROW, ends_of_clips, unet_references, with_references
 
 
 class ContentDenoiser(Denoiser):
@@ -35,16 +36,18 @@ class ContentDenoiser(Denoiser):
 
     def example(self, batch: Batch) -> tuple[Tensor, Condition]:
         condition = Condition({"prompt": batch["prompt"], "class": batch["class_label"]})
+        vae, references = self.components.get("vae"), unet_references(self.components[self.component])
+        if references:
+            condition = condition.having(**{ROW: ends_of_clips(batch, vae, references)})
         if "content_frame" in batch:
             return batch["content_frame"], condition  # (B, C, h, w)
-        vae = self.components.get("vae")
         if self.single_frames:
             return encode_images(vae, batch["video"][:, :, 0]), condition  # (B, C, h, w)
         clip = encode_video(vae, batch["video"])  # (B, C, F, h, w)
         return self.components["autoencoder"].encode(clip).content_frame, condition  # (B, C, h, w)
 
     def encode(self, condition: Condition) -> Condition:
-        """`labels` (B,) for a class-conditional DiT, else `tokens` (B, S, D)."""
+        """`labels` (B,) for a class-conditional DiT, else `tokens` (B, S, D), and given frames as a row."""
         model = self.components[self.component]
         if null_label(model):
             labels = with_null(condition["class"], condition.is_absent("class"), null_label(model))
@@ -52,14 +55,17 @@ class ContentDenoiser(Denoiser):
         if self.components.get("text_encoder") is None:
             return Condition({})
         features = encode_prompt_rows(self.components, "text_encoder", condition, self.learns_text)
-        return Condition({"tokens": features.hidden_states})
+        return Condition({"tokens": features.hidden_states, **condition.only([ROW]).rows})
 
     def told(self, model: Any) -> tuple[str, ...]:
-        return ("labels",) if null_label(model) else ("tokens",)
+        if null_label(model):
+            return ("labels",)
+        return ("tokens", ROW) if unet_references(model) else ("tokens",)
 
     def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
         if "labels" in told:
             return model(x, timestep, class_labels=told["labels"]).sample  # (N, C, h, w)
+        x = with_references(x, told.get(ROW), unet_references(model))  # (N, C + R (C + 1), h, w)
         return model(x, timestep, told.get("tokens")).sample  # (N, C, h, w)
 
     def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:

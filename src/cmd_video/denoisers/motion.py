@@ -18,6 +18,7 @@ from .denoiser import Batch, Denoiser, timesteps
 from .labels import class_labels, config_of, null_label, with_null
 from .latent_space import decode_video, encode_video
 from .prompts import encode_prompt_rows
+from .references import ROW, ends_of_clips, with_references
 
 
 class MotionDenoiser(Denoiser):
@@ -42,12 +43,15 @@ class MotionDenoiser(Denoiser):
             clip = encode_video(self.components.get("vae"), batch["video"])  # (B, C, F, h, w)
             content_frame, motion_latents = autoencoder.encode(clip, return_dict=False)
             motion_latents = autoencoder.normalize_latents(motion_latents)  # (B, D, F, H' + W')
-        return motion_latents, Condition({**rows, "content_frame": content_frame})
+        rows["content_frame"] = content_frame
+        if references := config_of(self.components[self.component]).num_references:
+            rows[ROW] = ends_of_clips(batch, self.components.get("vae"), references)
+        return motion_latents, Condition(rows)
 
     def encode(self, condition: Condition) -> Condition:
-        """`content_frame` (B, C, h, w), and as the model knows them `pooled` (B, D) and `labels` (B,)."""
+        """`content_frame` (B, C, h, w), given frames, and as the model knows them `pooled` (B, D), `labels` (B,)."""
         model = self.components[self.component]
-        told: dict[str, Any] = {"content_frame": condition["content_frame"]}
+        told: dict[str, Any] = condition.only(["content_frame", ROW]).rows
         null = null_label(model)
         if null:
             told["labels"] = class_labels(model, with_null(condition["class"], condition.is_absent("class"), null))
@@ -56,12 +60,13 @@ class MotionDenoiser(Denoiser):
         return Condition(told)
 
     def told(self, model: Any) -> tuple[str, ...]:
-        known = (("labels", null_label(model)), ("pooled", config_of(model).text_dim))
+        config = config_of(model)
+        known = (("labels", null_label(model)), ("pooled", config.text_dim), (ROW, config.num_references))
         return ("content_frame", *(name for name, takes in known if takes))
 
     def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
         pooled, labels = (told.get(name) for name in ("pooled", "labels"))
-        return model(x, timestep, told["content_frame"], pooled, labels).sample  # (N, D, F, H' + W')
+        return model(x, timestep, frames_of(model, told), pooled, labels).sample  # (N, D, F, H' + W')
 
     def ask(self, model: Any, told: Condition) -> Ask:
         pooled, labels = (told.get(name) for name in ("pooled", "labels"))
@@ -69,8 +74,9 @@ class MotionDenoiser(Denoiser):
 
         def ask(x: Tensor, step: Step) -> Tensor:
             if not fixed:
-                model.check_inputs(x, told["content_frame"], pooled, labels)
-                fixed.append(self.compiled(fixed_tokens)(model, x, told["content_frame"]).clone())
+                frames = frames_of(model, told)
+                model.check_inputs(x, frames, pooled, labels)
+                fixed.append(self.compiled(fixed_tokens)(model, x, frames).clone())
             return self.compiled(motion_step)(model, x, timesteps(x, step), fixed[0], pooled, labels)
 
         return ask
@@ -86,6 +92,11 @@ class MotionDenoiser(Denoiser):
         autoencoder = self.components["autoencoder"]
         clip = autoencoder.decode(condition["content_frame"], autoencoder.denormalize_latents(x_0)).sample
         return decode_video(self.components.get("vae"), clip)  # (B, 3, F, H, W)
+
+
+def frames_of(model: Any, told: Condition) -> Tensor:
+    """The content frame, with the given frames of a model that takes such: (N, C + R (C + 1), h, w)."""
+    return with_references(told["content_frame"], told.get(ROW), config_of(model).num_references)
 
 
 def fixed_tokens(model: Any, x: Tensor, content_frame: Tensor) -> Tensor:

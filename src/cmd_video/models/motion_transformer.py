@@ -56,6 +56,7 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         num_heads: attention heads.
         num_classes: number of class labels; 0 = no class condition. Label `num_classes` stands for "no class".
         text_dim: width of the pooled text feature; 0 = no text condition.
+        num_references: R given frames, each with a mask, behind the content frame's channels (STIV, arXiv 2412.07730).
     """
 
     _supports_gradient_checkpointing = True
@@ -75,13 +76,15 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         num_heads: int = 16,
         num_classes: int = 0,
         text_dim: int = 0,
+        num_references: int = 0,
     ) -> None:
         super().__init__()
         if dim % 4 or dim % num_heads:
             raise ValueError(f"dim: {dim} is not divisible by 4 and by num_heads = {num_heads}")
         # 1. Tokens
         self.latent_embed = nn.Conv2d(latent_channels, dim, patch_size, stride=patch_size)
-        self.content_embed = nn.Conv2d(content_channels, dim, content_patch_size, stride=content_patch_size)
+        shown = content_channels + num_references * (content_channels + 1)
+        self.content_embed = nn.Conv2d(shown, dim, content_patch_size, stride=content_patch_size)
         self.plane_embedding = nn.Parameter(torch.zeros(2, dim))  # tells rows (z_x) from columns (z_y)
         # 2. Conditions
         self.time_embed = TimestepEmbedder(dim)
@@ -126,7 +129,7 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         Args:
             hidden_states: (B, D, F, H' + W'), normalised and noised.
             timestep: (B,), diffusion time in 0..999.
-            content_frame: (B, C, H, W), in the same scale as in training.
+            content_frame: (B, C + R (C + 1), H, W), in the same scale as in training.
             pooled_text: (B, text_dim); needed when the model has a text condition.
             class_labels: (B,) integers in 0..num_classes; needed when the model has a class condition.
             return_dict: return a `CMDMotionTransformerOutput` instead of a tuple.

@@ -30,8 +30,9 @@ def how_many(pictures: Mapping[str, Any]) -> int:
 
 
 def check_pictures(
-    pictures: Mapping[str, Any], height: int, width: int, num_frames: int, weights: list[float] | None
-) -> None:
+    pictures: Mapping[str, Any], height: int, width: int, num_frames: int, weights: list[float] | None,
+    references: int | None = None,
+) -> None:  # fmt: skip
     """Raise a ValueError unless all are pictures of this size, see `read_image`, and the model can use them.
 
     Args:
@@ -40,6 +41,7 @@ def check_pictures(
         width: W.
         num_frames: F.
         weights: the autoencoder's `frame_weights`.
+        references: how many frames the content model can be told, where it is to be told them; None = it is not.
     """
     for name, given in pictures.items():
         for picture in as_list(given):
@@ -53,19 +55,26 @@ def check_pictures(
         raise ValueError(f"content_frame: given beside {ends[0]}; give one of them")
     if num_frames < 2 and len(ends) > 1:
         raise ValueError(f"num_frames: {num_frames}, but first and last frame are two")
+    if references is not None:
+        check_told(ends[-1], ENDS.index(ends[-1]) + 1, references)
+        return
     check_anchor(ends[0], weights)
     if ends == ["last_image"] and weights is not None and weights[0] == max(weights):
         raise ValueError("last_image: this model's content frame is the first frame; give image as well")
 
 
 def check_num_clips(
-    num_clips: int, pictures: Mapping[str, Any], num_frames: int, weights: list[float] | None, output_type: str
-) -> None:
+    num_clips: int, pictures: Mapping[str, Any], num_frames: int, weights: list[float] | None, output_type: str,
+    references: int | None = None,
+) -> None:  # fmt: skip
     """Raise a ValueError unless so many clips can follow each other; arguments as `check_pictures`."""
     check_multiple("num_clips", num_clips, 1)
     if num_clips == 1:
         return
-    check_anchor("num_clips", weights)
+    if references is None:
+        check_anchor("num_clips", weights)
+    else:
+        check_told("num_clips", 1, references)
     if num_frames < 2:
         raise ValueError(f"num_clips: {num_clips} clips of one frame are one frame; give num_frames of at least 2")
     if output_type == "latent":
@@ -85,6 +94,15 @@ def check_anchor(name: str, weights: list[float] | None) -> None:
         raise ValueError(
             f"{name}: this model's content frame mixes its frames (largest weight {max(weights):.2f}, needed "
             f"{ONE_FRAME:g}); give content_frame instead, or a model trained with objective.anchor_weight"
+        )
+
+
+def check_told(name: str, needed: int, references: int) -> None:
+    """Raise a ValueError that begins with this name unless the content model can be told so many frames."""
+    if references < needed:
+        raise ValueError(
+            f"{name}: sampling.given_frames tells the networks, but this content model can be told {references} "
+            f"frames, needed {needed} (first; first and last); train it with edit.kind reference_frames"
         )
 
 

@@ -33,6 +33,7 @@ from cmd_video.denoisers.latent_space import (
 )
 from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
 from cmd_video.denoisers.prompts import encode_prompts
+from cmd_video.denoisers.references import ROW, reference_row, unet_references
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
@@ -65,7 +66,9 @@ Generator = torch.Generator | list[torch.Generator] | None
 Pictures = PIL.Image.Image | list[PIL.Image.Image] | torch.Tensor | np.ndarray | None
 Reward = Callable[[torch.Tensor, list[str]], torch.Tensor]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-TOLD = {"text": ("tokens", "pooled", "labels"), "content_frame": ("content_frame",)}  # what guidance can leave out
+TOLD = {  # what guidance can leave out
+    "text": ("tokens", "pooled", "labels"), "content_frame": ("content_frame",), "reference": (ROW,),
+}  # fmt: skip
 
 
 class Components(Mapping[str, Any]):
@@ -336,7 +339,8 @@ class CMDPipeline(FromClips, LoraLoader):
             prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, num_videos_per_prompt,
             generator, output_type,
         )  # fmt: skip
-        check_num_clips(num_clips, pictures, num_frames, self.autoencoder.config.get("frame_weights"), output_type)
+        weights, references = self.autoencoder.config.get("frame_weights"), self._references(how)
+        check_num_clips(num_clips, pictures, num_frames, weights, output_type, references)
         check_memory(count * num_videos_per_prompt, num_frames * num_clips, height, width)
         region = read_region(untupled(motion_region), height, width, output_type, count, num_videos_per_prompt)
         ends = ends_of(pictures, num_frames)
@@ -344,7 +348,8 @@ class CMDPipeline(FromClips, LoraLoader):
         begun = [list(ends)] + [[0]] * (num_clips - 1)  # numbers of the frames that each clip is given
         passes = [most for numbers in begun for most in self._passes(how, numbers, num_frames)]
         self._num_timesteps = sum(how.motion.at_most(most).num_inference_steps for most in passes)
-        self._num_timesteps += 0 if pictures else how.content.num_inference_steps
+        drawn = len([numbers for numbers in begun if numbers]) if how.for_given_frames.tells else 0
+        self._num_timesteps += (drawn + (not pictures)) * how.content.num_inference_steps
 
         # 2. Conditions
         guided = how.content.asks_without("text", self.content) or how.motion.asks_without("text", self.motion)
@@ -353,32 +358,29 @@ class CMDPipeline(FromClips, LoraLoader):
         )
 
         # 3. Content frame x_c (B, C, h, w)
-        draw = partial(self.motion_latents, told, nothing, how.motion, generator)
+        prompts = [text for text in as_list(prompt) for _ in range(num_videos_per_prompt)]
+        shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
+        picture = partial(self.content_frames, shape, nothing, how.content, generator, prompts, reward)
+        draw = partial(self.motion_latents, nothing, how.motion, generator)
         if ends:
             met = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
-            x_c, z = self.meet(met, num_frames, how, draw)
+            x_c, z = self.meet(met, num_frames, told, how, picture, draw)
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
-            shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
-            noise = self.prepare_latents(shape, generator)
-            if how.content.search is None:
-                x_c = self.generate("content", noise, told, nothing, how.content, generator)
-            else:
-                prompts = [text for text in as_list(prompt) for _ in range(num_videos_per_prompt)]
-                x_c = self.search(noise, told, nothing, how.content, generator, prompts, reward)
+            x_c = picture(told)
         check_finite("vae" if pictures else "unet", x_c)
 
         # 4. Motion latents z (B, D, F, H' + W')
         if not ends:
-            z = draw(x_c, num_frames)
+            z = draw(told, x_c, num_frames)
         check_finite("motion_transformer", z)
 
         # 5. Clips that go on where the one before ends
         clips = [(x_c, z)]
         for _ in range(1, num_clips):
             last = self.latents_of(*clips[-1], frames=[num_frames - 1])[:, :, 0]  # (B, C, h, w)
-            clips.append(self.meet({0: last}, num_frames, how, draw))
+            clips.append(self.meet({0: last}, num_frames, told, how, picture, draw))
             check_finite("motion_transformer", clips[-1][1])
 
         # 6. Video
@@ -400,7 +402,8 @@ class CMDPipeline(FromClips, LoraLoader):
         check_multiple("width", width, unit)
         check_multiple("num_frames", num_frames, patch)
         check_multiple("num_videos_per_prompt", num_videos, 1)
-        check_pictures(pictures, height, width, num_frames, self.autoencoder.config.get("frame_weights"))
+        weights, references = self.autoencoder.config.get("frame_weights"), self._references(how)
+        check_pictures(pictures, height, width, num_frames, weights, references)
         how.content.check(self.content, self.unet)
         how.motion.check(self.motion, self.motion_transformer, "motion_")
         check_generator(generator, size * num_videos)
@@ -453,8 +456,18 @@ class CMDPipeline(FromClips, LoraLoader):
         pixels = read_batch(image).to(self._execution_device, self.autoencoder.dtype)  # (B, 3, H, W)
         return encode_images(self.vae, pixels).repeat_interleave(num_videos, dim=0)
 
+    def content_frames(
+        self, shape: tuple[int, ...], nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
+        prompts: list[str], reward: Reward | None, told: Condition,
+    ) -> torch.Tensor:  # fmt: skip
+        """New content frames of a shape (B, C, h, w); the rest as in `generate` and `search`."""
+        noise = self.prepare_latents(shape, generator)
+        if how.search is None:
+            return self.generate("content", noise, told, nothing, how, generator)
+        return self.search(noise, told, nothing, how, generator, prompts, reward)
+
     def motion_latents(
-        self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
+        self, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator, told: Condition,
         content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), in at most so many steps; the rest as
@@ -465,18 +478,32 @@ class CMDPipeline(FromClips, LoraLoader):
         return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
 
     def meet(
-        self, given: Mapping[int, torch.Tensor], num_frames: int, how: Sampling, draw: Callable[..., torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, given: Mapping[int, torch.Tensor], num_frames: int, told: Condition, how: Sampling,
+        picture: Callable[[Condition], torch.Tensor], draw: Callable[..., torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Content frame (B, C, h, w) and motion latents (B, D, F, H' + W') of clips with given frames.
 
         Args:
             given: frames (B, C, h, w) by their number.
             num_frames: F.
+            told: what the networks are told besides.
             how: the sampling, of which the technique for given frames counts.
-            draw: content frames, F and most steps to motion latents.
+            picture: what the networks are told to content frames.
+            draw: the same, content frames, F and most steps to motion latents.
         """
+        technique = how.for_given_frames
+        if technique.tells:
+            places = {0: 0, num_frames - 1: 1}
+            row = reference_row({places[number]: frame for number, frame in given.items()}, len(places))
+            told = told.having(**{ROW: row})  # (B, 2, C + 1, h, w)
+            x_c = picture(told)
+            return technique.refine(given, x_c, draw(told, x_c, num_frames), self.latents_of)
         clip = (num_frames, self.autoencoder.config.frame_weights, self.motion_transformer.config.patch_size)
-        return how.for_given_frames.frames(given, *clip, draw, self.latents_of)
+        return technique.frames(given, *clip, partial(draw, told), self.latents_of)
+
+    def _references(self, how: Sampling) -> int | None:
+        """How many frames the content model can be told, if given frames are told it; None = they are not."""
+        return unet_references(self.unet) if how.for_given_frames.tells else None
 
     def _passes(self, how: Sampling, numbers: list[int], num_frames: int) -> tuple[int | None, ...]:
         """Most steps of each pass of the motion model for a clip that is given the frames of these numbers."""
@@ -511,6 +538,8 @@ class CMDPipeline(FromClips, LoraLoader):
         known = told.only(denoiser.told(model))
         if "content_frame" in known:
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
+        if ROW in known:
+            nothing = {**nothing, ROW: torch.zeros_like(known[ROW])}
         conditions = conditions_for(how, known, nothing, TOLD)
         x_1 = None if how.process is None else denoiser.source(known, z)
         return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin)

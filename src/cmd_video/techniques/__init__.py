@@ -5,9 +5,10 @@
 What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
 x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
-times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `frames(...)` and `passes(...)`;
-a restoration `restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base,
-tuned)`. The neutral setting of a section changes nothing, to the bit.
+times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `passes(...)`, `refine(...)`,
+and `frames(...)` unless it `tells` the networks; a restoration `restore(...)`; an edit `edit(model, seed)`,
+`finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section changes nothing, to the
+bit.
 """
 
 from importlib import import_module
@@ -71,7 +72,7 @@ TECHNIQUES: dict[str, Technique] = {
         "image_leakage", "a later start of sampling", "solver", "motion", "arXiv 2406.15735", "LaterStart"
     ),
     "joint_guidance": _row(
-        "joint_guidance", "text and frame guided together", "guidance", "motion", "arXiv 2412.07730"
+        "joint_guidance", "text and frame guided together", "guidance", "content motion", "arXiv 2412.07730"
     ),
     "frame_dropout": _row(
         "joint_guidance", "the frame left out in training", "disturbance", "motion", "arXiv 2412.07730", "FrameDropout"
@@ -82,6 +83,25 @@ TECHNIQUES: dict[str, Technique] = {
     "reward_particles": _row("reward_particles", "reward-guided particles", "search", "content", "arXiv 2503.19385"),
     "roll_forward": _row(
         "roll_forward", "first and last frames that are given", "frames", "motion", "arXiv 2403.14148"
+    ),
+    "reference_frames": _row(
+        "reference_frames", "channels for given frames", "edit", "content motion", "arXiv 2412.07730"
+    ),
+    "task_mix": _row(
+        "reference_frames",
+        "several tasks in one training",
+        "disturbance",
+        "content motion",
+        "arXiv 2506.01758",
+        "TaskMix",
+    ),
+    "told_frames": _row(
+        "reference_frames",
+        "networks told the given frames",
+        "frames",
+        "content motion",
+        "arXiv 2412.07730",
+        "ToldFrames",
     ),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"

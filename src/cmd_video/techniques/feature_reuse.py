@@ -22,7 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from cmd_video.denoisers.denoiser import Denoiser, timesteps
-from cmd_video.denoisers.motion import fixed_tokens, ready
+from cmd_video.denoisers.motion import fixed_tokens, frames_of, ready
+from cmd_video.denoisers.references import ROW, unet_references, with_references
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.guidance import Ask, AskUnder, Guidance
 from cmd_video.diffusion.plan import Step
@@ -72,6 +73,7 @@ def _unet(denoiser: Denoiser, model: Any, told: Condition) -> Ask:
 
     def ask(x: Tensor, step: Step) -> Tensor:
         deep = None if step.fresh else kept[0]
+        x = with_references(x, told.get(ROW), unet_references(model))  # (B, C + R (C + 1), h, w)
         prediction, new = denoiser.compiled(unet_step)(model, x, timesteps(x, step), told["tokens"], deep)
         if step.fresh:
             kept[:] = [new.clone()]  # CUDA graphs write their next outputs into the same memory
@@ -87,8 +89,9 @@ def _motion(denoiser: Denoiser, model: Any, told: Condition) -> Ask:
 
     def ask(x: Tensor, step: Step) -> Tensor:
         if not fixed:
-            model.check_inputs(x, told["content_frame"], pooled, labels)
-            fixed.append(denoiser.compiled(fixed_tokens)(model, x, told["content_frame"]).clone())
+            frames = frames_of(model, told)
+            model.check_inputs(x, frames, pooled, labels)
+            fixed.append(denoiser.compiled(fixed_tokens)(model, x, frames).clone())
         deep, run = None if step.fresh else kept[0], denoiser.compiled(motion_step)
         prediction, new = run(model, x, timesteps(x, step), fixed[0], pooled, labels, deep)
         if step.fresh:

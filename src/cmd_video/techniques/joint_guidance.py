@@ -1,4 +1,5 @@
-"""Joint text and image guidance (STIV, arXiv 2412.07730), for the motion model, which is told both.
+"""Joint text and image guidance (STIV, arXiv 2412.07730), for the motion model, which is told both, and for content
+models that are told given frames (`reference_frames`).
 
     sampling: {motion: {guidance: {kind: joint_guidance, scale: 2.0}}}
     sampling: {motion: {guidance: {kind: joint_guidance, scale: 4.0, frame: 1.5}}}
@@ -60,7 +61,7 @@ class Settings(Section):
     @property
     def leaves_out(self) -> Mapping[str, tuple[str, ...]]:
         """Both, or the text alone."""
-        return {ALL: (), FRAME: ("text",), NOTHING: ("text", "content_frame", "first_frame")}
+        return {ALL: (), FRAME: ("text",), NOTHING: ("text", "content_frame", "reference", "first_frame")}
 
     def passes(self, step: Step) -> tuple[str, ...]:
         """One, two or three."""

@@ -21,18 +21,15 @@ B batch, C channels, F frames, h, w latents, D motion channels.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from cmd_video.denoisers.given_frames import Decode, refined
 from cmd_video.section import Section
 
 Draw = Callable[[Tensor, int, int | None], Tensor]  # content frame, F, most steps -> normalised motion latents
-Decode = Callable[
-    [Tensor, Tensor, list[int]], Tensor
-]  # content frame, normalised motion latents -> frames, (B, C, N, h, w)
 
 
 class Settings(Section):
@@ -48,6 +45,8 @@ class Settings(Section):
     """Of Adam, for normalised motion latents."""
     content_rate: float = Field(0.01, ge=0)
     """The same for the content frame, where several frames are given; 0 = it stays."""
+
+    tells: ClassVar[bool] = False  # the networks are asked as ever
 
     def frames(
         self, given: Mapping[int, Tensor], frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode
@@ -76,23 +75,10 @@ class Settings(Section):
         self, given: Mapping[int, Tensor], content_frame: Tensor, motion_latents: Tensor, decode: Decode
     ) -> tuple[Tensor, Tensor]:
         """The two moved so that the clip has the given frames; arguments as `frames`."""
-        if not self.refine_steps:
-            return content_frame, motion_latents
-        with torch.inference_mode(False), torch.enable_grad():
-            x_c, z = (value.detach().float().clone().requires_grad_() for value in (content_frame, motion_latents))
-            rates = [(z, self.learning_rate)]
-            if len(given) > 1 and self.content_rate:
-                rates.append((x_c, self.content_rate))
-            adam = torch.optim.Adam([{"params": [value], "lr": rate} for value, rate in rates])
-            moved = [value for value, _ in rates]
-            wanted = torch.stack([picture.detach().float() for picture in given.values()], dim=2)  # (B, C, N, h, w)
-            for _ in range(self.refine_steps):
-                shown = decode(x_c.to(content_frame), z.to(motion_latents), list(given))  # (B, C, N, h, w)
-                misfit = (shown.float() - wanted).square().sum()  # a batch moves as its clips alone
-                for value, gradient in zip(moved, torch.autograd.grad(misfit, moved), strict=True):
-                    value.grad = gradient
-                adam.step()
-        return x_c.detach().to(content_frame), z.detach().to(motion_latents)
+        content_rate = self.content_rate if len(given) > 1 else 0.0
+        return refined(
+            given, content_frame, motion_latents, decode, self.refine_steps, self.learning_rate, content_rate
+        )
 
 
 def anchor(weights: list[float], frames: int) -> int:

@@ -44,6 +44,8 @@ class Encoding:
         device: where to compute.
         overrides: fields of the run's data to change, "data.pairs=0.5": other clips than the run was trained on.
         passes: how often to go through a small set of videos: each time at other places, and mirrored where it flips.
+        end_frames: whether to keep each clip's first and last frame as well, for models that are told them
+            (`techniques.reference_frames`).
 
     Attributes:
         count: how many clips.
@@ -67,6 +69,7 @@ class Encoding:
         device: str = "cpu",
         overrides: list[str] | None = None,
         passes: int = 1,
+        end_frames: bool = False,
     ) -> None:
         config = _config_of(run, overrides)
         data = config.data if split == "train" else config.validation.data
@@ -74,7 +77,7 @@ class Encoding:
             raise ValueError(f"{run}: its data are latents already ({data.path})")
         if passes > 1 and not (isinstance(data, VideoData) and data.train):
             raise ValueError(f"passes: {passes}, but these clips are the same in each pass; allowed: 1")
-        self.output, self.batch_size, self.device = output, batch_size, device
+        self.output, self.batch_size, self.device, self.end_frames = output, batch_size, device, end_frames
         self._autoencoder, self._vae = load_autoencoder(run / "pipeline", device)
         self._dataset = data.open()
         self.count = min(num_clips, passes * len(self._dataset))
@@ -91,6 +94,7 @@ class Encoding:
             "split": split,
             "clips": self.count,
             "shard_size": shard_size,
+            **({"end_frames": True} if end_frames else {}),
         }
         claim_latents(output, self.recipe)
 
@@ -133,7 +137,8 @@ class Encoding:
         parts = []
         while chunk := list(islice(items, self.batch_size)):
             batch = collate(chunk)
-            parts.append({**batch, **_encode(self._autoencoder, self._vae, batch["video"].to(self.device))})
+            video = batch["video"].to(self.device)
+            parts.append({**batch, **_encode(self._autoencoder, self._vae, video, self.end_frames)})
         return _joined(parts)
 
 
@@ -149,7 +154,8 @@ def _config_of(run: Path, overrides: list[str] | None) -> TrainConfig:
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Several batches as one; of none, one without a prompt."""
-    tensors = ("content_frame", "motion_latents", "class_label") if parts else ()
+    names = ("content_frame", "motion_latents", "end_frames", "class_label")
+    tensors = [name for name in names if parts and name in parts[0]]
     prompts = [prompt for part in parts for prompt in part["prompt"]]
     return {"prompt": prompts, **{key: torch.cat([part[key] for part in parts]) for key in tensors}}
 
@@ -158,7 +164,11 @@ def _sha256_of(described: list[Any]) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
-def _encode(autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Content frames and normalised motion latents of clips (B, 3, F, H, W)."""
-    content_frame, motion_latents = autoencoder.encode(encode_video(vae, video), return_dict=False)
-    return {"content_frame": content_frame, "motion_latents": autoencoder.normalize_latents(motion_latents)}
+def _encode(
+    autoencoder: CMDAutoencoder, vae: ImageAutoencoder | None, video: torch.Tensor, end_frames: bool
+) -> dict[str, torch.Tensor]:
+    """Content frames and normalised motion latents of clips (B, 3, F, H, W), and their ends if asked for."""
+    clip = encode_video(vae, video)  # (B, C, F, h, w)
+    content_frame, motion_latents = autoencoder.encode(clip, return_dict=False)
+    ends = {"end_frames": clip[:, :, [0, -1]].transpose(1, 2)} if end_frames else {}  # (B, 2, C, h, w)
+    return {"content_frame": content_frame, "motion_latents": autoencoder.normalize_latents(motion_latents), **ends}

@@ -16,6 +16,7 @@ from huggingface_hub import hf_hub_download
 from cmd_video.data.files import sha256
 from cmd_video.data.latents import LatentsDataset
 from cmd_video.denoisers.latent_space import latent_channels, spatial_ratio
+from cmd_video.denoisers.references import references_of, unet_references
 from cmd_video.diffusion.process import process_of
 from cmd_video.pipelines.shipped import component_folder, model_folder
 
@@ -106,7 +107,10 @@ def _content_channels(config: TrainConfig, components: Mapping[str, Any]) -> int
     """Channels of content frames, as the network takes them that is trained."""
     if config.stage == "motion":
         return int(components["motion_transformer"].config.content_channels)
-    return int(components["unet"].config.in_channels) if "unet" in components else None
+    if "unet" not in components:
+        return None
+    unet = components["unet"].config
+    return int(unet.out_channels if unet_references(components["unet"]) else unet.in_channels)
 
 
 def _check_channels(config: TrainConfig, components: Mapping[str, Any]) -> None:
@@ -118,7 +122,10 @@ def _check_channels(config: TrainConfig, components: Mapping[str, Any]) -> None:
         if channels % fold**2:
             raise ValueError(f"components.autoencoder.config.fold: {fold}, its square does not divide {channels}")
     if unet is not None and NETWORKS[str(STAGES[config.stage].denoiser)] == "unet":
-        _same("components.unet.config.in_channels", unet.config.in_channels, channels)
+        try:
+            references_of(unet.config.in_channels, channels)
+        except ValueError as error:
+            raise ValueError(f"components.unet.config.in_channels: {error}") from error
         _same("components.unet.config.out_channels", unet.config.out_channels or channels, channels)
         encoder, width = components.get("text_encoder"), unet.config.get("cross_attention_dim")
         if encoder is not None and isinstance(width, int):
