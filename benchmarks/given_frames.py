@@ -3,10 +3,13 @@
 python benchmarks/given_frames.py -o benchmarks/results/sprites-given-frames.json --num-scenes 200 --rows default
 python benchmarks/given_frames.py -o benchmarks/results/sprites-given-presets.json --num-scenes 40 --rows presets
 python benchmarks/given_frames.py -o benchmarks/results/sprites-both-ends.json --num-scenes 60 --rows ends
+python benchmarks/given_frames.py -o benchmarks/results/sprites-told-frames.json --num-scenes 60 --rows told \
+    --model runs/sprites/reference-model
 
 Held-out scenes, of which the first frame, or the first and the last, are given as they are drawn; each row makes a
 batch by turns. PSNR is to the true clip; its middle frames are all but the first and the last. "reconstruction" is
-what the autoencoder makes of the true clip, "cross-fade" one given frame faded into the other.
+what the autoencoder makes of the true clip, "cross-fade" one given frame faded into the other. The model of the rows
+"told" comes of reference-content.yaml and reference-motion.yaml, joined by `cmd-video export`.
 """
 
 import argparse
@@ -34,14 +37,19 @@ def pipeline(model: str | None, preset: str | None = None) -> CMDPipeline:
     pipe.set_progress_bar_config(disable=True)
     if preset is not None:
         pipe.use_preset(preset)
-    elif model is None:
+    elif model != "turbo":
         pipe.sampling = PLAIN
     return pipe
 
 
-def told(pipe: CMDPipeline, given: dict[str, int], **settings: Any) -> Maker:
-    """Clips that are told some frames of the true ones, by the name of the argument."""
-    how = pipe.sampling.laid_over({"given_frames": {"kind": "roll_forward", **settings}} if settings else {})
+def told(
+    pipe: CMDPipeline, given: dict[str, int], kind: str = "roll_forward", joint: bool = False, **settings: Any
+) -> Maker:
+    """Clips that are told some frames of the true ones, by the name of the argument; with joint guidance, if asked."""
+    how = pipe.sampling.laid_over({"given_frames": {"kind": kind, **settings}})
+    if joint:
+        guidance = {"kind": "joint_guidance", "scale": how.content.guidance_scale}
+        how = how.laid_over({"content": {"guidance": guidance}})
 
     def make(prompts: list[str], seeds: list[int], truth: torch.Tensor) -> torch.Tensor:
         pictures: dict[str, Any] = {name: truth[:, :, number] / 2 + 0.5 for name, number in given.items()}
@@ -52,8 +60,8 @@ def told(pipe: CMDPipeline, given: dict[str, int], **settings: Any) -> Maker:
     return make
 
 
-def rows_of(which: str, scenes: dict[int, SpriteScene]) -> dict[str, Maker]:
-    """The rows of a table."""
+def rows_of(which: str, scenes: dict[int, SpriteScene], model: str | None) -> dict[str, Maker]:
+    """The rows of a table; some are of another model."""
     plain = pipeline(None)
 
     def reconstruction(prompts: list[str], seeds: list[int], truth: torch.Tensor) -> torch.Tensor:
@@ -79,6 +87,20 @@ def rows_of(which: str, scenes: dict[int, SpriteScene]) -> dict[str, Maker]:
         for name, pipe in pipes.items():
             rows |= {f"{name}, text": told(pipe, {}), f"{name}, first frame": told(pipe, first)}
         return rows
+    if which == "told":
+        assert model is not None
+        other, kind = pipeline(model), "told_frames"
+        return {
+            "text": told(plain, {}),
+            "text, of the model that is told": told(other, {}),
+            "first frame, rolled and refined": told(plain, first),
+            "first frame, told": told(other, first, kind),
+            "first frame, told, joint guidance": told(other, first, kind, joint=True),
+            "first frame, told and refined": told(other, first, kind, refine_steps=5),
+            "both, rolled and refined": told(plain, ENDS),
+            "both, told": told(other, ENDS, kind),
+            "both, told and refined": told(other, ENDS, kind, refine_steps=5),
+        }
     return {
         "text": told(plain, {}),
         "reconstruction": reconstruction,
@@ -138,11 +160,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--num-scenes", type=int, default=200)
-    parser.add_argument("--rows", choices=("default", "presets", "ends"), default="default")
+    parser.add_argument("--rows", choices=("default", "presets", "ends", "told"), default="default")
+    parser.add_argument("--model", help="For the rows `told`: a folder.")
     arguments = parser.parse_args()
     scenes = choose_scenes(arguments.num_scenes)
-    values = measure(rows_of(arguments.rows, scenes), scenes)
-    models = {name: digest_model(name) for name in (None, "turbo")}
+    if (arguments.model is None) == (arguments.rows == "told"):
+        parser.error("--model: for the rows `told`, and needed there")
+    values = measure(rows_of(arguments.rows, scenes, arguments.model), scenes)
+    others = ("turbo",) if arguments.rows == "presets" else (arguments.model,) if arguments.model else ()
+    models = {name: digest_model(name) for name in (None, *others)}
     protocol = {**protocol_of(arguments.num_scenes), "plain": PLAIN, "rows": arguments.rows}
     protocol["model_sha256"] = {name or "default": found for name, found in models.items()}
     write_result(arguments.output, "given frames", values, protocol, "cpu")

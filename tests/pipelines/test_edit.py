@@ -155,3 +155,30 @@ def test_whoever_knows_the_clean_sample_comes_back_to_it(first):
 
     found = sample(denoise, solver, steps, z, begin=solver.noised(x_0, z, steps[0]))
     torch.testing.assert_close(found, x_0, rtol=1e-3, atol=1e-3)
+
+
+def test_a_part_is_drawn_anew_and_the_rest_stays(text_pipeline):
+    video = clips(2, 16)
+    prompts = ["a red ball", "a blue square"]
+    own = edited(text_pipeline, video, strength=0.0, output_type="latent", seed=[0, 1])
+    part = edited(text_pipeline, video, prompts, resample_frames=(2, 4), output_type="latent", seed=[0, 1])
+    assert torch.equal(part.content_frames, own.content_frames)
+    assert torch.equal(part.frames[:, :, :2], own.frames[:, :, :2])
+    assert (part.frames[:, :, 2:] - own.frames[:, :, 2:]).abs().max() > 1e-3
+    for number in range(2):
+        alone = edited(text_pipeline, video[number : number + 1], prompts[number], resample_frames=(2, 4),
+                       output_type="latent", seed=[number])  # fmt: skip
+        torch.testing.assert_close(part.frames[number : number + 1], alone.frames, rtol=0, atol=1e-4)
+
+
+def test_resampling_says_what_does_not_fit(text_pipeline):
+    video = clips(1, 16)
+    with pytest.raises(ValueError, match=r"resample_frames: given beside motion_strength 0.5; give one of them"):
+        edited(text_pipeline, video, "a ball", resample_frames=(2, 4), motion_strength=0.5)
+    with pytest.raises(ValueError, match=r"resample_frames: \(1, 4\) is no part of the 4 frames"):
+        edited(text_pipeline, video, "a ball", resample_frames=(1, 4))
+    text_pipeline.sampling = text_pipeline.sampling.laid_over(
+        {"motion": {"starts": (999, 499), "num_inference_steps": 2}}
+    )
+    with pytest.raises(ValueError, match="resample_frames: this motion model was distilled for few steps"):
+        text_pipeline.edit(video, "a ball", resample_frames=(2, 4))

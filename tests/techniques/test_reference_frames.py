@@ -47,7 +47,9 @@ def test_a_fresh_network_is_the_one_it_was_widened_from(kind, count, components)
     after = denoiser.predict(model, x_0, t, denoiser.encode(condition.having(**{ROW: told[ROW]})))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
     assert Settings(count=count).edit(model) is model  # a second time it stays
-    with pytest.raises(ValueError, match=f"edit.count: {3 - count}, but the network was made for {count} given frames"):
+    with pytest.raises(
+        ValueError, match=f"edit.count: {3 - count}, but the network was made for {count} given frames"
+    ):
         Settings(count=3 - count).edit(model)
     silent = denoiser.predict(model, x_0, t, denoiser.encode(condition))  # no row: as a row of zeros
     row = torch.zeros_like(told[ROW])

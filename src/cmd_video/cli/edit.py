@@ -14,7 +14,12 @@ Keep = Annotated[
     Path | None,
     typer.Option(help="Write the clip's own content frame here, a .png, and stop.", callback=file_if_given),
 ]
-Strength = Annotated[float, typer.Option(min=0, max=1, help="Of the content frame: 0 = as it is, 1 = drawn anew.")]
+Strength = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Of the content frame: 0 = as it is, 1 = drawn anew; default 0.8.")
+]
+Resampled = Annotated[
+    str | None, typer.Option(help="FIRST:LAST: draw the motion of these frames anew, LAST not among them; 8:16.")
+]
 
 
 def command(
@@ -23,8 +28,9 @@ def command(
     output: VideoFile = Path("out.mp4"),
     content_frame: Picture = None,
     keep: Keep = None,
-    strength: Strength = 0.8,
+    strength: Strength = None,
     motion_strength: Annotated[float, typer.Option(min=0, max=1, help="The same of the motion.")] = 0.0,
+    resample_frames: Resampled = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
     class_label: ClassLabel = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
@@ -51,6 +57,7 @@ def command(
     picture = None if content_frame is None else open_picture(content_frame, "content_frame")
     if keep is None and prompt is None and class_label is None and picture is None:
         raise ValueError("nothing to edit by: give a prompt, a class or a content frame")
+    resampled = _range(resample_frames)
     import torch
 
     from cmd_video.data.files import write_json
@@ -69,7 +76,8 @@ def command(
     given = {"num_inference_steps": steps, "guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
     how = pipe.sampling.changed(given)
     label, class_name = class_of(class_label, pipe)
-    strengths = {"strength": strength, "motion_strength": motion_strength}
+    strengths: dict[str, Any] = {"strength": strength, "motion_strength": motion_strength}
+    strengths["resample_frames"] = resampled
     out: Any = pipe.edit(
         frames, prompt, negative_prompt, label, picture, **strengths, sampling=how,
         generator=torch.Generator().manual_seed(seed), output_type="np",
@@ -82,6 +90,16 @@ def command(
     record |= {"model": model or "default", "stride": stride, "start": start, "sampling": how.model_dump(mode="json")}
     write_json(output.with_suffix(".json"), record)
     print(output)
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    """Two numbers of frames as they are given on the command line."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"--resample-frames: {text!r} is not FIRST:LAST, two numbers of frames, as 8:16")
+    return int(first), int(last)
 
 
 def _write_content_frame(pipe: Any, frames: Any, path: Path) -> None:

@@ -71,14 +71,16 @@ class Denoiser(ABC):
 
     @abstractmethod
     def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
-        """The network's output for x (N, ...), scaled as it takes it, at timesteps (N,) as it is told."""
+        """The network's output for x (N, ...), scaled as it takes it, at timesteps (N,) as it is told; or at timesteps
+        (N, F), of each frame its own, where the network takes such.
+        """
 
     @abstractmethod
     def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:
         """x_0 as clips (B, 3, F, H, W) in about [-1, 1]; F = 1 for pictures."""
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, told: Condition, x_1: Tensor | None = None) -> Tensor:
-        """The prediction at levels (B,) of the process; see `diffusion.process`."""
+        """The prediction at levels (B,) or (B, F) of the process; see `diffusion.process`."""
         return self.call(model, *self.process.see(x_t, t, x_1), told)
 
     def source(self, condition: Condition, x_0: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ class MotionDenoiser(Denoiser):
         return ("content_frame", *(name for name, takes in known if takes))
 
     def call(self, model: Any, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
+        if timestep.ndim == 2:  # (N, F), the same within a patch of frames
+            timestep = timestep[:, :: config_of(model).patch_size]  # (N, F / patch_size)
         pooled, labels = (told.get(name) for name in ("pooled", "labels"))
         return model(x, timestep, frames_of(model, told), pooled, labels).sample  # (N, D, F, H' + W')
 

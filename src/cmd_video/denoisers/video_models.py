@@ -52,11 +52,24 @@ def call_video_model(
     Args:
         model: of a class in VIDEO_MODEL_CALLS, or pruned from one.
         noisy: (B, C, F, h, w), scaled as the model takes it.
-        timestep: (B,), as the model is told.
+        timestep: (B,), as the model is told; or (B, F), of each latent frame its own, of models in TAKE_TIMES.
         condition: a text, or a first frame for Stable Video Diffusion.
         fps: frames per second of the clips, for the models that are told; None = their pipeline's default.
     """
-    return VIDEO_MODEL_CALLS[kind_of(model)](model, noisy, timestep, condition.like(noisy), fps)
+    kind = kind_of(model)
+    if timestep.ndim == 2:
+        if kind not in TAKE_TIMES:
+            names = ", ".join(each.__name__ for each in TAKE_TIMES)
+            raise ValueError(f"timestep: one for each frame, which a {kind.__name__} does not take; {names} do")
+        timestep = per_token(model, noisy, timestep)
+    return VIDEO_MODEL_CALLS[kind](model, noisy, timestep, condition.like(noisy), fps)
+
+
+def per_token(model: nn.Module, noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Timesteps of latent frames (B, F) for each token of a transformer that has them frame by frame: (B, S)."""
+    frames, rows = patch_of(getattr(model, "module", model))
+    places = (noisy.shape[3] // rows) * (noisy.shape[4] // rows)
+    return timestep[:, ::frames].repeat_interleave(places, dim=1)
 
 
 def kind_of(model: nn.Module) -> type:
@@ -210,6 +223,7 @@ def _hunyuan(
     return model(noisy, timestep, condition.text, condition.mask, condition.pooled, guidance).sample
 
 
+TAKE_TIMES = (WanTransformer3DModel, LTXVideoTransformer3DModel)  # a timestep of their own for each token
 VIDEO_MODEL_CALLS: dict[type, Callable[..., torch.Tensor]] = {
     VideoCrafterUNet: _videocrafter,  # before the class that it extends
     UNet3DConditionModel: _with_text,

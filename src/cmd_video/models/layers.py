@@ -135,12 +135,21 @@ def zero_init(layer: nn.Module) -> None:
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Scale and shift every token of x (B, S, D) by its sample's vectors (B, D)."""
-    return x * (1 + scale[:, None]) + shift[:, None]
+    """Scale and shift every token of x (B, S, D) by vectors (B, 1, D), or by its own (B, S, D)."""
+    return x * (1 + scale) + shift
+
+
+def per_token(vectors: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
+    """Vectors of samples (B, D) for all of their tokens, (B, 1, D); those of K slots (B, K, D) for tokens that lie in
+    the slots (S,), (B, S, D).
+    """
+    return vectors[:, None] if slots is None else vectors[:, slots]
 
 
 class AdaLNZeroBlock(nn.Module):
-    """Transformer block with adaLN-Zero (DiT, arXiv 2212.09748, section 3.2); the identity where gates are zero."""
+    """Transformer block with adaLN-Zero (DiT, arXiv 2212.09748, section 3.2); the identity where gates are zero. With
+    `slots` (S,), each token has the condition of its slot, (B, K, D) in all (FVDM, arXiv 2410.03160).
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -151,10 +160,11 @@ class AdaLNZeroBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)  # each (B, D)
-        x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+    def forward(self, x: torch.Tensor, condition: torch.Tensor, slots: torch.Tensor | None = None) -> torch.Tensor:
+        modulation = per_token(self.modulation(condition), slots)  # (B, 1 or S, 6 D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # each (B, 1 or S, D)
+        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
 class TimestepEmbedder(nn.Module):

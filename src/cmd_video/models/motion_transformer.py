@@ -7,8 +7,8 @@ Differs from paper: a learned vector for each plane tells tokens of rows from th
 learned, though "as official DiT" would have it so; a text is the mean of its encoder's tokens, of which the paper says
 "linear" only.
 
-B batch, C channels, F frames, D motion channels, H', W' rows and columns of the planes, S tokens; `t` is diffusion
-time.
+B batch, C channels, F frames, D motion channels, H', W' rows and columns of the planes, S tokens, K slots of time,
+F / patch_size of the latents and one of the content frame; `t` is diffusion time.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from .layers import AdaLNZeroBlock, TimestepEmbedder, modulate, sincos_table, zero_init
+from .layers import AdaLNZeroBlock, TimestepEmbedder, modulate, per_token, sincos_table, zero_init
 
 # DiT's named sizes (arXiv 2212.09748, table 1)
 MOTION_TRANSFORMER_SIZES: dict[str, dict[str, int]] = {
@@ -128,7 +128,8 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
 
         Args:
             hidden_states: (B, D, F, H' + W'), normalised and noised.
-            timestep: (B,), diffusion time in 0..999.
+            timestep: diffusion time in 0..999, (B,), or (B, F / patch_size), of each patch of frames its own (FVDM,
+                arXiv 2410.03160); the content frame's tokens then have the largest.
             content_frame: (B, C + R (C + 1), H, W), in the same scale as in training.
             pooled_text: (B, text_dim); needed when the model has a text condition.
             class_labels: (B,) integers in 0..num_classes; needed when the model has a class condition.
@@ -141,23 +142,41 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
             ValueError: a condition is missing or not known to this model, or a size does not fit.
         """
         self.check_inputs(hidden_states, content_frame, pooled_text, class_labels)
-        condition = self.embed_condition(timestep, pooled_text, class_labels)  # (B, dim)
+        if timestep.ndim == 2 and timestep.shape[1] != hidden_states.shape[2] // self.config.patch_size:
+            raise ValueError(f"timestep: {timestep.shape[1]} in a row, {hidden_states.shape[2]} frames have "
+                             f"{hidden_states.shape[2] // self.config.patch_size}")  # fmt: skip
+        condition = self.embed_condition(timestep, pooled_text, class_labels)  # (B, dim), or (B, K, dim)
         fixed_tokens = self.embed_content_frame(hidden_states, content_frame)  # (B, S_z + S_c, dim)
         x = self.embed_latents(hidden_states, fixed_tokens)  # (B, S_z + S_c, dim)
-        x = self.run(self.blocks, x, condition)  # (B, S_z + S_c, dim)
+        x = self.run(self.blocks, x, condition, self.slots(condition, hidden_states, x))  # (B, S_z + S_c, dim)
         sample = self.project(x, condition, hidden_states)  # (B, D, F, H' + W')
         return CMDMotionTransformerOutput(sample) if return_dict else (sample,)
 
     def embed_condition(
         self, timestep: torch.Tensor, pooled_text: torch.Tensor | None, class_labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """Diffusion time (B,), text and class as one vector (B, dim) for adaLN."""
-        condition = self.time_embed(timestep, self.proj_out.weight.dtype)  # (B, dim)
+        """Diffusion time (B,), text and class as one vector (B, dim) for adaLN; of times (B, K - 1) as (B, K, dim)."""
+        each = timestep.ndim == 2
+        if each:
+            timestep = torch.cat([timestep, timestep.amax(dim=1, keepdim=True)], dim=1)  # (B, K)
+        condition = self.time_embed(timestep.flatten(), self.proj_out.weight.dtype)  # (B, dim), or (B K, dim)
+        condition = condition.unflatten(0, timestep.shape)  # (B, dim), or (B, K, dim)
         if self.text_embed is not None:
-            condition = condition + self.text_embed(pooled_text)  # (B, dim)
+            text = self.text_embed(pooled_text)  # (B, dim)
+            condition = condition + (text[:, None] if each else text)
         if self.class_embed is not None:
-            condition = condition + self.class_embed(class_labels)  # (B, dim)
+            label = self.class_embed(class_labels)  # (B, dim)
+            condition = condition + (label[:, None] if each else label)
         return condition
+
+    def slots(self, condition: torch.Tensor, hidden_states: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """Which of the K rows of `condition` each token of x (B, S, dim) has: (S,); None where it is (B, dim)."""
+        if condition.ndim == 2:
+            return None
+        patch, (frames, places) = self.config.patch_size, hidden_states.shape[2:]
+        of_latents = torch.arange(frames // patch, device=x.device).repeat_interleave(places // patch)  # (S_z,)
+        of_content = of_latents.new_full((x.shape[1] - len(of_latents),), frames // patch)  # (S_c,)
+        return torch.cat([of_latents, of_content])
 
     def embed_content_frame(self, hidden_states: torch.Tensor, content_frame: torch.Tensor) -> torch.Tensor:
         """What is the same at every denoising step of a clip: positions of the latents (only the shape of
@@ -178,20 +197,24 @@ class CMDMotionTransformer(ModelMixin, ConfigMixin):
         )  # (B, S_z, dim), (B, S_c, dim)
         return torch.cat([tokens + positions, content_tokens], dim=1)
 
-    def run(self, blocks: nn.ModuleList, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def run(
+        self, blocks: nn.ModuleList, x: torch.Tensor, condition: torch.Tensor, slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Some of the blocks: (B, S, dim) -> (B, S, dim)."""
         for block in blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, condition, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(block, x, condition, slots, use_reentrant=False)
             else:
-                x = block(x, condition)
+                x = block(x, condition, slots)
         return x
 
     def project(self, x: torch.Tensor, condition: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Tokens (B, S_z + S_c, dim) -> the prediction, of the shape of `like` (B, D, F, H' + W')."""
-        shift, scale = self.modulation_out(condition).chunk(2, dim=-1)  # (B, dim) each
         patch, (batch, channels, frames, places) = self.config.patch_size, like.shape
         count = (frames // patch) * (places // patch)  # S_z
+        slots = self.slots(condition, like, x)
+        modulation = per_token(self.modulation_out(condition), None if slots is None else slots[:count])
+        shift, scale = modulation.chunk(2, dim=-1)  # (B, 1 or S_z, dim) each
         x = self.proj_out(modulate(self.norm_out(x[:, :count]), shift, scale))  # (B, S_z, p*p*D)
         x = x.view(batch, frames // patch, places // patch, patch, patch, channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, frames, places)

@@ -35,8 +35,9 @@ class FromClips(DiffusionPipeline):
         negative_prompt: str | list[str] | None = None,
         class_labels: int | str | list[int | str] | None = None,
         content_frame: Any = None,
-        strength: float = 0.8,
+        strength: float | None = None,
         motion_strength: float = 0.0,
+        resample_frames: tuple[int, int] | None = None,
         sampling: Sampling | Mapping[str, Any] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -55,8 +56,11 @@ class FromClips(DiffusionPipeline):
             class_labels: class numbers or names, for class-conditional models.
             content_frame: pictures to take as content frames; then `strength` does not count.
             strength: of the content frame, from which share of diffusion time on it is drawn anew: 0 = it stays, 1 =
-                nothing of it stays.
+                nothing of it stays. Default 0.8; 0 with `resample_frames`.
             motion_strength: the same for the motion latents.
+            resample_frames: numbers of the first frame whose motion is drawn anew, by the prompt, and of the first one
+                behind it that stays: (8, 16) is another second half of 16 frames. For motion models trained with
+                objective.kind frame_timesteps (FVDM, arXiv 2410.03160); then without `motion_strength`.
             sampling: every setting at once; default: the pipeline's own.
             generator: source of noise; with a list of one per clip, a batch equals its clips singly.
             output_type: as in a call.
@@ -74,6 +78,10 @@ class FromClips(DiffusionPipeline):
             prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, 1, generator,
             output_type, count,
         )  # fmt: skip
+        if resample_frames is not None:
+            check_resampling(how.motion, motion_strength)
+        if strength is None:
+            strength = 0.8 if resample_frames is None else 0.0
         check_strength("strength", strength, how.content, self.content)
         check_strength("motion_strength", motion_strength, how.motion, self.motion)
         self.forget()
@@ -92,7 +100,13 @@ class FromClips(DiffusionPipeline):
         check_finite("unet", x_c)
 
         # 3. Another motion
-        if motion_strength:
+        if resample_frames is not None:
+            known = technique(of_seam("resampling")[0]).settings().around(resample_frames, z, self.motion_transformer)
+            only = how.motion.model_copy(update={"wraps": (known,)})  # no feature of another step is taken
+            noise = self.prepare_latents(tuple(z.shape), generator)
+            told = told.having(content_frame=x_c)
+            z = known.put_into(self.generate("motion", noise, told, nothing, only, generator))
+        elif motion_strength:
             told = told.having(content_frame=x_c)
             noise = self.prepare_latents(tuple(z.shape), generator)
             z = self.generate("motion", noise, told, nothing, how.motion, generator, (z, motion_strength))
@@ -167,6 +181,15 @@ def check_strength(name: str, value: float, how: ModelSampling, denoiser: Denois
         raise ValueError(
             f"{name}: {value!r}, but the last step starts at {steps[-1].time:.3f}; allowed: from there to 1, or 0"
         )
+
+
+def check_resampling(how: ModelSampling, motion_strength: float) -> None:
+    """Raise a ValueError unless a part of the motion can be drawn anew."""
+    if motion_strength:
+        raise ValueError(f"resample_frames: given beside motion_strength {motion_strength:g}; give one of them")
+    if how.starts is not None or how.process is not None:
+        reason = "distilled for few steps" if how.starts is not None else "trained for another process than noise"
+        raise ValueError(f"resample_frames: this motion model was {reason}, and knows no times of single frames")
 
 
 def _each(value: Any, count: int) -> Any:

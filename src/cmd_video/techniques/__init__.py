@@ -6,17 +6,17 @@ What the section of each seam has: an objective `build(denoiser, model, teacher,
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
 x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
 times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `passes(...)`, `refine(...)`,
-and `frames(...)` unless it `tells` the networks; a restoration `restore(...)`; an edit `edit(model, seed)`,
-`finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section changes nothing, to the
-bit.
+and `frames(...)` unless it `tells` the networks; a resampling `around(...)`; a restoration `restore(...)`; an edit
+`edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section
+changes nothing, to the bit.
 """
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 Seam = Literal[
-    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "frames", "restoration", "edit",
-    "merge",
+    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "frames", "resampling",
+    "restoration", "edit", "merge",
 ]  # fmt: skip
 
 
@@ -102,6 +102,12 @@ TECHNIQUES: dict[str, Technique] = {
         "content motion",
         "arXiv 2412.07730",
         "ToldFrames",
+    ),
+    "frame_timesteps": _row(
+        "frame_timesteps", "a time of its own for each frame", "objective", "motion video", "arXiv 2410.03160"
+    ),
+    "known_frames": _row(
+        "frame_timesteps", "a part of a clip drawn anew", "resampling", "motion", "arXiv 2410.03160", "Resample"
     ),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"

@@ -125,7 +125,7 @@ def motion_step(
         the prediction, as x, and what all blocks but the first and the last added, (B, S, dim).
     """
     ready(model)
-    condition = model.embed_condition(timestep, pooled, labels)  # (B, dim)
+    condition = model.embed_condition(timestep, pooled, labels)  # (B, dim), of one time for all frames
     shallow = model.run(model.blocks[:1], model.embed_latents(x, fixed), condition)  # (B, S, dim)
     if deep_residual is None:
         deep = model.run(model.blocks[1:-1], shallow, condition)  # (B, S, dim)
