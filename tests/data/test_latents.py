@@ -114,3 +114,22 @@ def test_memory_does_not_grow_with_the_number_of_shards(tmp_path):
         used.append(resident() - before)
     assert sum(path.stat().st_size for path in (tmp_path / "100").iterdir()) > 100e6
     assert used[1] - used[0] < 20e6
+
+
+def test_end_frames_are_kept_where_they_are_given_and_in_all_shards(tmp_path):
+    def batches(which):
+        for with_ends in which:
+            values = torch.arange(3.0).view(-1, 1, 1, 1)
+            ends = {"end_frames": torch.stack([values, -values], dim=1).expand(-1, 2, 2, 4, 4)} if with_ends else {}
+            yield {"content_frame": values.expand(-1, 2, 4, 4), "motion_latents": values.expand(-1, 1, 4, 8),
+                   "prompt": ["a", "b", "c"], "class_label": torch.zeros(3), **ends}  # fmt: skip
+
+    write_latents(tmp_path / "with", batches([True]), {"end_frames": True})
+    item = next(item for item in map(LatentsDataset(tmp_path / "with").__getitem__, range(3)) if item["prompt"] == "c")
+    assert torch.equal(item["end_frames"], torch.tensor([2.0, -2.0]).view(2, 1, 1, 1).expand(2, 2, 4, 4))
+    write_latents(tmp_path / "without", batches([False]), {})
+    assert "end_frames" not in LatentsDataset(tmp_path / "without")[0]
+    write_latents(tmp_path / "mixed", batches([True, False]), {})
+    with pytest.raises(ValueError, match=r"shard-00001.safetensors: end_frames of shape None, \(2, 2, 4, 4\) in"):
+        for number in range(6):
+            LatentsDataset(tmp_path / "mixed")[number]

@@ -115,3 +115,29 @@ def test_a_command_that_is_killed_goes_on(run, alone, tmp_path):
     assert encode_run(run, tmp_path, CLIPS, shard_size=SIZE) == CLIPS
     assert files_of(tmp_path) == alone
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+@pytest.mark.parametrize("stage", ["content", "motion"])
+def test_networks_are_told_frames_from_latents_as_from_clips(run, tmp_path, stage, tiny_config, run_train, read_log):
+    """Latents in half precision, so nearly; and latents that were encoded without ends say so."""
+    told = {"edit": {"kind": "reference_frames", "count": 2}, "loop__steps": 1, "loop__validate_every": 1}
+    parts = {
+        "components__vae": {"path": str(run / "pipeline")},
+        "components__autoencoder": {"path": str(run / "pipeline")},
+    }
+    losses = []
+    for kind in ("clips", "ends", "none"):
+        config = tiny_config(stage, tmp_path / kind, **told, **parts)
+        config["validation"]["num_samples"] = 0
+        if kind != "clips":
+            for split, data in (("train", config), ("validation", config["validation"])):
+                folder = tmp_path / f"{kind}-{split}"
+                encode_run(run, folder, 16, split, end_frames=kind == "ends")
+                data["data"] = {"kind": "latents", "path": str(folder)}
+        if kind == "none":
+            with pytest.raises(ValueError, match="holds? no first and last frames"):
+                run_train(config)
+        else:
+            run_train(config)
+            losses.append(read_log(tmp_path / kind, "validation")[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)

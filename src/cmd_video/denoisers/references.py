@@ -43,6 +43,12 @@ def unet_references(unet: Any) -> int:
     return references_of(config.in_channels, config.out_channels)
 
 
+def told_frames(model: Any) -> int:
+    """R of a content or a motion model."""
+    config = config_of(model)
+    return int(config.num_references) if "num_references" in config else unet_references(model)
+
+
 def reference_row(given: Mapping[int, Tensor], count: int) -> Tensor:
     """What a network is told of given frames: (B, R, C + 1, h, w), a mask of ones behind each that is given.
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from cmd_video.benchmark.cost import weight_bytes
 from cmd_video.benchmark.memory import NoValues, peak_bytes
+from cmd_video.denoisers.references import told_frames
 from cmd_video.diffusion.condition import Condition
 from cmd_video.training.build import build_stage
 from cmd_video.training.config import TrainConfig, VideoData
@@ -193,6 +194,8 @@ def _batch(config: TrainConfig, stage: Stage, data: Any, clips: int) -> Batch:
         size = (clips, 3, data.num_frames, data.height, data.width)
         return {**batch, "video": torch.zeros(size, device="meta")}
     sides, channels, latents, frames, patch = _latents(stage)
+    if told_frames(stage.components.get("motion_transformer", stage.components.get("unet"))):
+        batch["end_frames"] = torch.zeros(clips, 2, channels, *sides, device="meta")
     return {
         **batch,
         "content_frame": torch.zeros(clips, channels, *sides, device="meta"),
@@ -208,7 +211,8 @@ def _latents(stage: Stage) -> tuple[tuple[int, int], int, int, int, int]:
         return (height, width), config.in_channels, config.latent_channels, config.num_frames, config.patch_size
     config = stage.components["unet"].config
     sides = config.sample_size if not isinstance(config.sample_size, int) else (config.sample_size,) * 2
-    return (int(sides[0]), int(sides[1])), config.in_channels, 1, 1, 1
+    channels = config.out_channels if told_frames(stage.components["unet"]) else config.in_channels
+    return (int(sides[0]), int(sides[1])), channels, 1, 1, 1
 
 
 def _held(stage: Stage, shard: int, processes: int) -> CardMemory:

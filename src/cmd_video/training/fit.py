@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from cmd_video.data.files import sha256
 from cmd_video.data.latents import LatentsDataset
 from cmd_video.denoisers.latent_space import latent_channels, spatial_ratio
-from cmd_video.denoisers.references import references_of, unet_references
+from cmd_video.denoisers.references import references_of, told_frames
 from cmd_video.diffusion.process import process_of
 from cmd_video.pipelines.shipped import component_folder, model_folder
 
@@ -62,6 +62,10 @@ def check_latents(config: TrainConfig, components: Mapping[str, Any], dataset: A
                     f"{place}.path: {found.path} holds latents of another {name} than components.{name}; encode the "
                     "clips with this one, or give the one that made them"
                 )
+        network = components.get(NETWORKS[str(STAGES[config.stage].denoiser)])
+        if network is not None and told_frames(network) and "end_frames" not in found.shapes:
+            raise ValueError(f"{place}.path: {found.path} holds no first and last frames, which the network is told; "
+                             "encode the clips with --end-frames")  # fmt: skip
         channels, height, width = found.shapes["content_frame"]
         _same(f"{place}.path: channels of the content frames", channels, _content_channels(config, components))
         if "motion_transformer" in components and config.stage == "motion":
@@ -110,7 +114,7 @@ def _content_channels(config: TrainConfig, components: Mapping[str, Any]) -> int
     if "unet" not in components:
         return None
     unet = components["unet"].config
-    return int(unet.out_channels if unet_references(components["unet"]) else unet.in_channels)
+    return int(unet.out_channels if told_frames(components["unet"]) else unet.in_channels)
 
 
 def _check_channels(config: TrainConfig, components: Mapping[str, Any]) -> None:
