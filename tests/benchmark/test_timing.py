@@ -18,7 +18,7 @@ from cmd_video.benchmark.cmd_system import (
 from cmd_video.benchmark.system import Part, Place, Size, System
 from cmd_video.benchmark.timing import time_system
 from cmd_video.benchmark.training_step import PAPER_STAGES, paper_training_step, time_training
-from cmd_video.pipelines.sampling import PRESETS
+from cmd_video.pipelines.presets import PRESETS
 
 SMALL = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "gpu" / "rows.py"))["SMALL"]
 CLIP = Size(32, 32, 4)

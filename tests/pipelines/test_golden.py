@@ -5,7 +5,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from cmd_video import CMDPipeline
-from cmd_video.pipelines.sampling import PRESETS, ModelSampling, Sampling
+from cmd_video.pipelines.presets import PRESETS
+from cmd_video.pipelines.sampling import ModelSampling, Sampling
 from cmd_video.pipelines.shipped import SHIPPED
 
 PROMPTS = ("a red circle moves to the right", "a blue heart and a green star grow")

@@ -11,7 +11,8 @@ from cmd_video.diffusion.guidance import ClassifierFree
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.solvers import SchedulerSolver, ddim, jumps, multistep, with_schedule
 from cmd_video.models import CMDMotionTransformer
-from cmd_video.pipelines.sampling import PRESETS, ModelSampling, is_distilled, lcm
+from cmd_video.pipelines.presets import PRESETS, is_distilled, lcm
+from cmd_video.pipelines.sampling import ModelSampling
 from cmd_video.techniques.feature_reuse import Settings as Reuse
 from cmd_video.techniques.feature_reuse import check_reusable, motion_step, unet_step
 from cmd_video.techniques.guidance_interval import Settings as Interval

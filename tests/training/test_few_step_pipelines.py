@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler, LCMScheduler
 
 from cmd_video.diffusion.solvers import jumps
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.pipelines.sampling import ModelSampling, is_distilled
+from cmd_video.pipelines.presets import is_distilled
+from cmd_video.pipelines.sampling import ModelSampling
 from cmd_video.training.export import export_pipeline
 from cmd_video.training.stages import SAMPLING
 

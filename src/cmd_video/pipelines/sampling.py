@@ -1,28 +1,26 @@
-"""How a clip is sampled: one object for all of it, and the presets.
+"""How a clip is sampled: one object for all of it.
 
     pipe(prompt, sampling=Sampling(content={"num_inference_steps": 20, "guidance": {"scale": 4.0}}))
-    pipe.use_preset("fast")                                       # or cmd-video generate --preset fast
 
 A pipeline saves its own `Sampling` in its model_index.json; the usual arguments of a call override it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from diffusers import LCMScheduler
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.correction import Correct, Corrected
 from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
-from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver, ddim, jumps, multistep, with_schedule
+from cmd_video.diffusion.solvers import EtaSolver, SchedulerSolver, jumps
 from cmd_video.diffusion.timesteps import check_noise, check_starts, check_steps
 from cmd_video.section import Section, by_kind, by_technique
 from cmd_video.techniques import TECHNIQUES, of_seam, technique
@@ -109,8 +107,9 @@ class ModelSampling(Section):
         return type(scheduler).from_config(scheduler.config, timestep_spacing=self.spacing)
 
     def ready(
-        self, denoiser: Denoiser, device: torch.device | None = None, x_1: Tensor | None = None, share: float = 1.0
-    ) -> tuple[Any, list[Step]]:
+        self, denoiser: Denoiser, device: torch.device | None = None, x_1: Tensor | None = None, share: float = 1.0,
+        pair: bool = False,
+    ) -> tuple[Any, list[Step]]:  # fmt: skip
         """The solver, readied, and the steps of the loop.
 
         Args:
@@ -118,13 +117,14 @@ class ModelSampling(Section):
             device: where its timesteps lie.
             x_1: source of a process that has one.
             share: of diffusion time: steps that start above it are left out.
+            pair: whether the solver must take clean estimate and noise from two predictions, as a guidance may say.
         """
         scheduler = self.scheduler(denoiser)
         process = process_of(scheduler) if self.process is None else self.process.process(scheduler)
         own = self.process if self.solver is None else self.solver
         if own is not None:
             solver = own.solver(process, scheduler, self.num_inference_steps, x_1)
-        elif self.eta is not None or getattr(self.guidance, "needs_eta", False):
+        elif self.eta is not None or pair or getattr(self.guidance, "needs_eta", False):
             levels = self.starts or process.levels(SchedulerSolver(scheduler, self.num_inference_steps).timesteps)
             solver = EtaSolver(process, levels, self.eta or 0.0)
         elif self.starts is not None:
@@ -167,6 +167,7 @@ class ModelSampling(Section):
         x_1: Tensor | None = None,
         reward: Callable[[Tensor], Tensor] | None = None,
         begin: tuple[Tensor, float] | None = None,
+        correct: Correct | None = None,
     ) -> Tensor:
         """Noise z (B, ...) to a clean sample of its shape.
 
@@ -181,12 +182,20 @@ class ModelSampling(Section):
             x_1: source of a process that has one.
             reward: clean samples (B, ...) to how good they are (B,), for a search.
             begin: a clean sample (B, ...) to change, and the share of diffusion time from which on, 0 = not at all.
+            correct: each step's clean estimate to the one to go on with.
+
+        Raises:
+            ValueError: a search without a reward, or a correction of a process with a source.
         """
         x_0, share = (None, 1.0) if begin is None else begin
-        solver, steps = self.ready(denoiser, z.device, x_1, share)
+        solver, steps = self.ready(denoiser, z.device, x_1, share, pair=correct is not None)
         if x_0 is not None and not steps:
             return x_0
         denoise = self.denoise(denoiser, model, conditions)
+        if correct is not None:
+            if self.process is not None:
+                raise ValueError(f"process: clean estimates of {self.process.kind!r} are not corrected; leave one out")
+            denoise = Corrected(denoise, denoiser.process, correct)
         if self.search is None:
             x = None if x_0 is None else solver.noised(x_0, z, steps[0])
             return sample(denoise, solver, steps_through(steps), z, rng, watch, x)
@@ -206,6 +215,8 @@ class Sampling(Section):
     """Whether the output holds the content frame as a picture, which costs as much as a frame of the clip."""
     given_frames: Annotated[Any, by_technique("frames")] | None = None
     """How clips meet first and last frames that are given; null = the first technique for it."""
+    control: Annotated[Any, by_technique("control")] | None = None
+    """How clips follow what a user draws; null = the first technique for it."""
 
     @model_validator(mode="after")
     def _of_their_models(self) -> "Sampling":
@@ -226,6 +237,11 @@ class Sampling(Section):
     def for_given_frames(self) -> Any:
         """The technique for given frames."""
         return technique(of_seam("frames")[0]).settings() if self.given_frames is None else self.given_frames
+
+    @property
+    def for_control(self) -> Any:
+        """The technique for what a user draws."""
+        return technique(of_seam("control")[0]).settings() if self.control is None else self.control
 
     def laid_over(self, given: Mapping[str, Any]) -> "Sampling":
         """The same with these fields of the two parts in place of its own: {"content": {"eta": 1.0}}.
@@ -253,11 +269,11 @@ class Sampling(Section):
         for name, value in given.items():
             where, field = ARGUMENTS[name]
             for part in PARTS if where is None else (where,):
-                parts[part] = _changed(parts[part], field, value, name)
+                parts[part] = with_setting(parts[part], field, value, name)
         return self.model_copy(update=parts)
 
 
-def _changed(sampling: ModelSampling, field: str, value: Any, name: str) -> ModelSampling:
+def with_setting(sampling: ModelSampling, field: str, value: Any, name: str) -> ModelSampling:
     """One setting of one model changed; guidance and wraps keep what else they say."""
     try:
         if field == "num_inference_steps":
@@ -309,86 +325,3 @@ def conditions_for(
         rows = {row for word in words for row in groups.get(word, ()) if row in told}
         found[name] = told.having(**{row: nothing[row] for row in rows})
     return found
-
-
-# --- presets ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A trade of quality for speed.
-
-    Attributes:
-        sampler: "ddim" as in the paper; "multistep": DPM-Solver++ of second order (arXiv 2211.01095); "distilled":
-            what a model that was distilled for few steps came with, and only for such.
-        num_inference_steps: of both models; of distilled ones as many as they know.
-        interval: guide only in this interval of diffusion time.
-        reuse_interval: compute deep features at every n-th step.
-        decode_content_frame: decode the content frame to look at, too.
-    """
-
-    sampler: Literal["ddim", "multistep", "distilled"]
-    num_inference_steps: int
-    interval: tuple[float, float] = (0.0, 1.0)
-    reuse_interval: int = 1
-    decode_content_frame: bool = True
-
-
-PRESETS: dict[str, Preset] = {
-    "quality": Preset("ddim", 50),
-    "fast": Preset("multistep", 20, interval=(0.2, 1.0), reuse_interval=2, decode_content_frame=False),
-    "turbo": Preset("distilled", 4, decode_content_frame=False),
-}
-
-
-def is_distilled(sampling: ModelSampling, scheduler: Any) -> bool:
-    """Whether a model is for few steps: it knows where they start, or is a Latent Consistency Model."""
-    return sampling.starts is not None or isinstance(scheduler, LCMScheduler)
-
-
-def preset_of(
-    name: str, sampling: Sampling, schedulers: Mapping[str, Any], reusable: Mapping[str, bool]
-) -> tuple[Sampling, dict[str, Any]]:
-    """Settings and schedulers of a preset, from those of a pipeline, whose guidance scales stay.
-
-    Args:
-        name: of PRESETS.
-        sampling: the pipeline's.
-        schedulers: its schedulers, by part.
-        reusable: whether a part's network can use deep features again.
-
-    Raises:
-        ValueError: there is no preset of that name, or it does not suit the model.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"preset: {name!r} is none of {', '.join(PRESETS)}")
-    preset, parts, samplers = PRESETS[name], {}, {}
-    for part in PARTS:
-        own, scheduler = getattr(sampling, part), schedulers[part]
-        distilled = is_distilled(own, scheduler)
-        if distilled != (preset.sampler == "distilled"):
-            fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as the model 'turbo'"
-            raise ValueError(f"preset: this model was {'' if distilled else 'not '}distilled for few steps; {fits}")
-        if distilled:
-            samplers[part] = scheduler
-            steps = len(own.starts) if own.starts is not None else preset.num_inference_steps
-            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts, process=own.process)
-            continue
-        samplers[part] = ddim(scheduler) if preset.sampler == "ddim" else multistep(scheduler)
-        fresh = ModelSampling(
-            num_inference_steps=preset.num_inference_steps,
-            spacing="linspace" if preset.sampler == "multistep" else None,
-            guidance=ClassifierFree(scale=max(1.0, own.guidance_scale)),
-            process=own.process,
-        )
-        if preset.interval != (0.0, 1.0):
-            fresh = _changed(fresh, "guidance_interval", preset.interval, "guidance_interval")
-        if preset.reuse_interval > 1 and reusable[part]:
-            fresh = _changed(fresh, "reuse_interval", preset.reuse_interval, "reuse_interval")
-        parts[part] = fresh
-    return Sampling(**parts, decode_content_frame=preset.decode_content_frame), samplers
-
-
-def lcm(scheduler: Any, original_inference_steps: int) -> LCMScheduler:
-    """The sampler of a Latent Consistency Model (arXiv 2310.04378): any number of steps, with new noise between."""
-    return with_schedule(LCMScheduler, scheduler, original_inference_steps=original_inference_steps)

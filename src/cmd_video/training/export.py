@@ -15,8 +15,9 @@ from cmd_video.data.files import new_folder, whole_folder
 from cmd_video.diffusion.timesteps import check_starts
 from cmd_video.pipelines import CMDPipeline
 from cmd_video.pipelines.older import upgrade_schedulers
+from cmd_video.pipelines.presets import is_distilled
 from cmd_video.pipelines.sampling import PARTS as MODELS
-from cmd_video.pipelines.sampling import ModelSampling, Sampling, is_distilled
+from cmd_video.pipelines.sampling import ModelSampling, Sampling
 
 from .classes import read_names
 from .components import build_components, load_component

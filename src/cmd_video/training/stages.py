@@ -24,7 +24,8 @@ from cmd_video.denoisers.video import VideoDenoiser
 from cmd_video.denoisers.video_models import check_clips, check_video_model
 from cmd_video.diffusion.draws import Draws
 from cmd_video.diffusion.guidance import ALL, NOTHING, ClassifierFree
-from cmd_video.pipelines.sampling import ModelSampling, lcm
+from cmd_video.pipelines.presets import lcm
+from cmd_video.pipelines.sampling import ModelSampling
 from cmd_video.pruning.importance import NoisyBatch
 
 from .config import STAGES, TrainConfig
