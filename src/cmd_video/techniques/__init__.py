@@ -83,6 +83,9 @@ TECHNIQUES: dict[str, Technique] = {
     "roll_forward": _row(
         "roll_forward", "first and last frames that are given", "frames", "motion", "arXiv 2403.14148"
     ),
+    "structure_injection": _row(
+        "structure_injection", "structure of a given picture", "wrap", "content", "arXiv 2507.02857"
+    ),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),
