@@ -44,6 +44,9 @@ Budget = Annotated[int | None, typer.Option(min=2, help="Of the search: evaluati
 Clips = Annotated[Path, typer.Option("-o", "--output", help="A .mp4, .gif or .webm file; for several clips a folder.")]
 NumClips = Annotated[int, typer.Option(min=1, help="Clips in a row, each from the last frame of the one before.")]
 Region = Annotated[Path | None, typer.Option(help="A picture: where it is white the clip moves, elsewhere not.")]
+Structure = Annotated[
+    Path | None, typer.Option("--structure", help="A picture, such as edges, whose structure the content gets.")
+]
 PlanFile = Annotated[
     Path | None, typer.Option(help="JSON of boxes over time, which what they hold of --image follows.", metavar="FILE")
 ]
@@ -63,6 +66,7 @@ def command(
     last_image: Annotated[Path | None, typer.Option(help="Last frame, beside a first frame or without.")] = None,
     content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
     motion_region: Region = None,
+    structure_image: Structure = None,
     plan: PlanFile = None,
     motion_strength: MotionStrength = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
@@ -100,7 +104,8 @@ def command(
     texts = [text for text in asked for _ in range(num_videos)]
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
     files = _check_files(output, labels, contact_sheet)
-    given = {"image": image, "last_image": last_image, "content_frame": content_frame, "motion_region": motion_region}
+    given = {"image": image, "last_image": last_image, "content_frame": content_frame}
+    given |= {"motion_region": motion_region, "structure_image": structure_image}
     pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
     planned = _read_plan(plan, motion_strength, num_clips, {**given, "guidance": guidance, "reward": reward})
     pipe = _load(model, device, preset, dtype, revision, sampling)

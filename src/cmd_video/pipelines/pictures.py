@@ -143,6 +143,36 @@ def read_region(
     return torch.stack(found).mean(dim=1).repeat_interleave(1 if len(found) == 1 else num_videos, dim=0)
 
 
+def read_structure(
+    pictures: Any, beside: Mapping[str, Any], height: int, width: int, count: int
+) -> list[torch.Tensor]:
+    """Pictures whose structure content frames get, (3, H, W) in [0, 1], one for each of `count`; None are none.
+
+    Args:
+        pictures: one for all, or one for each of `count`.
+        beside: pictures that are given for something else, by the name of the argument.
+        height: H of the clip.
+        width: W.
+        count: prompts or classes of the call.
+
+    Raises:
+        ValueError: a picture cannot be read or is of another size, there is another number of them, or the content
+            frame is not generated.
+    """
+    if pictures is None:
+        return []
+    for name in beside:
+        raise ValueError(f"structure_image: given beside {name}, with which no content frame is generated; give one")
+    found = [read_image(picture, "structure_image") for picture in as_list(pictures)]
+    for picture in found:
+        if picture.shape[1:] != (height, width):
+            size = f"{picture.shape[1]}x{picture.shape[2]}"
+            raise ValueError(f"structure_image: {size} (height x width), the clip is {height}x{width}")
+    if len(found) not in (1, count):
+        raise ValueError(f"structure_image: {len(found)} pictures for {count} clips; one for all, or one for each")
+    return found * count if len(found) == 1 else found
+
+
 def read_clips(video: Any) -> torch.Tensor:
     """Clips as the models take them: float32 (B, 3, F, H, W) in [-1, 1].
 

@@ -56,7 +56,7 @@ from .inputs import (
     untupled,
 )
 from .older import upgrade_index, upgrade_schedulers
-from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_batch, read_region
+from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_batch, read_region, read_structure
 from .pipeline_output import CMDPipelineOutput
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
@@ -262,6 +262,7 @@ class CMDPipeline(FromClips, LoraLoader):
         last_image: Pictures = None,
         content_frame: Pictures = None,
         motion_region: Pictures = None,
+        structure_image: Pictures = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -294,6 +295,8 @@ class CMDPipeline(FromClips, LoraLoader):
             motion_region: pictures of the output's size, one or one for each clip: white moves; where it is black, all
                 frames show the given first frame, or without one the content frame (as Motion-I2V's brush, arXiv
                 2401.15977, but by laying one over the other).
+            structure_image: pictures of the output's size whose edges, silhouettes or the like content frames that are
+                generated get; one, or one for each prompt.
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.
@@ -335,6 +338,8 @@ class CMDPipeline(FromClips, LoraLoader):
             "guidance_scale": guidance_scale, "motion_guidance_scale": motion_guidance_scale,
             "guidance_interval": guidance_interval, "reuse_interval": reuse_interval,
         })  # fmt: skip
+        if structure_image is not None:
+            how = how.model_copy(update={"content": how.content.taking("structure")})
         count = self.check_inputs(
             prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, num_videos_per_prompt,
             generator, output_type,
@@ -343,6 +348,7 @@ class CMDPipeline(FromClips, LoraLoader):
         check_num_clips(num_clips, pictures, num_frames, weights, output_type, references)
         check_memory(count * num_videos_per_prompt, num_frames * num_clips, height, width)
         region = read_region(untupled(motion_region), height, width, output_type, count, num_videos_per_prompt)
+        structure = read_structure(untupled(structure_image), pictures, height, width, count)
         ends = ends_of(pictures, num_frames)
         self.forget(callback_on_step_end)
         begun = [list(ends)] + [[0]] * (num_clips - 1)  # numbers of the frames that each clip is given
@@ -368,6 +374,8 @@ class CMDPipeline(FromClips, LoraLoader):
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
+            if structure:
+                told = told.having(structure=self.encode_image(structure, num_videos_per_prompt))
             x_c = picture(told)
         check_finite("vae" if pictures else "unet", x_c)
 
@@ -535,7 +543,7 @@ class CMDPipeline(FromClips, LoraLoader):
         """
         denoiser = self.content if part == "content" else self.motion
         model = getattr(self, denoiser.component)
-        known = told.only(denoiser.told(model))
+        known = how.known(told, denoiser, model)
         if "content_frame" in known:
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
         if ROW in known:
@@ -563,7 +571,7 @@ class CMDPipeline(FromClips, LoraLoader):
         for number in range(len(z)):
             one = torch.arange(len(z), device=z.device) == number
             own = {name: row[one] for name, row in nothing.items()}
-            conditions = conditions_for(how, told.chosen(one).only(self.content.told(self.unet)), own, TOLD)
+            conditions = conditions_for(how, how.known(told.chosen(one), self.content, self.unet), own, TOLD)
             source = generator[number] if isinstance(generator, list) else generator
             asked = prompts[number] if prompts else ""
 

@@ -97,7 +97,18 @@ class ModelSampling(Section):
         elif self.process is None:
             check_steps(f"{prefix}num_inference_steps", scheduler, steps)
         for wrap in self.wraps:
-            wrap.check(model)
+            wrap.check(model, self)
+
+    def taking(self, row: str) -> "ModelSampling":
+        """The same with a wrap that takes a row of the condition: the first technique that does, if there is none."""
+        if any(row in wrap.rows for wrap in self.wraps):
+            return self
+        sections = (technique(kind).settings for kind in of_seam("wrap"))
+        return self.model_copy(update={"wraps": (*self.wraps, next(each for each in sections if row in each.rows)())})
+
+    def known(self, told: Condition, denoiser: Denoiser, model: Any) -> Condition:
+        """Of what is told, what the network and its wraps take."""
+        return told.only([*denoiser.told(model), *(row for wrap in self.wraps for row in wrap.rows)])
 
     def scheduler(self, denoiser: Denoiser) -> Any:
         """The denoiser's scheduler, its timesteps spaced as it is said here."""

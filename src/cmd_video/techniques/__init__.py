@@ -109,6 +109,9 @@ TECHNIQUES: dict[str, Technique] = {
     "known_frames": _row(
         "frame_timesteps", "a part of a clip drawn anew", "resampling", "motion", "arXiv 2410.03160", "Resample"
     ),
+    "structure_injection": _row(
+        "structure_injection", "structure of a given picture", "wrap", "content", "arXiv 2507.02857"
+    ),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),

@@ -14,7 +14,7 @@ B batch, C channels, h, w sides of the content frame, S tokens, E width of the t
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -41,9 +41,15 @@ class Settings(Section):
     interval: int = Field(1, ge=1)
     """At every n-th step; 1 = at every step, which changes nothing."""
 
-    def check(self, model: Any) -> None:
-        """Raise a ValueError for a network whose features cannot be used again."""
-        if self.interval == 1 or isinstance(model, CMDMotionTransformer):
+    rows: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, model: Any, sampling: Any) -> None:
+        """Raise a ValueError for a network whose features cannot be used again, or with a wrap inside this one."""
+        if self.interval == 1:
+            return
+        if sampling.wraps[0] is not self:
+            raise ValueError(f"wraps: {self.kind} asks the network itself, so it must be the first of them")
+        if isinstance(model, CMDMotionTransformer):
             return
         if not isinstance(model, UNet2DConditionModel):
             raise ValueError(f"reuse_interval: {self.interval}, but a {type(model).__name__} allows only 1")

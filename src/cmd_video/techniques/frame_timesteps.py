@@ -128,6 +128,7 @@ class KnownFrames:
     sample: Tensor
     known: Tensor
     kind: str = "known_frames"
+    rows: tuple[str, ...] = ()
 
     def steps(self, steps: list[Step], guidance: Any) -> list[Step]:
         """All of them."""
