@@ -101,5 +101,5 @@ def frame_condition(components: Mapping[str, Any], frames: torch.Tensor, noise: 
     with torch.no_grad():
         small = F.interpolate(frames, (size, size), mode="bicubic", antialias=True, align_corners=False)
         picture = ((small + 1) / 2 - mean) / std
-        image = encoder(picture).image_embeds[:, None]  # (B, 1, D)
-        return VideoCondition(image=image, first_frame=vae.encode(frames + noise).latent_dist.mode())
+        image = encoder(picture.to(encoder.dtype)).image_embeds[:, None]  # (B, 1, D)
+        return VideoCondition(image=image, first_frame=vae.encode((frames + noise).to(vae.dtype)).latent_dist.mode())

@@ -115,6 +115,7 @@ TECHNIQUES: dict[str, Technique] = {
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),
+    "bidirectional": _row("bidirectional", "between two frames, both ways", "solver", "video", "arXiv 2410.05651"),
     "weight_extrapolation": _row(
         "weight_extrapolation", "weights beyond a fine-tuning", "merge", "content motion video", "arXiv 2503.00948"
     ),
