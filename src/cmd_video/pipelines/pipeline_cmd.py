@@ -58,7 +58,8 @@ from .inputs import (
 from .older import upgrade_index, upgrade_schedulers
 from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_batch, read_region, read_structure
 from .pipeline_output import CMDPipelineOutput
-from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
+from .presets import preset_of
+from .sampling import PARTS, ModelSampling, Sampling, conditions_for
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
 
 logger = logging.get_logger(__name__)
