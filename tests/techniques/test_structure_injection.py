@@ -42,7 +42,9 @@ def test_many_small_steps_keep_the_place_in_a_gaussian(process, gaussian):
     x_0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     x = ddim_invert(process, lambda x, level: denoise(x, steps[level]), x_0, levels)
     a, g = process.at(torch.tensor([top]), x)
-    torch.testing.assert_close((x - a * mean) / (a**2 * spread**2 + g**2).sqrt(), (x_0 - mean) / spread, rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        (x - a * mean) / (a**2 * spread**2 + g**2).sqrt(), (x_0 - mean) / spread, rtol=0, atol=0.02
+    )
 
 
 def _steps(solver: EtaSolver) -> list[Any]:
@@ -91,7 +93,9 @@ def sampled(parts) -> Callable[..., torch.Tensor]:
     """Content frames for pictures, with guidance."""
 
     @torch.no_grad()
-    def run(wraps: list[dict[str, Any]], pictures: torch.Tensor | None, z: torch.Tensor, **fields: Any) -> torch.Tensor:
+    def run(
+        wraps: list[dict[str, Any]], pictures: torch.Tensor | None, z: torch.Tensor, **fields: Any
+    ) -> torch.Tensor:
         denoiser, model = parts
         how = ModelSampling(num_inference_steps=4, guidance={"scale": 3.0}, wraps=wraps, **fields)
         told = denoiser.encode(Condition({"prompt": ["a red ball"] * len(z)}))
