@@ -7,7 +7,7 @@ B batch, C channels of the content frame, F frames, h, w its sides, D motion cha
 planes. Over 400 lines: the arguments of one call, each documented.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from cmd_video.denoisers.latent_space import (
 from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
 from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.correction import Correct
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.models.whole import check_whole, load_whole
@@ -54,10 +55,12 @@ from .inputs import (
     size_unit,
     untupled,
 )
+from .motion_control import check_output_flow, read_control, read_flow
 from .older import upgrade_index, upgrade_schedulers
 from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_batch, read_region
 from .pipeline_output import CMDPipelineOutput
-from .sampling import PARTS, ModelSampling, Sampling, conditions_for, preset_of
+from .presets import preset_of
+from .sampling import PARTS, ModelSampling, Sampling, conditions_for
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
 
 logger = logging.get_logger(__name__)
@@ -259,6 +262,7 @@ class CMDPipeline(FromClips, LoraLoader):
         last_image: Pictures = None,
         content_frame: Pictures = None,
         motion_region: Pictures = None,
+        tracks: Sequence[Any] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -274,6 +278,7 @@ class CMDPipeline(FromClips, LoraLoader):
         num_clips: int = 1,
         generator: Generator = None,
         output_type: str = "pil",
+        output_flow: bool = False,
         return_dict: bool = True,
         callback_on_step_end: Callable[["CMDPipeline", int, int, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> CMDPipelineOutput | tuple[Any, ...]:
@@ -291,6 +296,8 @@ class CMDPipeline(FromClips, LoraLoader):
             motion_region: pictures of the output's size, one or one for each clip: white moves; where it is black, all
                 frames show the given first frame, or without one the content frame (as Motion-I2V's brush, arXiv
                 2401.15977, but by laying one over the other).
+            tracks: paths of points of the clips, a list for all or one for each prompt, class or picture: see
+                `techniques.tracks.Track`. With a model that predicts a flow.
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.
@@ -308,12 +315,13 @@ class CMDPipeline(FromClips, LoraLoader):
                 that is there once: F + (num_clips - 1) (F - 1) frames. As for `image`, not of every model.
             generator: source of noise; with a list of one per clip, a batch equals its clips generated singly.
             output_type: "pil", "np", "pt" or "latent".
+            output_flow: whether to give the flow too, for one more pass of the autoencoder's decoder.
             return_dict: return a `CMDPipelineOutput` instead of a tuple.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step, first of the
                 content model, then, counting on, of the motion model; may return other latents.
 
         Returns:
-            `CMDPipelineOutput(frames, content_frames, truncated_prompts)`.
+            `CMDPipelineOutput(frames, content_frames, truncated_prompts, flow)`.
 
         Raises:
             ValueError: an argument does not fit the model; the message names it and what is allowed.
@@ -338,6 +346,9 @@ class CMDPipeline(FromClips, LoraLoader):
         )  # fmt: skip
         check_num_clips(num_clips, pictures, num_frames, self.autoencoder.config.get("frame_weights"), output_type)
         check_memory(count * num_videos_per_prompt, num_frames * num_clips, height, width)
+        check_output_flow(output_flow, num_clips, self.autoencoder)
+        own = sorted([*range(count)] * num_videos_per_prompt)  # of each clip the prompt, class or picture
+        control = read_control(self, tracks, how, own, (num_frames, height, width), num_clips)
         region = read_region(untupled(motion_region), height, width, output_type, count, num_videos_per_prompt)
         ends = ends_of(pictures, num_frames)
         self.forget(callback_on_step_end)
@@ -353,7 +364,7 @@ class CMDPipeline(FromClips, LoraLoader):
         )
 
         # 3. Content frame x_c (B, C, h, w)
-        draw = partial(self.motion_latents, told, nothing, how.motion, generator)
+        draw = partial(self.motion_latents, told, nothing, how.motion, generator, control)
         if ends:
             met = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
             x_c, z = self.meet(met, num_frames, how, draw)
@@ -384,8 +395,10 @@ class CMDPipeline(FromClips, LoraLoader):
         # 6. Video
         still = read_batch(pictures["image"], num_videos_per_prompt) if "image" in pictures else None
         frames, content_frames = self.decode_row(clips, output_type, how.decode_content_frame, region, still)
+        flow = read_flow(self, x_c, z) if output_flow else None
+        flow = flow.cpu().numpy() if flow is not None and output_type in ("pil", "np") else flow
         self.maybe_free_model_hooks()
-        output = CMDPipelineOutput(frames, content_frames, truncated)
+        output = CMDPipelineOutput(frames, content_frames, truncated, flow)
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
@@ -455,14 +468,17 @@ class CMDPipeline(FromClips, LoraLoader):
 
     def motion_latents(
         self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
-        content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
+        control: Any, content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
+        shown: int | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), in at most so many steps; the rest as
-        in `generate`.
+        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), which are frame `shown` of the clips
+        that are asked for, in at most so many steps and under what `control` made; the rest as in `generate`.
         """
         how = how.at_most(most_steps)
         noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
-        return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
+        told = told.having(content_frame=content_frame)
+        correct = None if control is None else control.correct(content_frame, num_frames, shown)
+        return self.generate("motion", noise, told, nothing, how, generator, correct=correct)
 
     def meet(
         self, given: Mapping[int, torch.Tensor], num_frames: int, how: Sampling, draw: Callable[..., torch.Tensor]
@@ -493,7 +509,7 @@ class CMDPipeline(FromClips, LoraLoader):
 
     def generate(
         self, part: str, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,
-        generator: Generator = None, begin: tuple[torch.Tensor, float] | None = None,
+        generator: Generator = None, begin: tuple[torch.Tensor, float] | None = None, correct: Correct | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Noise -> content frame (B, C, h, w) or motion latents (B, D, F, H' + W'): one loop of algorithm 1.
 
@@ -505,6 +521,7 @@ class CMDPipeline(FromClips, LoraLoader):
             how: how it is sampled.
             generator: source of what noise the solver adds.
             begin: a clean sample to change, and from which share of diffusion time on; None = from noise alone.
+            correct: clean estimates to those to go on with.
         """
         denoiser = self.content if part == "content" else self.motion
         model = getattr(self, denoiser.component)
@@ -513,7 +530,9 @@ class CMDPipeline(FromClips, LoraLoader):
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
         conditions = conditions_for(how, known, nothing, TOLD)
         x_1 = None if how.process is None else denoiser.source(known, z)
-        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin)
+        return how.run(
+            denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin, correct=correct
+        )
 
     def search(
         self, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,

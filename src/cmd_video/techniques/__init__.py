@@ -6,8 +6,8 @@ What the section of each seam has: an objective `build(denoiser, model, teacher,
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
 x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
 times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `frames(...)` and `passes(...)`;
-a restoration `restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base,
-tuned)`. The neutral setting of a section changes nothing, to the bit.
+a control `control(...)`; a restoration `restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a
+merge `edit(base, tuned)`. The neutral setting of a section changes nothing, to the bit.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 Seam = Literal[
     "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "frames", "restoration", "edit",
-    "merge",
+    "merge", "control",
 ]  # fmt: skip
 
 
@@ -83,6 +83,7 @@ TECHNIQUES: dict[str, Technique] = {
     "roll_forward": _row(
         "roll_forward", "first and last frames that are given", "frames", "motion", "arXiv 2403.14148"
     ),
+    "tracks": _row("tracks", "points dragged along paths", "control", "motion", "arXiv 2401.15977"),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),

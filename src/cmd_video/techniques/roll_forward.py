@@ -27,9 +27,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from cmd_video.models.anchor import anchor
 from cmd_video.section import Section
 
-Draw = Callable[[Tensor, int, int | None], Tensor]  # content frame, F, most steps -> normalised motion latents
+# content frame, F, most steps and, if it is not that of a clip of F frames, the number of the frame that the content
+# frame is, of the clip that is asked for -> normalised motion latents
+Draw = Callable[..., Tensor]
 Decode = Callable[
     [Tensor, Tensor, list[int]], Tensor
 ]  # content frame, normalised motion latents -> frames, (B, C, N, h, w)
@@ -63,7 +66,11 @@ class Settings(Section):
             decode: the autoencoder.
         """
         nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
-        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, draw, decode)
+
+        def passing(picture: Tensor, length: int, steps: int | None) -> Tensor:
+            return draw(picture, length, steps, nearest)
+
+        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, passing, decode)
         motion_latents = draw(content_frame, frames, None)
         return self.refine(given, content_frame, motion_latents, decode)
 
@@ -93,11 +100,6 @@ class Settings(Section):
                     value.grad = gradient
                 adam.step()
         return x_c.detach().to(content_frame), z.detach().to(motion_latents)
-
-
-def anchor(weights: list[float], frames: int) -> int:
-    """Number of the frame that the content frame nearly is, of so many; `weights` are of a clip of any length."""
-    return max(range(len(weights)), key=weights.__getitem__) * frames // len(weights)
 
 
 def nearest_to_anchor(numbers: Iterable[int], frames: int, weights: list[float]) -> int:
