@@ -1,6 +1,7 @@
 """A strip of frames for each thing that the pipeline does, with the default model: the pictures of docs/gallery.md.
 
 python benchmarks/gallery.py -o docs/images/gallery
+python benchmarks/gallery.py -o docs/images/gallery --only tracks
 
 Held-out scenes in front of plain backgrounds, the first of their motion; what is given stands before a strip, in a
 white frame. Strips are eight frames of a clip, enlarged twice, and nothing is chosen among several seeds.
@@ -12,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from by_turns import PLAIN
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cmd_video.data.transforms import to_uint8
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.sprites.scenes import SpriteScene, render, sample_scene
+from cmd_video.sprites.scenes import SpriteScene, object_states, render, sample_scene
+from cmd_video.techniques.tracks import Track
 
 SCALE, SHOWN, GAP = 2, 8, 4
 Pictures = list[Image.Image]
@@ -36,6 +39,14 @@ def scene_of(motion: str) -> SpriteScene:
 def pictures_of(clip: torch.Tensor) -> Pictures:
     """Frames of a clip (3, F, H, W) in [-1, 1]."""
     return [Image.fromarray(frame) for frame in to_uint8(clip).numpy()]
+
+
+def drag_of(scene: SpriteScene, picture: Image.Image) -> tuple[Track, Image.Image]:
+    """The object of a picture, the middle of a scene's clip, dragged from below to above; and a picture of that."""
+    x, y = (object_states(scene, np.array([8 / 15]))[0, 0, :2] * picture.width).tolist()
+    drawn = picture.copy()
+    ImageDraw.Draw(drawn).line([(x, y + 12), (x, y - 10.5)], "white")
+    return Track(points=((0, x, y + 12), (8, x, y), (15, x, y - 10.5))), drawn
 
 
 def strip(given: Pictures, frames: Pictures, path: Path) -> None:
@@ -71,6 +82,7 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
         out: Any = pipe.edit(clip, generator=torch.Generator().manual_seed(0), **arguments)
         return out.frames[0]
 
+    track, dragged = drag_of(scene, clip[8])
     print(scene.prompt, "|", other.prompt, "|", words, sep="\n")
     return {
         "text": lambda: ([], made(prompt=scene.prompt)),
@@ -78,6 +90,7 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
         "last-frame": lambda: ([clip[-1]], made(prompt=scene.prompt, last_image=clip[-1])),
         "both-frames": lambda: ([clip[0], clip[-1]], made(prompt=scene.prompt, image=clip[0], last_image=clip[-1])),
         "content-frame": lambda: ([second[8]], made(prompt=other.prompt, content_frame=second[8])),
+        "tracks": lambda: ([dragged], made(prompt="", content_frame=clip[8], tracks=[track])),
         "region": lambda: (
             [clip[0], region],
             made(prompt=scene.prompt, image=clip[0], motion_region=region),
@@ -91,12 +104,14 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--only", help="The name of one picture; all without it.")
     arguments = parser.parse_args()
     pipe = CMDPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     pipe.sampling = PLAIN
     for name, make in strips(pipe).items():
-        strip(*make(), arguments.output / f"{name}.png")
+        if arguments.only in (None, name):
+            strip(*make(), arguments.output / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -260,3 +260,78 @@ def test_a_plan_needs_a_picture_and_motion_strength_a_plan(run, planned, tmp_pat
         code, _, err = run(*left_out, "--motion-strength", 0.5)
         assert code == 2 and all(word in err for word in words), err
     assert not (tmp_path / "out").exists()
+
+
+TRACKS = {"tracks": [{"points": [[0, 3.5, 4.5], [3, 11.5, 6.5]]}]}
+
+
+@pytest.fixture(scope="session")
+def warping_pipeline(tiny_pipeline, tmp_path_factory):
+    """The tiny pipeline with an autoencoder that predicts a flow."""
+    import torch
+
+    from cmd_video import CMDPipeline
+    from cmd_video.models import CMDWarpAutoencoder
+
+    pipe = CMDPipeline.from_pretrained(tiny_pipeline)
+    fields = {name: value for name, value in pipe.autoencoder.config.items() if not name.startswith("_")}
+    torch.manual_seed(0)
+    autoencoder = CMDWarpAutoencoder(**{**fields, "fold": 2, "head_channels": 8, "base": "warp"})
+    torch.nn.init.normal_(autoencoder.head.conv_out.weight, std=0.1)
+    pipe.register_modules(autoencoder=autoencoder.eval())
+    folder = tmp_path_factory.mktemp("warping") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_tracks_are_followed_and_the_flow_is_written(run, warping_pipeline, tmp_path):
+    (tmp_path / "tracks.json").write_text(json.dumps(TRACKS))
+    common = ("generate", "a red circle", "--model", warping_pipeline, "--num-videos", 2, "--steps", 4)
+    assert run(*common, "-o", tmp_path / "plain")[0] == 0
+    dragged = ("--tracks", tmp_path / "tracks.json", "--flow", tmp_path / "flows" / "flow.npz")
+    code, out, err = run(*common, *dragged, "-o", tmp_path / "dragged")
+    assert code == 0, err
+    assert str(tmp_path / "flows" / "flow.npz") in out
+    with np.load(tmp_path / "flows" / "flow.npz", allow_pickle=False) as file:
+        assert file["flow"].shape == (2, 4, 16, 16, 2) and file["flow"].dtype == np.float32
+        assert (file["flow"][0] != file["flow"][1]).any()
+    name = "00-a-red-circle"
+    plain, other = (frames_of(tmp_path / folder / f"{name}.mp4") for folder in ("plain", "dragged"))
+    assert (plain != other).any()
+    assert json.loads((tmp_path / "dragged" / f"{name}.json").read_text())["tracks"] == TRACKS["tracks"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--tracks", "{tmp}/none.json"), ["none.json"]),
+        (("--tracks", "{tmp}/wrong.json"), ["--tracks", "wrong.json", "tracks.0.point", "did you mean points"]),
+        (("--tracks", "{tmp}/outside.json"), ["--tracks", "track 0, point 1", "(11.5, 60)", "x 0 to 16, y 0 to 16"]),
+        (("--tracks", "{tmp}/good.json", "--num-clips", "2"), ["--num-clips", "tracks are of one clip"]),
+        (("--tracks", "{tmp}/good.json", "--model", "{tiny}"), ["--tracks", "no flow", "'none'"]),
+        (("--flow", "{tmp}/flow.npz", "--model", "{tiny}"), ["--flow", "no flow", "'none'"]),
+        (("--flow", "{tmp}/flow.pkl"), ["flow.pkl", "'.pkl'", ".npz"]),
+        (("--plan", "{tmp}/good.json", "--image", "{tmp}/no.png", "--tracks", "{tmp}/good.json"), ["no.png"]),
+    ],
+)
+def test_tracks_that_do_not_fit_are_one_line(run, warping_pipeline, tiny_pipeline, tmp_path, more, words):
+    (tmp_path / "good.json").write_text(json.dumps(TRACKS))
+    (tmp_path / "wrong.json").write_text('{"tracks": [{"point": [[0, 1, 2], [3, 4, 5]]}]}')
+    (tmp_path / "outside.json").write_text('{"tracks": [{"points": [[0, 3, 4], [3, 11.5, 60]]}]}')
+    model = () if "{tiny}" in more else ("--model", warping_pipeline)
+    asked = [each.format(tmp=tmp_path, tiny=tiny_pipeline) for each in more]
+    code, _, err = run("generate", "a ball", "--steps", 2, "-o", tmp_path / "out" / "a.gif", *model, *asked)
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (tmp_path / "out").exists() and not (tmp_path / "flow.npz").exists()
+
+
+def test_tracks_and_flow_do_not_go_with_a_plan(run, planned, tmp_path):
+    (tmp_path / "tracks.json").write_text(json.dumps(TRACKS))
+    for more, word in (
+        (("--tracks", tmp_path / "tracks.json"), "--tracks"),
+        (("--flow", tmp_path / "f.npz"), "--flow"),
+    ):
+        code, _, err = run(*planned, *more)
+        assert code == 2 and word in err and "beside a plan it does nothing" in err, err

@@ -14,10 +14,13 @@ class Line:
     """Pictures are numbers, and every clip rises by SPEED from frame to frame through its content frame."""
 
     def __init__(self, weights: list[float]) -> None:
-        self.weights, self.lengths, self.redrawn = weights, [], []
+        self.weights, self.lengths, self.redrawn, self.shown = weights, [], [], []
 
-    def draw(self, content_frame: torch.Tensor, frames: int, steps: int | None) -> torch.Tensor:
+    def draw(
+        self, content_frame: torch.Tensor, frames: int, steps: int | None, shown: int | None = None
+    ) -> torch.Tensor:
         self.lengths.append(frames)
+        self.shown.append(shown)
         return torch.zeros(len(content_frame), 1, frames, 2)
 
     def decode(self, content_frame: torch.Tensor, motion_latents: torch.Tensor, frames: list[int]) -> torch.Tensor:
@@ -74,6 +77,7 @@ def test_of_two_pictures_the_one_nearer_to_the_anchor_is_rolled():
     line = Line(WEIGHTS)  # the anchor is 2, the last frame 1 away, the first 2
     clip = line.frames({0: 100.0, 3: 7.0}, 4)
     assert clip[3] == 7.0
+    assert line.shown == [3, None]  # a longer clip whose content frame is the last of what is asked for, then that
 
 
 def test_the_anchor_scales_with_the_length():

@@ -1,16 +1,16 @@
 """`cmd-video generate PROMPT -o out.mp4`: videos from prompts, a class or pictures."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cmd_video.data.files import writable_file, writable_folder
 
-from .errors import describe
+from .motion_files import FlowFile, PlanFile, TracksFile, following, read_plan, read_tracks, write_flow
 from .options import (
     DTYPES,
     FORMATS,
@@ -23,9 +23,6 @@ from .options import (
     read_lines,
     video_file,
 )  # fmt: skip
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Interval = Annotated[
     tuple[float, float] | None,
@@ -47,9 +44,6 @@ Region = Annotated[Path | None, typer.Option(help="A picture: where it is white 
 Structure = Annotated[
     Path | None, typer.Option("--structure", help="A picture, such as edges, whose structure the content gets.")
 ]
-PlanFile = Annotated[
-    Path | None, typer.Option(help="JSON of boxes over time, which what they hold of --image follows.", metavar="FILE")
-]
 MotionStrength = Annotated[
     float | None,
     typer.Option(help="Of a plan: draw its motion anew from this share of diffusion time on; default 0: not."),
@@ -67,6 +61,7 @@ def command(
     content_frame: Annotated[Path | None, typer.Option(help="Use this picture as content frame.")] = None,
     motion_region: Region = None,
     structure_image: Structure = None,
+    tracks: TracksFile = None,
     plan: PlanFile = None,
     motion_strength: MotionStrength = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the shipped model.")] = None,
@@ -89,6 +84,7 @@ def command(
     width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second of the file.")] = 8,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel, to look at small clips.")] = 1,
+    output_flow: FlowFile = None,
     contact_sheet: Annotated[bool, typer.Option("--contact-sheet", help="Also one picture of all clips.")] = False,
     device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}.")] = "float32",
@@ -107,24 +103,21 @@ def command(
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
     given |= {"motion_region": motion_region, "structure_image": structure_image}
     pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
-    planned = _read_plan(plan, motion_strength, num_clips, {**given, "guidance": guidance, "reward": reward})
+    beside = {**given, "guidance": guidance, "reward": reward, "tracks": tracks, "output_flow": output_flow}
+    planned = read_plan(plan, motion_strength, num_clips, beside)
+    dragged = {"tracks": read_tracks(tracks), "num_clips": num_clips}
     pipe = _load(model, device, preset, dtype, revision, sampling)
-    search = {"reward": _search_for(reward, budget, pipe, device), "num_clips": num_clips}
+    search = {"reward": _search_for(reward, budget, pipe, device), "output_flow": output_flow is not None, **dragged}
     label_number, class_name = class_of(class_label, pipe)
     settings = _sampling(pipe, steps, motion_steps, guidance, motion_guidance, guidance_interval, reuse_interval)
     settings |= {"negative_prompt": negative_prompt, "num_frames": num_frames, "height": height, "width": width}
-    make = _following(pipe, pictures["image"], **planned) if planned else partial(pipe, **pictures, **search)
-    source = {**_names(given), "num_clips": num_clips, "sampler": type(pipe.content_scheduler).__name__, **planned}
+    make = following(pipe, pictures["image"], **planned) if planned else partial(pipe, **pictures, **search)
+    source = {**_names(given), **dragged, "sampler": type(pipe.content_scheduler).__name__, **planned}
     source |= {"model": model or "default", "revision": revision, "preset": preset, "dtype": dtype, "fps": fps}
-    source |= {"reward": reward, "class_label": label_number, "class_name": class_name}
-    shown = []
-    for number, prompt in enumerate(texts):
-        frames, truncated = _generate(make, prompt, label_number, seed + number, settings)
-        record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
-        _write(frames, files[number], record, fps, scale)
-        shown.append((labels[number], frames))
-    if contact_sheet:
-        _write_sheet(shown, output / "contact_sheet.png", scale)
+    source |= {"reward": reward, "class_label": label_number, "class_name": class_name, **settings}
+    records = [{"prompt": text, "seed": seed + number, **source} for number, text in enumerate(texts)]
+    made = (_generate(make, record["prompt"], label_number, record["seed"], settings) for record in records)
+    _write_all(made, records, labels, files, fps, scale, output if contact_sheet else None, output_flow)
 
 
 def _names(given: dict[str, Path | None]) -> dict[str, Any]:
@@ -215,58 +208,16 @@ def _check_files(output: Path, labels: list[str], contact_sheet: bool) -> list[l
     return files
 
 
-def _read_plan(
-    path: Path | None, motion_strength: float | None, num_clips: int, beside: dict[str, Any]
-) -> dict[str, Any]:
-    """`plan`, as a file has it, and `motion_strength`; nothing without a file.
-
-    Raises:
-        ValueError: it is no plan, the first frame is missing, or something is given beside it that would do nothing.
-    """
-    if path is None:
-        if motion_strength is not None:
-            raise ValueError(f"motion_strength: {motion_strength:g}, but there is no plan whose motion it changes")
-        return {}
-    if beside["image"] is None:
-        raise ValueError(f"plan: {path}, but there is no image whose objects follow it")
-    for name, value in {**beside, "num_clips": None if num_clips == 1 else num_clips}.items():
-        if name != "image" and value is not None:
-            raise ValueError(f"{name}: {value}, but beside a plan it does nothing; leave one of them out")
-    from pydantic import ValidationError
-
-    from cmd_video.pipelines.box_plan import Plan
-
-    try:
-        plan = Plan.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"plan: {path}: {describe(error)}") from error
-    return {"plan": plan.model_dump(mode="json"), "motion_strength": motion_strength or 0.0}
-
-
-def _following(pipe: Any, image: "Image", plan: dict[str, Any], motion_strength: float) -> Callable[..., Any]:
-    """What makes clips that follow a plan, from the arguments of a pipeline."""
-    from cmd_video.pipelines.box_plan import sketch
-    from cmd_video.pipelines.inputs import default_size
-
-    def make(num_frames: int | None, height: int | None, width: int | None, **settings: Any) -> Any:
-        wanted = "{}x{}".format(*default_size(pipe, height, width))
-        if wanted != f"{image.height}x{image.width}":
-            raise ValueError(f"image: {image.height}x{image.width} (height x width), the clip is {wanted}")
-        clip = sketch(plan, image, pipe.autoencoder.config.num_frames if num_frames is None else num_frames)
-        return pipe.edit(clip[None], strength=0.0, motion_strength=motion_strength, **settings)
-
-    return make
-
-
 def _generate(
     make: Callable[..., Any], prompt: str | None, class_label: int | str | None, seed: int, settings: dict[str, Any]
-) -> tuple[Any, str | None]:
-    """One clip, uint8 (F, H, W, 3), and what was cut off its prompt."""
+) -> tuple[Any, str | None, Any]:
+    """One clip, uint8 (F, H, W, 3), what was cut off its prompt, and its flow (F, H, W, 2) or None."""
     import torch
 
     generator = [torch.Generator().manual_seed(seed)]
     out = make(prompt=prompt, class_labels=class_label, generator=generator, output_type="np", **settings)
-    return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
+    flow = None if out.flow is None else out.flow[0]
+    return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0], flow
 
 
 def _read_prompts(
@@ -275,6 +226,22 @@ def _read_prompts(
     """Prompts of the command and of its file; without any one that is `nothing`."""
     found = [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
     return found or [nothing]
+
+
+def _write_all(
+    made: Iterable[tuple[Any, str | None, Any]], records: list[dict[str, Any]], labels: list[str],
+    files: list[list[Path]], fps: int, scale: int, sheet: Path | None, flow: Path | None,
+) -> None:  # fmt: skip
+    """Clips, each as soon as it is made, with its record; then a picture of all in a folder, and their flow."""
+    shown, flows = [], []
+    for (frames, truncated, moved), record, label, own in zip(made, records, labels, files, strict=True):
+        _write(frames, own, {**record, "truncated": truncated}, fps, scale)
+        shown.append((label, frames))
+        flows.append(moved)
+    if sheet is not None:
+        _write_sheet(shown, sheet / "contact_sheet.png", scale)
+    if flow is not None:
+        write_flow(flows, flow)
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:

@@ -133,6 +133,7 @@ class CMDWarpAutoencoder(CMDAutoencoder):
         sample, _ = self.decode_with_flow(content_frame, motion_latents, frames)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
+    @apply_forward_hook
     def decode_with_flow(
         self, content_frame: torch.Tensor, motion_latents: torch.Tensor, frames: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -181,7 +182,7 @@ def warp(content_frame: torch.Tensor, flow: torch.Tensor, fold: int) -> torch.Te
     """
     frames = flow.shape[2]
     pixels = functional.pixel_shuffle(content_frame, fold).float()  # (B, C / fold^2, H fold, W fold)
-    offsets = functional.pixel_shuffle(flow.transpose(1, 2).flatten(0, 1), fold).float()  # (B*F, 2, H fold, W fold)
+    offsets = unfolded(flow, fold).flatten(0, 1)  # (B*F, 2, H fold, W fold)
     height, width = offsets.shape[-2:]
     ys = (torch.arange(height, device=flow.device, dtype=torch.float32) * 2 + 1) / height - 1
     xs = (torch.arange(width, device=flow.device, dtype=torch.float32) * 2 + 1) / width - 1
@@ -192,6 +193,19 @@ def warp(content_frame: torch.Tensor, flow: torch.Tensor, fold: int) -> torch.Te
     moved = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     moved = moved.to(content_frame.dtype)  # float32 until here: bfloat16 cannot tell the places of a wide frame
     return functional.pixel_unshuffle(moved, fold).unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def unfolded(flow: torch.Tensor, fold: int) -> torch.Tensor:
+    """A flow pixel by pixel: (B, 2 * fold^2, F, H, W) as `warp` takes it -> float32 (B, F, 2, H fold, W fold)."""
+    offsets = functional.pixel_shuffle(flow.transpose(1, 2).flatten(0, 1), fold).float()
+    return offsets.unflatten(0, (-1, flow.shape[2]))
+
+
+def check_flow(name: str, autoencoder: Any) -> None:
+    """Raise a ValueError that begins with this name unless an autoencoder predicts a flow."""
+    base = autoencoder.config.get("base", "none")
+    if base not in ("warp", "layers"):
+        raise ValueError(f"{name}: this autoencoder predicts no flow (base {base!r}); allowed: 'warp', 'layers'")
 
 
 def lay_over(moved: torch.Tensor, background: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,11 @@ import PIL.Image
 import torch
 
 from cmd_video.data.picture_file import upright_rgb
+from cmd_video.models.anchor import ONE_FRAME
 
 from .inputs import as_list, check_multiple
 
 ENDS = ("image", "last_image")  # arguments that are frames of the clip
-ONE_FRAME = 0.5  # least weight of a frame that the content frame nearly is
 
 
 def ends_of(pictures: Mapping[str, Any], num_frames: int) -> dict[int, Any]:

@@ -7,7 +7,7 @@ B batch, C channels of the content frame, F frames, h, w its sides, D motion cha
 planes. Over 400 lines: the arguments of one call, each documented.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
 from cmd_video.denoisers.prompts import encode_prompts
 from cmd_video.denoisers.references import ROW, reference_row, unet_references
 from cmd_video.diffusion.condition import Condition
+from cmd_video.diffusion.correction import Correct
 from cmd_video.diffusion.plan import Step
 from cmd_video.models import CMDAutoencoder, CMDMotionTransformer
 from cmd_video.models.whole import check_whole, load_whole
@@ -55,6 +56,7 @@ from .inputs import (
     size_unit,
     untupled,
 )
+from .motion_control import check_output_flow, read_control, read_flow
 from .older import upgrade_index, upgrade_schedulers
 from .pictures import check_num_clips, check_pictures, ends_of, how_many, read_batch, read_region, read_structure
 from .pipeline_output import CMDPipelineOutput
@@ -264,6 +266,7 @@ class CMDPipeline(FromClips, LoraLoader):
         content_frame: Pictures = None,
         motion_region: Pictures = None,
         structure_image: Pictures = None,
+        tracks: Sequence[Any] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -279,6 +282,7 @@ class CMDPipeline(FromClips, LoraLoader):
         num_clips: int = 1,
         generator: Generator = None,
         output_type: str = "pil",
+        output_flow: bool = False,
         return_dict: bool = True,
         callback_on_step_end: Callable[["CMDPipeline", int, int, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> CMDPipelineOutput | tuple[Any, ...]:
@@ -298,6 +302,8 @@ class CMDPipeline(FromClips, LoraLoader):
                 2401.15977, but by laying one over the other).
             structure_image: pictures of the output's size whose edges, silhouettes or the like content frames that are
                 generated get; one, or one for each prompt.
+            tracks: paths of points of the clips, a list for all or one for each prompt, class or picture: see
+                `techniques.tracks.Track`. With a model that predicts a flow.
             height: H in pixels; default what the model was trained for.
             width: W in pixels.
             num_frames: F; default what the model was trained for.
@@ -315,12 +321,13 @@ class CMDPipeline(FromClips, LoraLoader):
                 that is there once: F + (num_clips - 1) (F - 1) frames. As for `image`, not of every model.
             generator: source of noise; with a list of one per clip, a batch equals its clips generated singly.
             output_type: "pil", "np", "pt" or "latent".
+            output_flow: whether to give the flow too, for one more pass of the autoencoder's decoder.
             return_dict: return a `CMDPipelineOutput` instead of a tuple.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) after each step, first of the
                 content model, then, counting on, of the motion model; may return other latents.
 
         Returns:
-            `CMDPipelineOutput(frames, content_frames, truncated_prompts)`.
+            `CMDPipelineOutput(frames, content_frames, truncated_prompts, flow)`.
 
         Raises:
             ValueError: an argument does not fit the model; the message names it and what is allowed.
@@ -348,6 +355,9 @@ class CMDPipeline(FromClips, LoraLoader):
         weights, references = self.autoencoder.config.get("frame_weights"), self._references(how)
         check_num_clips(num_clips, pictures, num_frames, weights, output_type, references)
         check_memory(count * num_videos_per_prompt, num_frames * num_clips, height, width)
+        check_output_flow(output_flow, num_clips, self.autoencoder)
+        own = sorted([*range(count)] * num_videos_per_prompt)  # of each clip the prompt, class or picture
+        control = read_control(self, tracks, how, own, (num_frames, height, width), num_clips)
         region = read_region(untupled(motion_region), height, width, output_type, count, num_videos_per_prompt)
         structure = read_structure(untupled(structure_image), pictures, height, width, count)
         ends = ends_of(pictures, num_frames)
@@ -369,7 +379,7 @@ class CMDPipeline(FromClips, LoraLoader):
         prompts = [text for text in as_list(prompt) for _ in range(num_videos_per_prompt)]
         shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
         picture = partial(self.content_frames, shape, nothing, how.content, generator, prompts, reward)
-        draw = partial(self.motion_latents, nothing, how.motion, generator)
+        draw = partial(self.motion_latents, nothing, how.motion, generator, control)
         alone = how.content.model_copy(update={"search": None})  # a search is for frames that are drawn from noise
         redraw = partial(self.drawn_anew, told, nothing, alone, generator)
         if ends:
@@ -398,8 +408,10 @@ class CMDPipeline(FromClips, LoraLoader):
         # 6. Video
         still = read_batch(pictures["image"], num_videos_per_prompt) if "image" in pictures else None
         frames, content_frames = self.decode_row(clips, output_type, how.decode_content_frame, region, still)
+        flow: Any = read_flow(self, x_c, z) if output_flow else None
+        flow = flow.cpu().numpy() if flow is not None and output_type in ("pil", "np") else flow
         self.maybe_free_model_hooks()
-        output = CMDPipelineOutput(frames, content_frames, truncated)
+        output = CMDPipelineOutput(frames, content_frames, truncated, flow)
         return output if return_dict else output.to_tuple()
 
     def check_inputs(
@@ -479,15 +491,18 @@ class CMDPipeline(FromClips, LoraLoader):
         return self.search(noise, told, nothing, how, generator, prompts, reward)
 
     def motion_latents(
-        self, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator, told: Condition,
-        content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
+        self, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator, control: Any,
+        told: Condition, content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
+        shown: int | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), in at most so many steps; the rest as
-        in `generate`.
+        """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), which are frame `shown` of the clips
+        that are asked for, in at most so many steps and under what `control` made; the rest as in `generate`.
         """
         how = how.at_most(most_steps)
         noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
-        return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
+        told = told.having(content_frame=content_frame)
+        correct = None if control is None else control.correct(content_frame, num_frames, shown)
+        return self.generate("motion", noise, told, nothing, how, generator, correct=correct)
 
     def drawn_anew(
         self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
@@ -552,7 +567,7 @@ class CMDPipeline(FromClips, LoraLoader):
 
     def generate(
         self, part: str, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,
-        generator: Generator = None, begin: tuple[torch.Tensor, float] | None = None,
+        generator: Generator = None, begin: tuple[torch.Tensor, float] | None = None, correct: Correct | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Noise -> content frame (B, C, h, w) or motion latents (B, D, F, H' + W'): one loop of algorithm 1.
 
@@ -564,6 +579,7 @@ class CMDPipeline(FromClips, LoraLoader):
             how: how it is sampled.
             generator: source of what noise the solver adds.
             begin: a clean sample to change, and from which share of diffusion time on; None = from noise alone.
+            correct: clean estimates to those to go on with.
         """
         denoiser = self.content if part == "content" else self.motion
         model = getattr(self, denoiser.component)
@@ -574,7 +590,9 @@ class CMDPipeline(FromClips, LoraLoader):
             nothing = {**nothing, ROW: torch.zeros_like(known[ROW])}
         conditions = conditions_for(how, known, nothing, TOLD)
         x_1 = None if how.process is None else denoiser.source(known, z)
-        return how.run(denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin)
+        return how.run(
+            denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin, correct=correct
+        )
 
     def search(
         self, z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling,

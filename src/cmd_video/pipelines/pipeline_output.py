@@ -18,8 +18,11 @@ class CMDPipelineOutput(BaseOutput):
         content_frames: "pil" a list of images; "np" (B, H, W, 3); "pt" (B, 3, H, W); "latent" (B, C, h, w); None
             where the pipeline does not decode them.
         truncated_prompts: for each clip what was cut off its prompt because the text encoder is not longer, or None.
+        flow: (B, F, H, W, 2), where in the content frame each pixel of a frame comes from, relative to itself, as (x,
+            y) in pixels; an array, for "pt" and "latent" a tensor; None where it was not asked for.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
     content_frames: list[PIL.Image.Image] | np.ndarray | torch.Tensor | None
     truncated_prompts: list[str | None]
+    flow: np.ndarray | torch.Tensor | None = None

@@ -6,16 +6,16 @@ What the section of each seam has: an objective `build(denoiser, model, teacher,
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
 x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
 times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `passes(...)`, `refine(...)`,
-and `frames(...)` unless it `tells` the networks; a resampling `around(...)`; a restoration `restore(...)`; an edit
-`edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section
-changes nothing, to the bit.
+and `frames(...)` unless it `tells` the networks; a control `control(...)`; a resampling `around(...)`; a restoration
+`restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral
+setting of a section changes nothing, to the bit.
 """
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 Seam = Literal[
-    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "frames", "resampling",
+    "process", "guidance", "solver", "wrap", "objective", "disturbance", "search", "frames", "control", "resampling",
     "restoration", "edit", "merge",
 ]  # fmt: skip
 
@@ -112,6 +112,7 @@ TECHNIQUES: dict[str, Technique] = {
     "structure_injection": _row(
         "structure_injection", "structure of a given picture", "wrap", "content", "arXiv 2507.02857"
     ),
+    "tracks": _row("tracks", "points dragged along paths", "control", "motion", "arXiv 2401.15977"),
     "variational": _row(
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),

@@ -27,9 +27,12 @@ from pydantic import Field
 from torch import Tensor
 
 from cmd_video.denoisers.given_frames import Decode, refined
+from cmd_video.models.anchor import anchor
 from cmd_video.section import Section
 
-Draw = Callable[[Tensor, int, int | None], Tensor]  # content frame, F, most steps -> normalised motion latents
+# content frame, F, most steps and, if it is not that of a clip of F frames, the number of the frame that the content
+# frame is, of the clip that is asked for -> normalised motion latents
+Draw = Callable[..., Tensor]
 Redraw = Callable[[Tensor, float], Tensor]  # content frame, share of diffusion time -> content frame
 
 
@@ -68,7 +71,11 @@ class Settings(Section):
             redraw: the content model, from a share of diffusion time on.
         """
         nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
-        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, draw, decode)
+
+        def passing(picture: Tensor, length: int, steps: int | None) -> Tensor:
+            return draw(picture, length, steps, nearest)
+
+        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, passing, decode)
         if self.redraw:
             content_frame = redraw(content_frame, self.redraw)
         motion_latents = draw(content_frame, frames, None)
@@ -87,11 +94,6 @@ class Settings(Section):
         return refined(
             given, content_frame, motion_latents, decode, self.refine_steps, self.learning_rate, content_rate
         )
-
-
-def anchor(weights: list[float], frames: int) -> int:
-    """Number of the frame that the content frame nearly is, of so many; `weights` are of a clip of any length."""
-    return max(range(len(weights)), key=weights.__getitem__) * frames // len(weights)
 
 
 def nearest_to_anchor(numbers: Iterable[int], frames: int, weights: list[float]) -> int:
