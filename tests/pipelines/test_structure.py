@@ -15,7 +15,9 @@ def strong(pipe: Any) -> Any:
 def test_a_structure_changes_the_clip_and_another_one_otherwise(text_pipeline, generate, make_image):
     plain = generate(text_pipeline, "a red ball").frames
     found = [
-        generate(text_pipeline, "a red ball", structure_image=make_image(seed=n), sampling=strong(text_pipeline)).frames
+        generate(
+            text_pipeline, "a red ball", structure_image=make_image(seed=n), sampling=strong(text_pipeline)
+        ).frames
         for n in range(2)
     ]
     assert not torch.equal(found[0], plain) and not torch.equal(found[0], found[1])
@@ -33,7 +35,11 @@ def test_without_settings_the_default_is_taken(text_pipeline, generate, make_ima
 
 
 def test_a_batch_equals_its_clips(text_pipeline, generate, make_image):
-    pictures, prompts, how = [make_image(seed=n) for n in range(2)], ["a red ball", "a blue square"], strong(text_pipeline)
+    pictures, prompts, how = (
+        [make_image(seed=n) for n in range(2)],
+        ["a red ball", "a blue square"],
+        strong(text_pipeline),
+    )
     both = generate(text_pipeline, prompts, structure_image=pictures, sampling=how, seed=[0, 1]).frames
     shared = generate(text_pipeline, prompts, structure_image=pictures[0], sampling=how, seed=[0, 1]).frames
     for number, prompt in enumerate(prompts):
@@ -51,6 +57,7 @@ def test_a_search_sees_the_structure(text_pipeline, generate, make_image):
     assert not torch.equal(generate(text_pipeline, "a red ball", structure_image=make_image(), **asked).frames, plain)
 
 
+@pytest.mark.slow
 def test_compiled_denoisers_get_it_too(text_pipeline, generate, make_image):
     asked = {"structure_image": make_image(), "sampling": strong(text_pipeline)}
     expected = generate(text_pipeline, "a red ball", **asked).frames

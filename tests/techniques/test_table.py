@@ -28,6 +28,7 @@ NEUTRAL = {  # settings that change nothing
     "lora": {"rank": 0},
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},
+    "structure_injection": {"share": 0.0},
 }
 
 
