@@ -54,6 +54,19 @@ def test_shortcuts_and_type_are_used_and_recorded(run, tiny_pipeline, tmp_path):
     assert [wrap["interval"] for wrap in wraps["wraps"]] == [2] and records["bf16"]["dtype"] == "bfloat16"
 
 
+def test_a_structure_is_taken_and_recorded(run, tiny_pipeline, tmp_path):
+    edges = tmp_path / "edges.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(edges)
+    common = ("generate", "a red circle", "--model", tiny_pipeline, *STEPS)
+    assert run(*common, "-o", tmp_path / "plain.gif")[0] == 0
+    assert run(*common, "--structure", edges, "-o", tmp_path / "edges.gif")[0] == 0
+    assert (frames_of(tmp_path / "edges.gif") != frames_of(tmp_path / "plain.gif")).any()
+    assert json.loads((tmp_path / "edges.json").read_text())["structure_image"] == str(edges)
+    code, _, err = run(*common, "--structure", edges, "--image", edges, "-o", tmp_path / "both.gif")
+    assert code == 2 and err.count("\n") == 1 and "structure_image: given beside image" in err
+    assert not (tmp_path / "both.gif").exists()
+
+
 def test_several_prompts_write_a_folder_and_a_contact_sheet(run, tiny_pipeline, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\na blue star / ../../x\n")

@@ -57,6 +57,7 @@ def test_a_search_sees_the_structure(text_pipeline, generate, make_image):
     assert not torch.equal(generate(text_pipeline, "a red ball", structure_image=make_image(), **asked).frames, plain)
 
 
+@pytest.mark.slow
 def test_compiled_denoisers_get_it_too(text_pipeline, generate, make_image):
     asked = {"structure_image": make_image(), "sampling": strong(text_pipeline)}
     expected = generate(text_pipeline, "a red ball", **asked).frames

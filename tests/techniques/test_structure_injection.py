@@ -1,16 +1,16 @@
-"""The structure of a picture in generated content frames: inversion in closed form, AdaIN, hooks, and what is refused."""
+"""The structure of a picture in content frames: inversion in closed form, AdaIN, hooks, and what is refused."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from torch.nn import functional as F
 
 from cmd_video.denoisers.content import ContentDenoiser
 from cmd_video.diffusion.condition import Condition
-from cmd_video.diffusion.guidance import ClassifierFree
+from cmd_video.diffusion.plan import steps_at
 from cmd_video.diffusion.process import ddim_invert
 from cmd_video.diffusion.solvers import EtaSolver
 from cmd_video.pipelines.sampling import ModelSampling
@@ -48,8 +48,6 @@ def test_many_small_steps_keep_the_place_in_a_gaussian(process, gaussian):
 
 
 def _steps(solver: EtaSolver) -> list[Any]:
-    from cmd_video.diffusion.plan import steps_at
-
     return steps_at(solver.timesteps, 1000)
 
 
@@ -58,9 +56,10 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 6, 10)])
-def test_adain_of_features_with_themselves_is_the_identity(shape):
+@pytest.mark.parametrize("patch", [4, 64])
+def test_adain_of_features_with_themselves_is_the_identity(shape, patch):
     features = noise(*shape)
-    torch.testing.assert_close(patch_adain(features, features, 4), features, rtol=0, atol=1e-6)
+    torch.testing.assert_close(patch_adain(features, features, patch), features, rtol=0, atol=1e-6)
 
 
 def test_adain_gives_mean_and_deviation_of_each_patch():
@@ -74,6 +73,11 @@ def test_adain_gives_mean_and_deviation_of_each_patch():
     for found, wanted in zip(statistics(made), statistics(like), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     assert (made - like).abs().max() > 0.1
+
+
+def test_a_patch_larger_than_the_map_is_the_map():
+    made, like = patch_adain(3 * noise(1, 2, 6, 6) + 1, noise(1, 2, 6, 6, seed=1), 64), noise(1, 2, 6, 6, seed=1)
+    torch.testing.assert_close(made.mean((2, 3)), like.mean((2, 3)), rtol=0, atol=1e-6)
 
 
 def test_a_flat_patch_takes_the_mean():

@@ -30,6 +30,7 @@ NEUTRAL = {  # settings that change nothing
     "task_mix": {"first_last": 1.0},
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},
+    "structure_injection": {"share": 0.0},
 }
 
 

@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.data.sealed import check_sealed, seal
 from cmd_video.denoisers.content import ContentDenoiser, content_shape
+from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.denoisers.latent_space import (
     ImageAutoencoder,
     decode_images,
@@ -583,7 +584,7 @@ class CMDPipeline(FromClips, LoraLoader):
         """
         denoiser = self.content if part == "content" else self.motion
         model = getattr(self, denoiser.component)
-        known = how.known(told, denoiser, model)
+        known = _known(told, denoiser, model, how)
         if "content_frame" in known:
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
         if ROW in known:
@@ -613,7 +614,7 @@ class CMDPipeline(FromClips, LoraLoader):
         for number in range(len(z)):
             one = torch.arange(len(z), device=z.device) == number
             own = {name: row[one] for name, row in nothing.items()}
-            conditions = conditions_for(how, how.known(told.chosen(one), self.content, self.unet), own, TOLD)
+            conditions = conditions_for(how, _known(told.chosen(one), self.content, self.unet, how), own, TOLD)
             source = generator[number] if isinstance(generator, list) else generator
             asked = prompts[number] if prompts else ""
 
@@ -699,3 +700,8 @@ class CMDPipeline(FromClips, LoraLoader):
     @interrupt.setter
     def interrupt(self, value: bool) -> None:
         self._interrupt = value
+
+
+def _known(told: Condition, denoiser: Denoiser, model: Any, how: ModelSampling) -> Condition:
+    """Of what is told, what the network and the wraps around it take."""
+    return told.only([*denoiser.told(model), *(row for wrap in how.wraps for row in wrap.rows)])

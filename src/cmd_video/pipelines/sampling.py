@@ -34,6 +34,11 @@ ARGUMENTS = {  # of a pipeline's call -> (part, field); None = both parts
     "guidance_interval": (None, "guidance_interval"),
     "reuse_interval": (None, "reuse_interval"),
 }
+ALLOWED = {  # values of fields
+    "guidance_scale": "a number of at least 1 (1 = none)",
+    "guidance_interval": "a pair of rising numbers in 0..1",
+    "reuse_interval": "a whole number of at least 1",
+}
 
 
 def _guidance(kind: str) -> type[Section]:
@@ -105,10 +110,6 @@ class ModelSampling(Section):
             return self
         sections = (technique(kind).settings for kind in of_seam("wrap"))
         return self.model_copy(update={"wraps": (*self.wraps, next(each for each in sections if row in each.rows)())})
-
-    def known(self, told: Condition, denoiser: Denoiser, model: Any) -> Condition:
-        """Of what is told, what the network and its wraps take."""
-        return told.only([*denoiser.told(model), *(row for wrap in self.wraps for row in wrap.rows)])
 
     def scheduler(self, denoiser: Denoiser) -> Any:
         """The denoiser's scheduler, its timesteps spaced as it is said here."""
@@ -303,21 +304,13 @@ def with_setting(sampling: ModelSampling, field: str, value: Any, name: str) -> 
             return sampling.model_copy(update={"guidance": interval})
         others = tuple(wrap for wrap in sampling.wraps if wrap.kind != "feature_reuse")
         reuse = (technique("feature_reuse").settings(interval=value),)
-        return sampling.model_copy(update={"wraps": (*others, *reuse) if value != 1 else others})
+        return sampling.model_copy(update={"wraps": (*reuse, *others) if value != 1 else others})
     except (ValidationError, TypeError) as error:
-        raise ValueError(f"{name}: {value!r} is not {_allowed(field)}") from error
+        raise ValueError(f"{name}: {value!r} is not {ALLOWED[field]}") from error
     except ValueError as error:
         if str(error).startswith(name):
             raise
-        raise ValueError(f"{name}: {value!r} is not {_allowed(field)}") from error
-
-
-def _allowed(field: str) -> str:
-    return {
-        "guidance_scale": "a number of at least 1 (1 = none)",
-        "guidance_interval": "a pair of rising numbers in 0..1",
-        "reuse_interval": "a whole number of at least 1",
-    }[field]
+        raise ValueError(f"{name}: {value!r} is not {ALLOWED[field]}") from error
 
 
 def conditions_for(

@@ -4,11 +4,12 @@
 
 What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
 `process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
-x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
-times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `passes(...)`, `refine(...)`,
-and `frames(...)` unless it `tells` the networks; a control `control(...)`; a resampling `around(...)`; a restoration
-`restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral
-setting of a section changes nothing, to the bit.
+x_1)`; a wrap `check(model, sampling)`, `steps(steps, guidance)`, `ask_under(ask_under, denoiser, model)` and `rows`,
+what it takes of a condition beside what the network is told; a disturbance `disturb(told, times, rng)`, times as shares
+of diffusion time; a search `search(...)`; given frames `passes(...)`, `refine(...)`, and `frames(...)` unless it `tells`
+the networks; a control `control(...)`; a resampling `around(...)`; a restoration `restore(...)`; an edit `edit(model,
+seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section changes nothing,
+to the bit.
 """
 
 from importlib import import_module

@@ -6,9 +6,9 @@
     sampling: {content: {wraps: [{kind: structure_injection, share: 0.15}]}}       # only to change a setting
 
 The picture is taken back towards noise by DDIM, told nothing and without guidance (`ddim_invert`), and there the UNet
-is asked once more: of its way up the outputs of residual blocks and the queries of self-attentions are kept. The first
-steps of the generation get them in place of their own, queries as they are, residual features f after patch AdaIN: each
-patch p of a channel takes mean and deviation of the generated features h there,
+is asked once more: of its way up the outputs of residual blocks and the queries of self-attentions are kept. The
+first steps of the generation get them in place of their own, queries as they are, residual features f after patch
+AdaIN: each patch p of a channel takes mean and deviation of the generated features h there,
 
     f_p <- (f_p - mean(f_p)) / std(f_p) * std(h_p) + mean(h_p),
 
@@ -84,7 +84,7 @@ class Settings(Section):
         return list(steps)
 
     def ask_under(self, ask_under: AskUnder, denoiser: Denoiser, model: Any) -> AskUnder:
-        """Ask a network that gets the features of the row `structure` of what it is told, (N, C, h, w), where it is."""
+        """Ask a network that gets the features of the row `structure` (N, C, h, w), where it is told one."""
 
         def under(told: Condition) -> Ask:
             plain = ask_under(told)
