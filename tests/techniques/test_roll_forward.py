@@ -16,7 +16,7 @@ class Line:
     def __init__(self, weights: list[float]) -> None:
         self.weights, self.lengths = weights, []
 
-    def draw(self, content_frame: torch.Tensor, frames: int, steps: int | None) -> torch.Tensor:
+    def draw(self, content_frame: torch.Tensor, frames: int, steps: int | None, given=None) -> torch.Tensor:
         self.lengths.append(frames)
         return torch.zeros(len(content_frame), 1, frames, 2)
 

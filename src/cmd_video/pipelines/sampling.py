@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.diffusion.condition import Condition
-from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
+from cmd_video.diffusion.guidance import ClassifierFree, Denoise, Guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
@@ -99,7 +99,7 @@ class ModelSampling(Section):
         elif self.process is None:
             check_steps(f"{prefix}num_inference_steps", scheduler, steps)
         for wrap in self.wraps:
-            wrap.check(model)
+            wrap.check(model, denoiser, self.wraps)
 
     def scheduler(self, denoiser: Denoiser) -> Any:
         """The denoiser's scheduler, its timesteps spaced as it is said here."""
@@ -153,7 +153,7 @@ class ModelSampling(Section):
         ask_under = partial(denoiser.ask, model)
         for wrap in self.wraps:
             ask_under = wrap.ask_under(ask_under, denoiser, model)
-        return guided(ask_under, conditions, self.guidance)
+        return Guided(ask_under, conditions, self.guidance)
 
     def run(
         self,
@@ -365,6 +365,7 @@ def preset_of(
     preset, parts, samplers = PRESETS[name], {}, {}
     for part in PARTS:
         own, scheduler = getattr(sampling, part), schedulers[part]
+        wraps = tuple(wrap for wrap in own.wraps if wrap.kind != "feature_reuse")  # of the model, no shortcuts
         distilled = is_distilled(own, scheduler)
         if distilled != (preset.sampler == "distilled"):
             fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as the model 'turbo'"
@@ -372,7 +373,7 @@ def preset_of(
         if distilled:
             samplers[part] = scheduler
             steps = len(own.starts) if own.starts is not None else preset.num_inference_steps
-            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts, process=own.process)
+            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts, process=own.process, wraps=wraps)
             continue
         samplers[part] = ddim(scheduler) if preset.sampler == "ddim" else multistep(scheduler)
         fresh = ModelSampling(
@@ -380,10 +381,11 @@ def preset_of(
             spacing="linspace" if preset.sampler == "multistep" else None,
             guidance=ClassifierFree(scale=max(1.0, own.guidance_scale)),
             process=own.process,
+            wraps=wraps,
         )
         if preset.interval != (0.0, 1.0):
             fresh = _changed(fresh, "guidance_interval", preset.interval, "guidance_interval")
-        if preset.reuse_interval > 1 and reusable[part]:
+        if preset.reuse_interval > 1 and reusable[part] and not wraps:
             fresh = _changed(fresh, "reuse_interval", preset.reuse_interval, "reuse_interval")
         parts[part] = fresh
     return Sampling(**parts, decode_content_frame=preset.decode_content_frame), samplers

@@ -2,12 +2,13 @@
 
     settings = technique("consistency").settings           # its section: fields, checks, and what builds it
 
-What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
-`process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
-x_1)`; a wrap `steps(steps, guidance)` and `ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told,
-times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames `frames(...)` and `passes(...)`;
-a restoration `restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base,
-tuned)`. The neutral setting of a section changes nothing, to the bit.
+What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process `process(scheduler)`
+and `source(denoiser, condition, like, x_0)`; guidance what `diffusion.guidance.Guidance` says; a solver
+`solver(process, scheduler, steps, x_1)`; a wrap `check(model, denoiser, wraps)`, `steps(steps, guidance)` and
+`ask_under(ask_under, denoiser, model)`; a disturbance `disturb(told, times, rng)`, times as shares of diffusion time;
+a search `search(...)`; given frames `frames(...)` and `passes(...)`; a restoration `restore(...)`; an edit
+`edit(model, seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section
+changes nothing, to the bit.
 """
 
 from importlib import import_module
@@ -87,6 +88,7 @@ TECHNIQUES: dict[str, Technique] = {
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),
     "bidirectional": _row("bidirectional", "between two frames, both ways", "solver", "video", "arXiv 2410.05651"),
+    "two_models": _row("two_models", "other weights at cleaner levels", "wrap", "content motion", "arXiv 2503.00948"),
     "weight_extrapolation": _row(
         "weight_extrapolation", "weights beyond a fine-tuning", "merge", "content motion video", "arXiv 2503.00948"
     ),

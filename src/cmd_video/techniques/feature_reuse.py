@@ -40,7 +40,7 @@ class Settings(Section):
     interval: int = Field(1, ge=1)
     """At every n-th step; 1 = at every step, which changes nothing."""
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Any, denoiser: Denoiser, wraps: Sequence[Section]) -> None:
         """Raise a ValueError for a network whose features cannot be used again."""
         if self.interval == 1 or isinstance(model, CMDMotionTransformer):
             return

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cmd_video.section import Section
 
-Draw = Callable[[Tensor, int, int | None], Tensor]  # content frame, F, most steps -> normalised motion latents
+Draw = Callable[..., Tensor]  # content frame, F, most steps, given frames or none -> normalised motion latents
 Decode = Callable[
     [Tensor, Tensor, list[int]], Tensor
 ]  # content frame, normalised motion latents -> frames, (B, C, N, h, w)
@@ -64,7 +64,7 @@ class Settings(Section):
         """
         nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
         content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, draw, decode)
-        motion_latents = draw(content_frame, frames, None)
+        motion_latents = draw(content_frame, frames, None, given)
         return self.refine(given, content_frame, motion_latents, decode)
 
     def passes(self, numbers: Iterable[int], frames: int, weights: list[float]) -> tuple[int | None, ...]:
