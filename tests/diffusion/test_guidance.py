@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from cmd_video.diffusion.condition import Condition
-from cmd_video.diffusion.guidance import ALL, NOTHING, ClassifierFree, guided
+from cmd_video.diffusion.guidance import ALL, NOTHING, ClassifierFree, Guided
 from cmd_video.diffusion.plan import Step
 from cmd_video.techniques.guidance_interval import Settings as Interval
 
@@ -40,7 +40,7 @@ def denoise(asked):
 
     def make(guidance, which=slice(None)):
         conditions = {name: Condition({"told": rows[which]}) for name, rows in ROWS.items()}
-        return guided(ask_under, conditions, guidance)
+        return Guided(ask_under, conditions, guidance)
 
     return make
 
@@ -99,7 +99,7 @@ def test_the_interval_has_both_its_ends():
 def test_a_kept_prediction_does_not_change_under_the_network(denoise):
     """A CUDA graph writes its next output where the last one lay."""
     buffer = torch.zeros(3, 4)
-    guide = guided(
+    guide = Guided(
         lambda told: lambda x, step: buffer.copy_(x), {ALL: Condition({"told": ROWS[ALL]})}, ClassifierFree()
     )
     first = guide(torch.ones(3, 4), STEP)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.draws import Draws
-from cmd_video.diffusion.guidance import ALL, NOTHING, ClassifierFree, guided
+from cmd_video.diffusion.guidance import ALL, NOTHING, ClassifierFree, Guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import sample
@@ -69,7 +69,7 @@ def conditional(process, levels):
 def denoise_with(guidance, process, rows):
     levels = {float(value): number for number, value in enumerate(process.timestep)}
     told = {name: Condition({"mean": torch.full((rows, 1), mean)}) for name, mean in ((ALL, 1.0), (NOTHING, 0.0))}
-    return guided(conditional(process, levels), told, guidance)
+    return Guided(conditional(process, levels), told, guidance)
 
 
 def test_cfg_plus_plus_with_scale_zero_samples_without_condition(process, scheduler):

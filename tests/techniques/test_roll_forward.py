@@ -17,7 +17,7 @@ class Line:
         self.weights, self.lengths, self.redrawn, self.shown = weights, [], [], []
 
     def draw(
-        self, content_frame: torch.Tensor, frames: int, steps: int | None, shown: int | None = None
+        self, content_frame: torch.Tensor, frames: int, steps: int | None, shown: int | None = None, given=None
     ) -> torch.Tensor:
         self.lengths.append(frames)
         self.shown.append(shown)

@@ -83,14 +83,6 @@ class Denoiser(ABC):
         """The prediction at levels (B,) or (B, F) of the process; see `diffusion.process`."""
         return self.call(model, *self.process.see(x_t, t, x_1), told)
 
-    def source(self, condition: Condition, x_0: Tensor) -> Tensor:
-        """x_1 of a process that starts elsewhere than in noise, of the shape of x_0.
-
-        Raises:
-            ValueError: this denoiser has none.
-        """
-        raise ValueError(f"process: the {self.component} has nothing but noise to start from")
-
     def ask(self, model: Any, told: Condition) -> Ask:
         """What a sampling loop calls: like `call`, with what does not change from step to step computed once."""
 

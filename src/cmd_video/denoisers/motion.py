@@ -83,13 +83,6 @@ class MotionDenoiser(Denoiser):
 
         return ask
 
-    def source(self, condition: Condition, x_0: Tensor) -> Tensor:
-        """Motion latents of the content frame standing still: (B, D, F, H' + W')."""
-        autoencoder = self.components["autoencoder"]
-        still = condition["content_frame"][:, :, None].expand(-1, -1, x_0.shape[2], -1, -1)  # (B, C, F, h, w)
-        with torch.no_grad():
-            return autoencoder.normalize_latents(autoencoder.encode(still).motion_latents)
-
     def pixels(self, x_0: Tensor, condition: Condition) -> Tensor:
         autoencoder = self.components["autoencoder"]
         clip = autoencoder.decode(condition["content_frame"], autoencoder.denormalize_latents(x_0)).sample

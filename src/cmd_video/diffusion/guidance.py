@@ -1,7 +1,7 @@
 """Guidance: which conditions a step asks for, all in one batch, and how their predictions become one.
 
     guidance = ClassifierFree(scale=4.0)
-    denoise = guided(ask_under, {"all": condition, "nothing": empty}, guidance)          # (x, step) -> prediction
+    denoise = Guided(ask_under, {"all": condition, "nothing": empty}, guidance)          # (x, step) -> prediction
 
 A prediction is affine in the clean sample, so predictions of any type are combined as they are.
 
@@ -80,8 +80,8 @@ class ClassifierFree(Section):
         """The combined one's."""
 
 
-def guided(ask_under: AskUnder, conditions: Mapping[str, Condition], guidance: Guidance) -> Denoise:
-    """What a loop calls at each step.
+class Guided:
+    """What a loop calls at each step, a `Denoise`.
 
     Args:
         ask_under: called once for each set of conditions that steps ask for, so it may compute what does not change
@@ -89,11 +89,6 @@ def guided(ask_under: AskUnder, conditions: Mapping[str, Condition], guidance: G
         conditions: by name, of B rows each.
         guidance: which of them a step asks for.
     """
-    return Guided(ask_under, conditions, guidance)
-
-
-class Guided:
-    """A `Denoise`, see `guided`."""
 
     def __init__(self, ask_under: AskUnder, conditions: Mapping[str, Condition], guidance: Guidance) -> None:
         self.ask_under, self.conditions, self.guidance = ask_under, conditions, guidance

@@ -121,7 +121,9 @@ class Objective:
 
     def source(self, condition: Condition, x_0: Tensor) -> Tensor | None:
         """x_1 (B, ...) of the process, if it has one."""
-        return None if self.process.source is None else self.denoiser.source(condition, x_0)
+        if self.process.source is None:
+            return None
+        return self.denoiser.learns.source(self.denoiser, condition, x_0, x_0)
 
     def draw_times(self, rng: Draws) -> Tensor:
         """Levels (B,) as the settings distribute them."""

@@ -23,6 +23,8 @@ KINDS: dict[str, tuple[type, ...]] = {
     "autoencoder": (CMDAutoencoder,),
     "unet": (UNet2DConditionModel, DiTTransformer2DModel),
     "motion_transformer": (CMDMotionTransformer,),
+    "unet_2": (UNet2DConditionModel, DiTTransformer2DModel),
+    "motion_transformer_2": (CMDMotionTransformer,),
     "content_scheduler": (SchedulerMixin,),
     "motion_scheduler": (SchedulerMixin,),
     "vae": (ModelMixin,),
@@ -30,8 +32,18 @@ KINDS: dict[str, tuple[type, ...]] = {
     "tokenizer": (PreTrainedTokenizerBase,),
     "motion_tokenizer": (PreTrainedTokenizerBase,),
 }
-MODELS = ("autoencoder", "unet", "motion_transformer", "vae", *ENCODERS)
-OPTIONAL = ("vae", *ENCODERS, "tokenizer", "motion_tokenizer")
+SECOND = ("unet_2", "motion_transformer_2")  # weights for cleaner noise levels
+MODELS = ("autoencoder", "unet", "motion_transformer", "vae", *ENCODERS, *SECOND)
+OPTIONAL = ("vae", *ENCODERS, "tokenizer", "motion_tokenizer", *SECOND)
+OFFLOADED = (
+    *ENCODERS,
+    "unet",
+    "unet_2",
+    "motion_transformer",
+    "motion_transformer_2",
+    "autoencoder",
+    "vae",
+)  # in order
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 
 

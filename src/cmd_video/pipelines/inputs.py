@@ -84,10 +84,8 @@ def check_finite(part: str, *values: torch.Tensor) -> None:
 
 def check_memory(num_clips: int, num_frames: int, height: int, width: int) -> None:
     """Raise a ValueError if the clips alone, as floats, would not fit into this machine's memory."""
-    needed, there = (
-        4 * 3 * num_clips * num_frames * height * width,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
+    needed = 4 * 3 * num_clips * num_frames * height * width
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(
             f"height, width, num_frames, num_videos_per_prompt, num_clips: {height}x{width}, {num_frames} frames, "

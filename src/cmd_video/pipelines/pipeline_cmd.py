@@ -45,7 +45,7 @@ from .adapters import LoraLoader
 from .class_names import check_id2label, label_numbers, names_by_number
 from .from_clips import FromClips, check_strength
 from .image_model import load_image_model
-from .index import ENCODERS, MODELS, check_index
+from .index import ENCODERS, MODELS, OFFLOADED, OPTIONAL, check_index
 from .inputs import (
     as_list,
     check_condition,
@@ -105,12 +105,14 @@ class CMDPipeline(FromClips, LoraLoader):
         tokenizer: for text-conditional models.
         motion_text_encoder: another one for the motion model (as in the paper's SD 1.5 setting); None = the same.
         motion_tokenizer: its tokenizer.
+        unet_2: another content model for cleaner noise levels, as `sampling` says.
+        motion_transformer_2: the same for the motion model.
         sampling: how both models are sampled unless a call says otherwise; saved with the pipeline.
         id2label: names of the classes by their numbers, for class-conditional models; saved with the pipeline.
     """
 
-    model_cpu_offload_seq = "text_encoder->motion_text_encoder->unet->motion_transformer->autoencoder->vae"
-    _optional_components = ["vae", "text_encoder", "tokenizer", "motion_text_encoder", "motion_tokenizer"]
+    model_cpu_offload_seq = "->".join(OFFLOADED)
+    _optional_components = list(OPTIONAL)
 
     def __init__(
         self,
@@ -124,6 +126,8 @@ class CMDPipeline(FromClips, LoraLoader):
         tokenizer: CLIPTokenizer | None = None,
         motion_text_encoder: CLIPTextModel | None = None,
         motion_tokenizer: CLIPTokenizer | None = None,
+        unet_2: UNet2DConditionModel | DiTTransformer2DModel | None = None,
+        motion_transformer_2: CMDMotionTransformer | None = None,
         sampling: Sampling | dict[str, Any] | None = None,
         id2label: dict[str, str] | dict[int, str] | None = None,
     ) -> None:
@@ -139,6 +143,8 @@ class CMDPipeline(FromClips, LoraLoader):
             tokenizer=tokenizer,
             motion_text_encoder=motion_text_encoder,
             motion_tokenizer=motion_tokenizer,
+            unet_2=unet_2,
+            motion_transformer_2=motion_transformer_2,
         )
         self.sampling = Sampling() if sampling is None else sampling
         self.content, self.motion = ContentDenoiser(Components(self)), MotionDenoiser(Components(self))
@@ -252,7 +258,8 @@ class CMDPipeline(FromClips, LoraLoader):
 
     def compile_denoisers(self, **options: Any) -> None:
         """Compile what runs at every denoising step, also under presets that reuse features; as `torch.compile`."""
-        self.unet.compile(**options)
+        for model in filter(None, (self.unet, self.unet_2)):
+            model.compile(**options)
         self.content.compile(options)
         self.motion.compile(options)
 
@@ -494,14 +501,15 @@ class CMDPipeline(FromClips, LoraLoader):
     def motion_latents(
         self, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator, control: Any,
         told: Condition, content_frame: torch.Tensor, num_frames: int, most_steps: int | None = None,
-        shown: int | None = None,
+        shown: int | None = None, given: Mapping[int, torch.Tensor] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """New motion latents (B, D, F, H' + W') for content frames (B, C, h, w), which are frame `shown` of the clips
-        that are asked for, in at most so many steps and under what `control` made; the rest as in `generate`.
+        that are asked for, of clips with these given frames, in at most so many steps and under what `control` made;
+        the rest as in `generate`.
         """
         how = how.at_most(most_steps)
         noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
-        told = told.having(content_frame=content_frame)
+        told = told.having(content_frame=content_frame, given=given or {})
         correct = None if control is None else control.correct(content_frame, num_frames, shown)
         return self.generate("motion", noise, told, nothing, how, generator, correct=correct)
 
@@ -528,7 +536,7 @@ class CMDPipeline(FromClips, LoraLoader):
             told: what the networks are told besides.
             how: the sampling, of which the technique for given frames counts.
             picture: what the networks are told to content frames.
-            draw: the same, content frames, F and most steps to motion latents.
+            draw: the same, content frames, F, most steps and given frames to motion latents.
             redraw: content frames and a share of diffusion time to such as are drawn anew.
         """
         technique = how.for_given_frames
@@ -590,7 +598,7 @@ class CMDPipeline(FromClips, LoraLoader):
         if ROW in known:
             nothing = {**nothing, ROW: torch.zeros_like(known[ROW])}
         conditions = conditions_for(how, known, nothing, TOLD)
-        x_1 = None if how.process is None else denoiser.source(known, z)
+        x_1 = None if how.process is None else how.process.source(denoiser, told, z)
         return how.run(
             denoiser, model, conditions, z, generator, self._watch, self._steps, x_1, begin=begin, correct=correct
         )

@@ -66,6 +66,7 @@ def preset_of(
     preset, parts, samplers = PRESETS[name], {}, {}
     for part in PARTS:
         own, scheduler = getattr(sampling, part), schedulers[part]
+        wraps = tuple(wrap for wrap in own.wraps if wrap.kind != "feature_reuse")  # of the model, no shortcuts
         distilled = is_distilled(own, scheduler)
         if distilled != (preset.sampler == "distilled"):
             fits = "only the preset turbo fits" if distilled else "turbo needs one that is, such as the model 'turbo'"
@@ -73,7 +74,7 @@ def preset_of(
         if distilled:
             samplers[part] = scheduler
             steps = len(own.starts) if own.starts is not None else preset.num_inference_steps
-            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts, process=own.process)
+            parts[part] = ModelSampling(num_inference_steps=steps, starts=own.starts, process=own.process, wraps=wraps)
             continue
         samplers[part] = ddim(scheduler) if preset.sampler == "ddim" else multistep(scheduler)
         fresh = ModelSampling(
@@ -81,10 +82,11 @@ def preset_of(
             spacing="linspace" if preset.sampler == "multistep" else None,
             guidance=ClassifierFree(scale=max(1.0, own.guidance_scale)),
             process=own.process,
+            wraps=wraps,
         )
         if preset.interval != (0.0, 1.0):
             fresh = with_setting(fresh, "guidance_interval", preset.interval, "guidance_interval")
-        if preset.reuse_interval > 1 and reusable[part]:
+        if preset.reuse_interval > 1 and reusable[part] and not wraps:
             fresh = with_setting(fresh, "reuse_interval", preset.reuse_interval, "reuse_interval")
         parts[part] = fresh
     return Sampling(**parts, decode_content_frame=preset.decode_content_frame), samplers

@@ -16,7 +16,7 @@ from torch import Tensor
 from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.correction import Correct, Corrected
-from cmd_video.diffusion.guidance import ClassifierFree, Denoise, guided
+from cmd_video.diffusion.guidance import ClassifierFree, Denoise, Guided
 from cmd_video.diffusion.plan import Step, steps_at
 from cmd_video.diffusion.process import process_of
 from cmd_video.diffusion.sample import Watch, sample
@@ -102,7 +102,7 @@ class ModelSampling(Section):
         elif self.process is None:
             check_steps(f"{prefix}num_inference_steps", scheduler, steps)
         for wrap in self.wraps:
-            wrap.check(model, self)
+            wrap.check(model, denoiser, self)
 
     def taking(self, row: str) -> "ModelSampling":
         """The same with a wrap that takes a row of the condition: the first technique that does, if there is none."""
@@ -165,7 +165,7 @@ class ModelSampling(Section):
         ask_under = partial(denoiser.ask, model)
         for wrap in self.wraps:
             ask_under = wrap.ask_under(ask_under, denoiser, model)
-        return guided(ask_under, conditions, self.guidance)
+        return Guided(ask_under, conditions, self.guidance)
 
     def run(
         self,

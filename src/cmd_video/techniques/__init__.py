@@ -2,14 +2,14 @@
 
     settings = technique("consistency").settings           # its section: fields, checks, and what builds it
 
-What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process
-`process(scheduler)`; guidance what `diffusion.guidance.Guidance` says; a solver `solver(process, scheduler, steps,
-x_1)`; a wrap `check(model, sampling)`, `steps(steps, guidance)`, `ask_under(ask_under, denoiser, model)` and `rows`,
-what it takes of a condition beside what the network is told; a disturbance `disturb(told, times, rng)`, times as shares
-of diffusion time; a search `search(...)`; given frames `passes(...)`, `refine(...)`, and `frames(...)` unless it `tells`
-the networks; a control `control(...)`; a resampling `around(...)`; a restoration `restore(...)`; an edit `edit(model,
-seed)`, `finish(model)` and `save(...)`; a merge `edit(base, tuned)`. The neutral setting of a section changes nothing,
-to the bit.
+What the section of each seam has: an objective `build(denoiser, model, teacher, seed)`; a process `process(scheduler)`
+and `source(denoiser, condition, like, x_0)`; guidance what `diffusion.guidance.Guidance` says; a solver
+`solver(process, scheduler, steps, x_1)`; a wrap `check(model, denoiser, sampling)`, `steps(steps, guidance)`,
+`ask_under(ask_under, denoiser, model)` and `rows`, what it takes of a condition beside what the network is told; a
+disturbance `disturb(told, times, rng)`, times as shares of diffusion time; a search `search(...)`; given frames
+`passes(...)`, `refine(...)`, and `frames(...)` unless it `tells` the networks; a control `control(...)`; a resampling
+`around(...)`; a restoration `restore(...)`; an edit `edit(model, seed)`, `finish(model)` and `save(...)`; a merge
+`edit(base, tuned)`. The neutral setting of a section changes nothing, to the bit.
 """
 
 from importlib import import_module
@@ -118,6 +118,7 @@ TECHNIQUES: dict[str, Technique] = {
         "variational_restoration", "variational restoration", "restoration", "content motion", "arXiv 2305.04391"
     ),
     "bidirectional": _row("bidirectional", "between two frames, both ways", "solver", "video", "arXiv 2410.05651"),
+    "two_models": _row("two_models", "other weights at cleaner levels", "wrap", "content motion", "arXiv 2503.00948"),
     "weight_extrapolation": _row(
         "weight_extrapolation", "weights beyond a fine-tuning", "merge", "content motion video", "arXiv 2503.00948"
     ),

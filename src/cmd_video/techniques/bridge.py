@@ -5,14 +5,18 @@ general form, two-sided stochastic interpolants (arXiv 2303.08797).
     sampling: {motion: {process: {kind: bridge, kappa: 25.005}}}
 
 x_t = a x_0 + b x_1 + c z with a + b = 1 and c^2 = kappa a b. x_1 are the motion latents of the content frame standing
-still. kappa 25.005 with the quadratic schedule is FrameBridge's, c^2 with the linear one the interpolant
-(1 - t) x_0 + t x_1 + sqrt(kappa t (1 - t)) z. `aligned` (FrameBridge's SNR-aligned fine-tuning) shows the network
-(x_t - b x_1) / n, n^2 = a^2 + c^2, at the diffusion time of the same a / c: what a pretrained diffusion model knows,
-so that it can be sampled as a bridge without training. Then a step is DDIM's with eta = 1 on other times; what differs
-from conditional diffusion is where sampling starts, and the times of training.
+still. kappa 25.005 with the quadratic schedule is FrameBridge's, c^2 with the linear one the interpolant (1 - t) x_0 +
+t x_1 + sqrt(kappa t (1 - t)) z; kappa 2 with it is TLB-VFI's masked Brownian bridge (arXiv 2507.04984), whose x_1 is
+of a clip with its middle held (`prior: masked`), as for frames between a first and a last one: the first half of its
+frames is the first, the other half the last. In training these two are decoded from x_0, while sampling they are the
+given ones, and for what is not given the content frame stands. `aligned` (FrameBridge's SNR-aligned fine-tuning) shows
+the network (x_t - b x_1) / n, n^2 = a^2 + c^2, at the diffusion time of the same a / c: what a pretrained diffusion
+model knows, so that it can be sampled as a bridge without training. Then a step is DDIM's with eta = 1 on other times;
+what differs from conditional diffusion is where sampling starts, and the times of training.
 
 Costs one pass of the autoencoder's encoder a clip. Differs from paper: x_1 is not concatenated to the network's input
-(the motion transformer is told the content frame), no neural prior; first-order sampler only.
+(the motion transformer is told the content frame), no neural prior; first-order sampler only. TLB-VFI's middle is
+zero, not held, and its autoencoder's wavelets are not here.
 
 B batch; levels 0 (clean) to T - 1 at shares (i + 1) / (T + 1) of the way to x_1.
 """
@@ -23,6 +27,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from cmd_video.denoisers.denoiser import Denoiser
+from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.process import Process, process_of
 from cmd_video.diffusion.solvers import EtaSolver
 from cmd_video.section import Section
@@ -42,10 +48,35 @@ class Settings(Section):
     """Show the network what a diffusion model of the same signal-to-noise ratio sees."""
     eta: float = Field(1.0, ge=0, le=1)
     """Share of new noise at each step of sampling; 1 = the paper's."""
+    prior: Literal["still", "masked"] = "still"
+    """Of which clip x_1 is: the content frame standing still, or the first frame and then the last."""
 
     def process(self, scheduler: Any) -> "BridgeProcess":
         """The bridge over a scheduler's number of levels."""
         return BridgeProcess(self, process_of(scheduler))
+
+    def source(self, denoiser: Denoiser, condition: Condition, like: Tensor, x_0: Tensor | None = None) -> Tensor:
+        """x_1: normalised motion latents (B, D, F, H' + W').
+
+        Args:
+            denoiser: of the motion model.
+            condition: with `content_frame` (B, C, h, w), and `given`, frames (B, C, h, w) by number, or without.
+            like: of x_1's shape.
+            x_0: normalised motion latents of a clip whose own first and last frame are the given ones; None = as the
+                condition says.
+        """
+        autoencoder, frames = denoiser.components["autoencoder"], like.shape[2]
+        content_frame = condition["content_frame"]
+        first, last = content_frame, content_frame
+        with torch.no_grad():
+            if self.prior == "masked" and x_0 is not None:
+                shown = autoencoder.decode(content_frame, autoencoder.denormalize_latents(x_0), frames=[0, frames - 1])
+                first, last = shown.sample.unbind(2)
+            elif self.prior == "masked":
+                given = condition.get("given") or {}
+                first, last = given.get(0, first), given.get(frames - 1, last)
+            held = torch.stack([first] * (frames // 2) + [last] * (frames - frames // 2), dim=2)  # (B, C, F, h, w)
+            return autoencoder.normalize_latents(autoencoder.encode(held).motion_latents)
 
     def solver(self, process: Process, scheduler: Any, num_inference_steps: int, x_1: Tensor | None) -> EtaSolver:
         """The first-order sampler, from x_1, at equal distances of time."""

@@ -43,7 +43,7 @@ class Settings(Section):
 
     rows: ClassVar[tuple[str, ...]] = ()
 
-    def check(self, model: Any, sampling: Any) -> None:
+    def check(self, model: Any, denoiser: Denoiser, sampling: Any) -> None:
         """Raise a ValueError for a network whose features cannot be used again, or with a wrap inside this one."""
         if self.interval == 1:
             return

@@ -31,7 +31,7 @@ from cmd_video.models.anchor import anchor
 from cmd_video.section import Section
 
 # content frame, F, most steps and, if it is not that of a clip of F frames, the number of the frame that the content
-# frame is, of the clip that is asked for -> normalised motion latents
+# frame is, of the clip that is asked for, or the given frames -> normalised motion latents
 Draw = Callable[..., Tensor]
 Redraw = Callable[[Tensor, float], Tensor]  # content frame, share of diffusion time -> content frame
 
@@ -78,7 +78,7 @@ class Settings(Section):
         content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, passing, decode)
         if self.redraw:
             content_frame = redraw(content_frame, self.redraw)
-        motion_latents = draw(content_frame, frames, None)
+        motion_latents = draw(content_frame, frames, None, given=given)
         return self.refine(given, content_frame, motion_latents, decode)
 
     def passes(self, numbers: Iterable[int], frames: int, weights: list[float]) -> tuple[int | None, ...]:

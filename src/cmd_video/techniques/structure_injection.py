@@ -63,7 +63,7 @@ class Settings(Section):
     """Side of the patches of AdaIN, in pixels of a feature map."""
     rows: ClassVar[tuple[str, ...]] = ("structure",)
 
-    def check(self, model: Any, sampling: Any) -> None:
+    def check(self, model: Any, denoiser: Denoiser, sampling: Any) -> None:
         """Raise a ValueError unless every step asks all layers of a UNet, and there are layers at these depths."""
         if not self.share:
             return

@@ -9,8 +9,8 @@ step back past the base, which brought back the motion that fine-tuning took. DA
 with probability `keep` and divides it by that, so that several differences can be laid over one another; vectors stay
 whole. No training, no cost at sampling.
 
-Differs from paper: its two models by noise level (one above t = 500, one below) are not here; its text adapter
-neither.
+Differs from paper: its two models by noise level (one above t = 500, one below) are `two_models`; its text adapter is
+not here.
 """
 
 from typing import Any, Literal

@@ -126,7 +126,7 @@ class DiffusionStage(Stage):
         empty = self.denoiser.encode(condition.without(*self.denoiser.droppable))
         conditions = {ALL: told, NOTHING: empty}
         denoiser = make_denoiser(self.config, {**self.components, self.denoiser.scheduler: self.sampler()}, False)
-        model, x_1 = self.model if model is None else model, self.objective.source(condition, z)
+        model, x_1 = self.model if model is None else model, self.objective.source(condition, x_0)
         return self.sampling().run(denoiser, model, conditions, z, rng.sources, x_1=x_1)
 
     def sampler(self) -> Any:
