@@ -1,11 +1,12 @@
 """What a user says of the motion of a clip, and what is said to him: tracks, and the flow.
 
-flow = read_flow(pipe, content_frame, motion_latents)  # (B, F, H, W, 2), in pixels
+flow = read_flow(pipe, content_frame, motion_latents, "pt")  # (B, F, H, W, 2), in pixels
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
@@ -39,7 +40,9 @@ def read_control(
     return how.for_control.control(tracks, clips, size, pipe.autoencoder, last)
 
 
-def read_flow(pipe: Any, content_frame: torch.Tensor, motion_latents: torch.Tensor) -> torch.Tensor:
+def read_flow(
+    pipe: Any, content_frame: torch.Tensor, motion_latents: torch.Tensor, output_type: str
+) -> torch.Tensor | np.ndarray:
     """Where in the content frame each pixel of a clip comes from, relative to itself.
 
     Where the autoencoder moves latents, each of which is several pixels wide, what lies between them is interpolated.
@@ -48,9 +51,10 @@ def read_flow(pipe: Any, content_frame: torch.Tensor, motion_latents: torch.Tens
         pipe: whose autoencoder predicts a flow.
         content_frame: (B, C, h, w).
         motion_latents: (B, D, F, H' + W'), normalised.
+        output_type: as in a call.
 
     Returns:
-        float32 (B, F, H, W, 2), as (x, y) in pixels of the clip.
+        float32 (B, F, H, W, 2), as (x, y) in pixels of the clip; an array where the clip is one or pictures.
     """
     latents = pipe.autoencoder.denormalize_latents(motion_latents)
     _, flow = pipe.autoencoder.decode_with_flow(content_frame, latents)
@@ -59,7 +63,8 @@ def read_flow(pipe: Any, content_frame: torch.Tensor, motion_latents: torch.Tens
     if offsets.shape[-2:] != (height, width):
         larger = interpolate(offsets.flatten(0, 1), size=(height, width), mode="bilinear")
         offsets = larger.unflatten(0, offsets.shape[:2])
-    return offsets.movedim(2, -1) * offsets.new_tensor([width / 2, height / 2])
+    flow = offsets.movedim(2, -1) * offsets.new_tensor([width / 2, height / 2])
+    return flow.cpu().numpy() if output_type in ("pil", "np") else flow
 
 
 def check_output_flow(asked: bool, num_clips: int, autoencoder: Any) -> None:

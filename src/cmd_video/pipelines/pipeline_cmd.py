@@ -416,8 +416,7 @@ class CMDPipeline(FromClips, LoraLoader):
         # 6. Video
         still = read_batch(pictures["image"], num_videos_per_prompt) if "image" in pictures else None
         frames, content_frames = self.decode_row(clips, output_type, how.decode_content_frame, region, still)
-        flow: Any = read_flow(self, x_c, z) if output_flow else None
-        flow = flow.cpu().numpy() if flow is not None and output_type in ("pil", "np") else flow
+        flow = read_flow(self, x_c, z, output_type) if output_flow else None
         self.maybe_free_model_hooks()
         output = CMDPipelineOutput(frames, content_frames, truncated, flow)
         return output if return_dict else output.to_tuple()
