@@ -100,8 +100,7 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    asked = _read_prompts(prompts, prompts_file, nothing="" if plan is not None and class_label is None else None)
-    texts = [text for text in asked for _ in range(num_videos)]
+    texts = _read_prompts(prompts, prompts_file, num_videos, "" if plan and class_label is None else None)
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
     files = _check_files(output, labels, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
@@ -119,9 +118,8 @@ def command(
     source |= {"reward": reward, "class_label": label_number, "class_name": class_name}
     shown = []
     for number, prompt in enumerate(texts):
-        frames, truncated = _generate(make, prompt, label_number, seed + number, settings)
-        record = {"prompt": prompt, "truncated": truncated, "seed": seed + number, **source, **settings}
-        _write(frames, files[number], record, fps, scale)
+        frames, own = _generate(make, prompt, label_number, seed + number, settings)
+        _write(frames, files[number], {**own, **source, **settings}, fps, scale)
         shown.append((labels[number], frames))
     if contact_sheet:
         _write_sheet(shown, output / "contact_sheet.png", scale)
@@ -260,21 +258,22 @@ def _following(pipe: Any, image: "Image", plan: dict[str, Any], motion_strength:
 
 def _generate(
     make: Callable[..., Any], prompt: str | None, class_label: int | str | None, seed: int, settings: dict[str, Any]
-) -> tuple[Any, str | None]:
-    """One clip, uint8 (F, H, W, 3), and what was cut off its prompt."""
+) -> tuple[Any, dict[str, Any]]:
+    """One clip, uint8 (F, H, W, 3), and what of its record is its own: seed, prompt, what was cut off that."""
     import torch
 
     generator = [torch.Generator().manual_seed(seed)]
     out = make(prompt=prompt, class_labels=class_label, generator=generator, output_type="np", **settings)
-    return (out.frames[0] * 255).round().astype("uint8"), out.truncated_prompts[0]
+    own = {"prompt": prompt, "truncated": out.truncated_prompts[0], "seed": seed}
+    return (out.frames[0] * 255).round().astype("uint8"), own
 
 
 def _read_prompts(
-    prompts: list[str] | None, prompts_file: Path | None, nothing: str | None
-) -> list[str] | list[str | None]:
-    """Prompts of the command and of its file; without any one that is `nothing`."""
+    prompts: list[str] | None, prompts_file: Path | None, num_videos: int, nothing: str | None
+) -> list[str | None]:
+    """Prompts of the command and of its file, each for so many clips; without any one that is `nothing`."""
     found = [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
-    return found or [nothing]
+    return [text for text in found or [nothing] for _ in range(num_videos)]
 
 
 def _write_sheet(shown: list[tuple[str, Any]], path: Path, scale: int) -> None:
