@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from cmd_video.denoisers.content import ContentDenoiser
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.plan import steps_at
-from cmd_video.diffusion.process import ddim_invert
 from cmd_video.diffusion.solvers import EtaSolver
 from cmd_video.pipelines.sampling import ModelSampling
-from cmd_video.techniques.structure_injection import Settings, patch_adain
+from cmd_video.techniques.structure_injection import Settings, ddim_invert, patch_adain
 
 ALL = {"share": 0.6, "resnets": (0, 1), "queries": (0, 1)}
 

@@ -96,8 +96,7 @@ def command(
 
     Example: cmd-video generate "a red circle moves to the right" -o out.mp4
     """
-    asked = _read_prompts(prompts, prompts_file, nothing="" if plan is not None and class_label is None else None)
-    texts = [text for text in asked for _ in range(num_videos)]
+    texts = _read_prompts(prompts, prompts_file, num_videos, "" if plan and class_label is None else None)
     labels = [text or ("image" if class_label is None else f"class {class_label}") for text in texts]
     files = _check_files(output, labels, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
@@ -221,11 +220,11 @@ def _generate(
 
 
 def _read_prompts(
-    prompts: list[str] | None, prompts_file: Path | None, nothing: str | None
-) -> list[str] | list[str | None]:
-    """Prompts of the command and of its file; without any one that is `nothing`."""
-    found = [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
-    return found or [nothing]
+    prompts: list[str] | None, prompts_file: Path | None, num_videos: int, nothing: str | None
+) -> list[str | None]:
+    """Prompts of the command and of its file, each for so many clips; without any one that is `nothing`."""
+    found: list[str | None] = [*(prompts or []), *(read_lines(prompts_file) if prompts_file is not None else [])]
+    return [text for text in found or [nothing] for _ in range(num_videos)]
 
 
 def _write_all(

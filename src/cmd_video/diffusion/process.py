@@ -13,7 +13,7 @@ B batch, F frames; x_0, x_1, z and x_t have one shape (B, ...).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -191,35 +191,6 @@ def ddim_step(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor, until: Tens
     a, g = process.at(t, x_t)
     a_until, g_until = process.at(until, x_t)
     return a_until * x_0 + g_until / g * (x_t - a * x_0)
-
-
-def ddim_invert(
-    process: Process, predict: Callable[[Tensor, int], Tensor], x_0: Tensor, levels: Sequence[int], rounds: int = 1
-) -> Tensor:
-    """The x at the last of rising levels from which DDIM's steps lead back to clean samples x_0 (B, ...).
-
-    From level s to t (arXiv 2010.02502, section 4.3): x_t = a_t / a_s x_s + (g_t - a_t / a_s g_s) e, with the noise e
-    that is predicted at x_t, which is not known yet: x_s stands for it in the first round, what the round before found
-    in each further one. The rounds come to a fixed point, the exact inverse, where steps are small.
-
-    Args:
-        process: without a source.
-        predict: x (B, ...) and a level to a prediction.
-        x_0: where the way begins.
-        levels: of the process, where its steps end.
-        rounds: evaluations for each step; 1 = the usual approximation.
-    """
-    x, before = x_0, -1
-    for level in levels:
-        t, s = (torch.full((len(x),), each, device=x.device) for each in (level, before))
-        (a, g), (a_s, g_s) = process.at(t, x), process.at(s, x)
-        reached = x
-        for _ in range(rounds):
-            x_t = reached
-            noise = process.noise_of(process.clean(predict(x_t, level), x_t, t), x_t, t)
-            reached = a / a_s * x + (g - a / a_s * g_s) * noise
-        x, before = reached, level
-    return x
 
 
 def ddim_sample(process: Process, x_t: Tensor, reached: Tensor, t: Tensor, until: Tensor) -> Tensor:

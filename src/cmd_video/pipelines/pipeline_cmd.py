@@ -24,7 +24,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cmd_video.data.sealed import check_sealed, seal
 from cmd_video.denoisers.content import ContentDenoiser, content_shape
-from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.denoisers.latent_space import (
     ImageAutoencoder,
     decode_images,
@@ -64,6 +63,7 @@ from .pipeline_output import CMDPipelineOutput
 from .presets import preset_of
 from .sampling import PARTS, ModelSampling, Sampling, conditions_for
 from .shipped import HUB_ARGUMENTS, model_folder, shared_components
+from .wraps import taking, told_to
 
 logger = logging.get_logger(__name__)
 Generator = torch.Generator | list[torch.Generator] | None
@@ -308,8 +308,7 @@ class CMDPipeline(FromClips, LoraLoader):
             motion_region: pictures of the output's size, one or one for each clip: white moves; where it is black, all
                 frames show the given first frame, or without one the content frame (as Motion-I2V's brush, arXiv
                 2401.15977, but by laying one over the other).
-            structure_image: pictures of the output's size whose edges, silhouettes or the like content frames that are
-                generated get; one, or one for each prompt.
+            structure_image: pictures, one or one for each prompt, whose edges or silhouettes content frames follow.
             tracks: paths of points of the clips, a list for all or one for each prompt, class or picture: see
                 `techniques.tracks.Track`. With a model that predicts a flow.
             height: H in pixels; default what the model was trained for.
@@ -354,8 +353,7 @@ class CMDPipeline(FromClips, LoraLoader):
             "guidance_scale": guidance_scale, "motion_guidance_scale": motion_guidance_scale,
             "guidance_interval": guidance_interval, "reuse_interval": reuse_interval,
         })  # fmt: skip
-        if structure_image is not None:
-            how = how.model_copy(update={"content": how.content.taking("structure")})
+        how = how if structure_image is None else taking("structure", how)
         count = self.check_inputs(
             prompt, negative_prompt, class_labels, pictures, height, width, num_frames, how, num_videos_per_prompt,
             generator, output_type,
@@ -396,8 +394,7 @@ class CMDPipeline(FromClips, LoraLoader):
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
-            if structure:
-                told = told.having(structure=self.encode_image(structure, num_videos_per_prompt))
+            told = told.having(structure=self.encode_image(structure, num_videos_per_prompt)) if structure else told
             x_c = picture(told)
         check_finite("vae" if pictures else "unet", x_c)
 
@@ -591,7 +588,7 @@ class CMDPipeline(FromClips, LoraLoader):
         """
         denoiser = self.content if part == "content" else self.motion
         model = getattr(self, denoiser.component)
-        known = _known(told, denoiser, model, how)
+        known = told_to(told, denoiser, model, how)
         if "content_frame" in known:
             nothing = {**nothing, "content_frame": torch.zeros_like(known["content_frame"])}
         if ROW in known:
@@ -621,7 +618,7 @@ class CMDPipeline(FromClips, LoraLoader):
         for number in range(len(z)):
             one = torch.arange(len(z), device=z.device) == number
             own = {name: row[one] for name, row in nothing.items()}
-            conditions = conditions_for(how, _known(told.chosen(one), self.content, self.unet, how), own, TOLD)
+            conditions = conditions_for(how, told_to(told.chosen(one), self.content, self.unet, how), own, TOLD)
             source = generator[number] if isinstance(generator, list) else generator
             asked = prompts[number] if prompts else ""
 
@@ -707,8 +704,3 @@ class CMDPipeline(FromClips, LoraLoader):
     @interrupt.setter
     def interrupt(self, value: bool) -> None:
         self._interrupt = value
-
-
-def _known(told: Condition, denoiser: Denoiser, model: Any, how: ModelSampling) -> Condition:
-    """Of what is told, what the network and the wraps around it take."""
-    return told.only([*denoiser.told(model), *(row for wrap in how.wraps for row in wrap.rows)])

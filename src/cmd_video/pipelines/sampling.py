@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cmd_video.denoisers.denoiser import Denoiser
@@ -103,13 +103,6 @@ class ModelSampling(Section):
             check_steps(f"{prefix}num_inference_steps", scheduler, steps)
         for wrap in self.wraps:
             wrap.check(model, denoiser, self)
-
-    def taking(self, row: str) -> "ModelSampling":
-        """The same with a wrap that takes a row of the condition: the first technique that does, if there is none."""
-        if any(row in wrap.rows for wrap in self.wraps):
-            return self
-        sections = (technique(kind).settings for kind in of_seam("wrap"))
-        return self.model_copy(update={"wraps": (*self.wraps, next(each for each in sections if row in each.rows)())})
 
     def scheduler(self, denoiser: Denoiser) -> Any:
         """The denoiser's scheduler, its timesteps spaced as it is said here."""
@@ -299,15 +292,12 @@ def with_setting(sampling: ModelSampling, field: str, value: Any, name: str) -> 
             return sampling.model_copy(update={"guidance": type(sampling.guidance).model_validate(fields)})
         if field == "guidance_interval":
             low, high = value
-            kind = technique("guidance_interval").settings
-            interval = kind(scale=sampling.guidance_scale, low=low, high=high)
+            interval = technique("guidance_interval").settings(scale=sampling.guidance_scale, low=low, high=high)
             return sampling.model_copy(update={"guidance": interval})
         others = tuple(wrap for wrap in sampling.wraps if wrap.kind != "feature_reuse")
         reuse = (technique("feature_reuse").settings(interval=value),)
         return sampling.model_copy(update={"wraps": (*reuse, *others) if value != 1 else others})
-    except (ValidationError, TypeError) as error:
-        raise ValueError(f"{name}: {value!r} is not {ALLOWED[field]}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if str(error).startswith(name):
             raise
         raise ValueError(f"{name}: {value!r} is not {ALLOWED[field]}") from error

@@ -37,7 +37,7 @@ from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.guidance import Ask, AskUnder, Guidance
 from cmd_video.diffusion.plan import Step
-from cmd_video.diffusion.process import ddim_invert
+from cmd_video.diffusion.process import Process
 from cmd_video.section import Section
 
 Depths = tuple[float, float] | None
@@ -146,6 +146,35 @@ class Settings(Section):
 
 def _within(depth: float, between: Depths) -> bool:
     return between is not None and between[0] <= depth <= between[1]
+
+
+def ddim_invert(
+    process: Process, predict: Callable[[Tensor, int], Tensor], x_0: Tensor, levels: Sequence[int], rounds: int = 1
+) -> Tensor:
+    """The x at the last of rising levels from which DDIM's steps lead back to clean samples x_0 (B, ...).
+
+    From level s to t (arXiv 2010.02502, section 4.3): x_t = a_t / a_s x_s + (g_t - a_t / a_s g_s) e, with the noise e
+    that is predicted at x_t, which is not known yet: x_s stands for it in the first round, what the round before found
+    in each further one. The rounds come to a fixed point, the exact inverse, where steps are small.
+
+    Args:
+        process: without a source.
+        predict: x (B, ...) and a level to a prediction.
+        x_0: where the way begins.
+        levels: of the process, where its steps end.
+        rounds: evaluations for each step; 1 = the usual approximation.
+    """
+    x, before = x_0, -1
+    for level in levels:
+        t, s = (torch.full((len(x),), each, device=x.device) for each in (level, before))
+        (a, g), (a_s, g_s) = process.at(t, x), process.at(s, x)
+        reached = x
+        for _ in range(rounds):
+            x_t = reached
+            noise = process.noise_of(process.clean(predict(x_t, level), x_t, t), x_t, t)
+            reached = a / a_s * x + (g - a / a_s * g_s) * noise
+        x, before = reached, level
+    return x
 
 
 @contextmanager
