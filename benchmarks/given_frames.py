@@ -5,11 +5,14 @@ python benchmarks/given_frames.py -o benchmarks/results/sprites-given-presets.js
 python benchmarks/given_frames.py -o benchmarks/results/sprites-both-ends.json --num-scenes 60 --rows ends
 python benchmarks/given_frames.py -o benchmarks/results/sprites-told-frames.json --num-scenes 60 --rows told \
     --model runs/sprites/reference-model
+python benchmarks/given_frames.py -o benchmarks/results/sprites-both-ways.json --num-scenes 16 --rows ways
 
 Held-out scenes, of which the first frame, or the first and the last, are given as they are drawn; each row makes a
 batch by turns. PSNR is to the true clip; its middle frames are all but the first and the last. "reconstruction" is
-what the autoencoder makes of the true clip, "cross-fade" one given frame faded into the other. The model of the rows
-"told" comes of reference-content.yaml and reference-motion.yaml, joined by `cmd-video export`.
+what the autoencoder makes of the true clip, "cross-fade" one given frame faded into the other. "Both ways" samples the
+motion latents as ViBiDSampler does (techniques/bidirectional.py): each step down with the words and up again by new
+noise, then down turned round in time without words; what puts a frame in place there is a descent on the latents. The
+model of the rows "told" comes of reference-content.yaml and reference-motion.yaml, joined by `cmd-video export`.
 """
 
 import argparse
@@ -22,10 +25,16 @@ import torch
 from by_turns import BATCH, PLAIN, encode_scenes, protocol_of
 
 from cmd_video.denoisers.latent_space import decode_video
+from cmd_video.denoisers.motion import motion_shape
+from cmd_video.diffusion.guidance import ALL, ClassifierFree
 from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
+from cmd_video.pipelines.pipeline_cmd import TOLD
+from cmd_video.pipelines.sampling import conditions_for
 from cmd_video.sprites.adherence import choose_scenes, evaluate_adherence
 from cmd_video.sprites.scenes import SpriteScene, render
+from cmd_video.techniques import bidirectional
+from cmd_video.techniques.roll_forward import Settings
 
 Maker = Callable[[list[str], list[int], torch.Tensor], torch.Tensor]  # prompts, seeds, true clips -> clips
 ENDS = {"image": 0, "last_image": -1}
@@ -101,6 +110,16 @@ def rows_of(which: str, scenes: dict[int, SpriteScene], model: str | None) -> di
             "both, told": told(other, ENDS, kind),
             "both, told and refined": told(other, ENDS, kind, refine_steps=5),
         }
+    if which == "ways":
+        return {
+            "both, rolled": told(plain, ENDS, refine_steps=0),
+            "both, rolled and refined": told(plain, ENDS),
+            "both, 15 steps": told(plain, ENDS, refine_steps=15),
+            "both ways": both_ways(plain, descent=0, refine_steps=0),
+            "both ways, frames in place by 1 step each": both_ways(plain, descent=1, refine_steps=0),
+            "... and refined": both_ways(plain, descent=1, refine_steps=5),
+            "both ways, refined": both_ways(plain, descent=0, refine_steps=5),
+        }
     return {
         "text": told(plain, {}),
         "reconstruction": reconstruction,
@@ -111,6 +130,51 @@ def rows_of(which: str, scenes: dict[int, SpriteScene], model: str | None) -> di
         "both, 15 steps": told(plain, ENDS, refine_steps=15),
         "last frame, rolled and refined": told(plain, {"last_image": -1}),
     }
+
+
+def both_ways(pipe: CMDPipeline, descent: int, refine_steps: int) -> Maker:
+    """Clips between first and last frames, the motion latents sampled in both directions.
+
+    Args:
+        pipe: a pipeline whose content frame is nearly one frame.
+        descent: steps of Adam on each clean estimate towards the frame that the direction does not begin at; 0 = none.
+        refine_steps: as `roll_forward`'s, at the end.
+    """
+    how, inside = pipe.sampling, Settings(refine_steps=descent, content_rate=0.0)
+    weights, patch = pipe.autoencoder.config.frame_weights, pipe.motion_transformer.config.patch_size
+
+    def make(prompts: list[str], seeds: list[int], truth: torch.Tensor) -> torch.Tensor:
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        words, nothing, _ = pipe.encode(prompts, None, None, len(prompts), 1)
+        given = {at % 16: pipe.encode_image(truth[:, :, at] / 2 + 0.5, 1) for at in ENDS.values()}
+        first, last = ({number: given[number]} for number in (0, 15))
+
+        def draw(x_c: torch.Tensor, frames: int, steps: int | None, met: Any = None) -> torch.Tensor:
+            if met is None:  # the first pass, which only rolls
+                return pipe.motion_latents(words, nothing, how.motion, sources, x_c, frames, steps)
+            told = words.having(content_frame=x_c).only(pipe.motion.told(pipe.motion_transformer))
+            conditions = conditions_for(how.motion, told, nothing, TOLD)
+            forward = how.motion.denoise(pipe.motion, pipe.motion_transformer, conditions)
+            plain = how.motion.model_copy(update={"guidance": ClassifierFree()})
+            wordless = {ALL: told.having(pooled=nothing["pooled"])}
+            backward = plain.denoise(pipe.motion, pipe.motion_transformer, wordless)
+            solver, steps_down = how.motion.model_copy(update={"solver": bidirectional.Settings()}).ready(pipe.motion)
+            z = pipe.prepare_latents(motion_shape(pipe.autoencoder, x_c, frames), sources)
+            for step in steps_down:
+                t, until = solver.level(step, z)
+                x_0, noise = solver.estimate(forward, z, step)
+                x_0 = inside.refine(last, x_c, x_0, pipe.latents_of)[1]
+                z = solver.up(solver.move(x_0, noise, step, None), until, t, sources).flip(2)
+                x_0, noise = solver.estimate(backward, z, step)
+                x_0 = inside.refine(first, x_c, x_0.flip(2), pipe.latents_of)[1].flip(2)
+                z = solver.move(x_0, noise, step, None).flip(2)
+            return z
+
+        with torch.no_grad():
+            x_c, z = Settings(refine_steps=refine_steps).frames(given, 16, weights, patch, draw, pipe.latents_of)
+            return decode_video(pipe.vae, pipe.latents_of(x_c, z)).clamp(-1, 1)
+
+    return make
 
 
 @torch.inference_mode()
@@ -160,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--num-scenes", type=int, default=200)
-    parser.add_argument("--rows", choices=("default", "presets", "ends", "told"), default="default")
+    parser.add_argument("--rows", choices=("default", "presets", "ends", "told", "ways"), default="default")
     parser.add_argument("--model", help="For the rows `told`: a folder.")
     arguments = parser.parse_args()
     scenes = choose_scenes(arguments.num_scenes)
