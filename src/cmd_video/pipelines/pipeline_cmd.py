@@ -40,7 +40,7 @@ from cmd_video.models.whole import check_whole, load_whole
 
 from .adapters import LoraLoader
 from .class_names import check_id2label, label_numbers, names_by_number
-from .from_clips import FromClips, check_strength
+from .from_clips import FromClips
 from .image_model import load_image_model
 from .index import ENCODERS, MODELS, check_index
 from .inputs import (
@@ -345,7 +345,6 @@ class CMDPipeline(FromClips, LoraLoader):
         passes = [most for numbers in begun for most in self._passes(how, numbers, num_frames)]
         self._num_timesteps = sum(how.motion.at_most(most).num_inference_steps for most in passes)
         self._num_timesteps += 0 if pictures else how.content.num_inference_steps
-        self._num_timesteps += sum(self._redraw_steps(how) for numbers in begun if numbers)
 
         # 2. Conditions
         guided = how.content.asks_without("text", self.content) or how.motion.asks_without("text", self.motion)
@@ -355,11 +354,9 @@ class CMDPipeline(FromClips, LoraLoader):
 
         # 3. Content frame x_c (B, C, h, w)
         draw = partial(self.motion_latents, told, nothing, how.motion, generator)
-        alone = how.content.model_copy(update={"search": None})  # a search is for frames that are drawn from noise
-        redraw = partial(self.drawn_anew, told, nothing, alone, generator)
         if ends:
             met = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
-            x_c, z = self.meet(met, num_frames, how, draw, redraw)
+            x_c, z = self.meet(met, num_frames, how, draw)
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
@@ -381,7 +378,7 @@ class CMDPipeline(FromClips, LoraLoader):
         clips = [(x_c, z)]
         for _ in range(1, num_clips):
             last = self.latents_of(*clips[-1], frames=[num_frames - 1])[:, :, 0]  # (B, C, h, w)
-            clips.append(self.meet({0: last}, num_frames, how, draw, redraw))
+            clips.append(self.meet({0: last}, num_frames, how, draw))
             check_finite("motion_transformer", clips[-1][1])
 
         # 6. Video
@@ -467,20 +464,9 @@ class CMDPipeline(FromClips, LoraLoader):
         noise = self.prepare_latents(motion_shape(self.autoencoder, content_frame, num_frames), generator)
         return self.generate("motion", noise, told.having(content_frame=content_frame), nothing, how, generator)
 
-    def drawn_anew(
-        self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
-        content_frame: torch.Tensor, share: float,
-    ) -> torch.Tensor:  # fmt: skip
-        """Content frames (B, C, h, w) noised to a share of diffusion time and drawn anew from there (SDEdit, arXiv
-        2108.01073); the rest as in `generate`.
-        """
-        noise = self.prepare_latents(tuple(content_frame.shape), generator)
-        return self.generate("content", noise, told, nothing, how, generator, (content_frame, share))
-
     def meet(
-        self, given: Mapping[int, torch.Tensor], num_frames: int, how: Sampling, draw: Callable[..., torch.Tensor],
-        redraw: Callable[[torch.Tensor, float], torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        self, given: Mapping[int, torch.Tensor], num_frames: int, how: Sampling, draw: Callable[..., torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Content frame (B, C, h, w) and motion latents (B, D, F, H' + W') of clips with given frames.
 
         Args:
@@ -488,23 +474,14 @@ class CMDPipeline(FromClips, LoraLoader):
             num_frames: F.
             how: the sampling, of which the technique for given frames counts.
             draw: content frames, F and most steps to motion latents.
-            redraw: content frames and a share of diffusion time to such as are drawn anew.
         """
         clip = (num_frames, self.autoencoder.config.frame_weights, self.motion_transformer.config.patch_size)
-        return how.for_given_frames.frames(given, *clip, draw, self.latents_of, redraw)
+        return how.for_given_frames.frames(given, *clip, draw, self.latents_of)
 
     def _passes(self, how: Sampling, numbers: list[int], num_frames: int) -> tuple[int | None, ...]:
         """Most steps of each pass of the motion model for a clip that is given the frames of these numbers."""
         weights = self.autoencoder.config.get("frame_weights")
         return how.for_given_frames.passes(numbers, num_frames, weights) if numbers else (None,)
-
-    def _redraw_steps(self, how: Sampling) -> int:
-        """Steps of the content model for a clip that is given frames; a ValueError if there are none below a share."""
-        share = getattr(how.for_given_frames, "redraw", 0.0)
-        if not share:
-            return 0
-        check_strength("redraw", share, how.content, self.content)
-        return len(how.content.ready(self.content, share=share)[1])
 
     def latents_of(self, x_c: torch.Tensor, z: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Content frame and normalised motion latents -> frames (B, C, F, h, w), all or those of these numbers."""

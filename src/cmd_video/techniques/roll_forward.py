@@ -30,7 +30,6 @@ from torch import Tensor
 from cmd_video.section import Section
 
 Draw = Callable[[Tensor, int, int | None], Tensor]  # content frame, F, most steps -> normalised motion latents
-Redraw = Callable[[Tensor, float], Tensor]  # content frame, share of diffusion time -> content frame
 Decode = Callable[
     [Tensor, Tensor, list[int]], Tensor
 ]  # content frame, normalised motion latents -> frames, (B, C, N, h, w)
@@ -49,14 +48,10 @@ class Settings(Section):
     """Of Adam, for normalised motion latents."""
     content_rate: float = Field(0.01, ge=0)
     """The same for the content frame, where several frames are given; 0 = it stays."""
-    redraw: float = Field(0.0, ge=0, le=1)
-    """Share of diffusion time from which on the content model draws the content frame anew, as the prompt has it; 0 =
-    it stays."""
 
     def frames(
-        self, given: Mapping[int, Tensor], frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode,
-        redraw: Redraw,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, given: Mapping[int, Tensor], frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode
+    ) -> tuple[Tensor, Tensor]:
         """Content frame (B, C, h, w) and normalised motion latents (B, D, F, H' + W') of clips with given frames.
 
         Args:
@@ -66,12 +61,9 @@ class Settings(Section):
             patch: what lengths must be multiples of.
             draw: the motion model.
             decode: the autoencoder.
-            redraw: the content model, from a share of diffusion time on.
         """
         nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
         content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, draw, decode)
-        if self.redraw:
-            content_frame = redraw(content_frame, self.redraw)
         motion_latents = draw(content_frame, frames, None)
         return self.refine(given, content_frame, motion_latents, decode)
 
