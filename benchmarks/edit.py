@@ -1,7 +1,7 @@
 """Clips with one word changed: by a picture that was painted over, and by words from a share of diffusion time on.
 
 python benchmarks/edit.py -o benchmarks/results/sprites-edit.json --num-scenes 40
-python benchmarks/edit.py -o benchmarks/results/sprites-edit-baseline.json --num-scenes 20 --rows baseline
+python benchmarks/edit.py -o benchmarks/results/sprites-edit-baseline.json --num-scenes 12 --rows baseline
 
 Held-out scenes with one object, whose color is changed for another; PSNR is to the clip of that scene. "own latents"
 is the autoencoder's reconstruction of the changed clip, what a picture alone could at best come to.
@@ -71,7 +71,8 @@ def rows_of(pipe: CMDPipeline, which: str) -> dict[str, Maker]:
         told, nothing, _ = pipe.encode([scene.prompt for scene in scenes], None, None, len(scenes), frames)
         sources = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
         pictures = pipe.encode_image(shown(old).flatten(0, 1).clamp(0, 1), 1)  # (B F, C, h, w)
-        drawn = pipe.drawn_anew(told, nothing, pipe.sampling.content, sources, pictures, STRENGTH)
+        noise, how = pipe.prepare_latents(tuple(pictures.shape), sources), pipe.sampling.content
+        drawn = pipe.generate("content", noise, told, nothing, how, sources, (pictures, STRENGTH))
         return decode_images(pipe.vae, drawn).unflatten(0, (len(old), frames)).transpose(1, 2).clamp(-1, 1)
 
     if which == "baseline":

@@ -1,4 +1,4 @@
-"""Clips that start or end at given pictures: how near they come, how well they follow prompts, what they cost.
+r"""Clips that start or end at given pictures: how near they come, how well they follow prompts, what they cost.
 
 python benchmarks/given_frames.py -o benchmarks/results/sprites-given-frames.json --num-scenes 200 --rows default
 python benchmarks/given_frames.py -o benchmarks/results/sprites-given-presets.json --num-scenes 40 --rows presets

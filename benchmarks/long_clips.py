@@ -1,6 +1,6 @@
 """Clips in a row, each from the last frame of the one before: how smooth their seams are, and what drifts.
 
-python benchmarks/long_clips.py -o benchmarks/results/sprites-long-clips.json --num-scenes 60
+python benchmarks/long_clips.py -o benchmarks/results/sprites-long-clips.json --num-scenes 30 --kept runs/long-clips
 
 Held-out appearances, alone, whose motion can go on in the frame for ever (what slides, pans, grows or shrinks leaves
 it), so many scenes of each in turn. A first clip from words, the same for all rows, then three more
@@ -13,6 +13,7 @@ of the last frame's border, where hardly an object comes, to the first frame's.
 """
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,17 @@ from cmd_video.data.transforms import to_uint8
 from cmd_video.evaluation.networks.flow import visible_flow, warping_error
 from cmd_video.evaluation.protocol.results import digest_model, write_result
 from cmd_video.pipelines import CMDPipeline
-from cmd_video.sprites.adherence import all_combinations, wilson_interval
+from cmd_video.sprites.adherence import ATTRIBUTES, all_combinations, wilson_interval
 from cmd_video.sprites.reader import read_scene, score_adherence
 from cmd_video.sprites.scenes import SpriteScene, sample_scene
+from cmd_video.techniques.roll_forward import Decode, Draw, Settings, anchor, nearest_to_anchor, roll
 
 FRAMES, CLIPS, BATCH, BORDER = 16, 4, 5, 4
 MOTIONS = ("bounce", "orbit", "rotate", "still")  # that end where they can begin again
-ROWS: dict[str, dict[str, Any]] = {  # settings of `roll_forward`
+ROWS: dict[str, dict[str, Any]] = {  # settings of `Redrawn`
     "default": {},
     "refine_steps 0": {"refine_steps": 0},
     "redraw 0.3": {"redraw": 0.3},
-    "refine_steps 15": {"refine_steps": 15},
-    "redraw 0.5": {"redraw": 0.5},
 }
 Scenes = dict[int, SpriteScene]
 
@@ -57,11 +57,37 @@ def choose_scenes(count: int) -> Scenes:
     return {index: sample_scene(index, 0, "held_out", pairs=0) for index in order[:count]}
 
 
+class Redrawn(Settings):
+    """`roll_forward`, with the content model between its passes: no part of the library, as it mends too little."""
+
+    redraw: float = 0.0
+    """Share of diffusion time from which on the rolled content frame is drawn anew, under the prompt; 0 = it stays."""
+    anew: Callable[[torch.Tensor, float], torch.Tensor]
+    """Content frames and that share to such as are drawn anew (SDEdit, arXiv 2108.01073)."""
+
+    def frames(
+        self, given: Mapping[int, torch.Tensor], frames: int, weights: list[float], patch: int, draw: Draw,
+        decode: Decode,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """As `roll_forward` has it."""
+        nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
+        content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, draw, decode)
+        if self.redraw:
+            content_frame = self.anew(content_frame, self.redraw)
+        return self.refine(given, content_frame, draw(content_frame, frames, None), decode)
+
+
 def made(pipe: CMDPipeline, scenes: Scenes, settings: dict[str, Any], shift: int = 0, **given: Any) -> torch.Tensor:
     """Clips (B, 3, F, H, W) in [-1, 1] of these scenes' words, from seeds that are their index and more."""
-    how = pipe.sampling.laid_over({"given_frames": {"kind": "roll_forward", **settings}})
     sources = [torch.Generator().manual_seed(shift + index) for index in scenes]
     prompts = [scene.prompt for scene in scenes.values()]
+    told, nothing, _ = pipe.encode(prompts, None, None, len(prompts), 1)
+
+    def anew(content_frame: torch.Tensor, share: float) -> torch.Tensor:
+        noise, content = pipe.prepare_latents(tuple(content_frame.shape), sources), pipe.sampling.content
+        return pipe.generate("content", noise, told, nothing, content, sources, (content_frame, share))
+
+    how = pipe.sampling.model_copy(update={"given_frames": Redrawn(**settings, anew=anew)})
     out: Any = pipe(prompts, generator=sources, output_type="pt", sampling=how, **given)
     return out.frames.transpose(1, 2) * 2 - 1
 
@@ -78,22 +104,23 @@ def clips_of(pipe: CMDPipeline, scenes: Scenes, rows: list[str]) -> dict[str, to
     return clips
 
 
-def all_clips(scenes: Scenes, rows: list[str], kept: Path | None, share: slice) -> dict[str, torch.Tensor]:
-    """The same of all scenes, or of a share of the batches; those that are kept already are not made again."""
-    pipe, numbers, parts = pipeline(None), list(scenes), {}
-    for start in range(0, len(numbers), BATCH)[share]:
-        path = None if kept is None else kept / f"{start:03d}.safetensors"
-        if path is not None and path.exists():
-            found = load_file(path)
-        else:
-            found = clips_of(pipe, {index: scenes[index] for index in numbers[start : start + BATCH]}, rows)
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_file({name: clips.contiguous() for name, clips in found.items()}, path)
-        for name in ("independent", *rows):
-            parts.setdefault(name, []).append(found[name])
-        print(f"{min(start + BATCH, len(numbers))} of {len(numbers)} clips", flush=True)
-    return {name: torch.cat(clips) for name, clips in parts.items()}
+def all_numbers(scenes: Scenes, rows: list[str], kept: Path, share: slice) -> dict[str, torch.Tensor]:
+    """What `numbers_of` finds of all scenes, or of a share of the batches; what is kept already is not made again."""
+    pipe, indices = pipeline(None), list(scenes)
+    parts: dict[str, list[torch.Tensor]] = {}
+    kept.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(indices), BATCH)[share]:
+        batch = {index: scenes[index] for index in indices[start : start + BATCH]}
+        clips_path, numbers_path = (kept / f"{start:03d}{name}.safetensors" for name in ("", "-numbers"))
+        if not numbers_path.exists():
+            if not clips_path.exists():
+                made_now = {name: clips.contiguous() for name, clips in clips_of(pipe, batch, rows).items()}
+                save_file(made_now, clips_path)
+            save_file(numbers_of(batch, load_file(clips_path)), numbers_path)
+        for name, found in load_file(numbers_path).items():
+            parts.setdefault(name, []).append(found)
+        print(f"{start + len(batch)} of {len(indices)} clips", flush=True)
+    return {name: torch.cat(found) for name, found in parts.items()}
 
 
 def decibels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -124,72 +151,73 @@ def border(frames: torch.Tensor) -> torch.Tensor:
     return frames[:, :, ~inside]
 
 
-def read(scenes: Scenes, clips: torch.Tensor) -> dict[str, list[bool]]:
-    """What is right of each clip, by attribute."""
+def read(scenes: Scenes, clips: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+    """What is right of each clip (B,), by a name and the attribute."""
     scores = [score_adherence(scene, read_scene(clip)) for scene, clip in zip(scenes.values(), clips, strict=True)]
-    return {attribute: [score[attribute] for score in scores] for attribute in scores[0]}
+    return {f"{name}/{kind}": torch.tensor([float(score[kind]) for score in scores]) for kind in scores[0]}
 
 
-def rates(right: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
-    """The share that is right, with its interval."""
-    found = {}
-    for attribute, scores in right.items():
-        low, high = wilson_interval(sum(scores), len(scores))
-        found[attribute] = {"rate": sum(scores) / len(scores), "low": low, "high": high}
-    return found
-
-
-def measure(scenes: Scenes, clips: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Every row's seams and drift."""
-    values, default = {}, None
+def numbers_of(scenes: Scenes, clips: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What is measured of each clip (B,), by row, place and kind."""
+    found = read(scenes, clips["independent"][:, :, :FRAMES], "first")
     for name, row in clips.items():
         seams = list(range(FRAMES - 1, row.shape[2] - 1, FRAMES if name == "independent" else FRAMES - 1))
         within = [at for at in range(row.shape[2] - 1) if at not in seams]
-        places = {"seam": seams, "within": within}
-        steps = steps_of(row)
+        for kind, values in steps_of(row).items():
+            found[f"{name}/seam/{kind}"] = values[:, seams].nanmean(dim=1)
+            found[f"{name}/within/{kind}"] = values[:, within].nanmean(dim=1)
+        found |= read(scenes, row[:, :, -FRAMES:], f"{name}/last")
+        found[f"{name}/border"] = decibels(border(row[:, :, -1]), border(row[:, :, 0]))
+    return found
+
+
+def rate(scores: torch.Tensor) -> dict[str, float]:
+    """The share that is right, with its interval."""
+    low, high = wilson_interval(int(scores.sum()), len(scores))
+    return {"rate": float(scores.mean()), "low": low, "high": high}
+
+
+def summary(numbers: dict[str, torch.Tensor], rows: list[str]) -> dict[str, Any]:
+    """Means with standard errors, rates with intervals, and on how many clips a row and the default differ."""
+    values: dict[str, Any] = {"first": {kind: rate(numbers[f"first/{kind}"]) for kind in ATTRIBUTES}}
+    for name in ("independent", *rows):
+        right = {kind: numbers[f"{name}/last/{kind}"] for kind in ATTRIBUTES}
         values[name] = {
-            place: {kind: with_error(found[:, at].nanmean(dim=1)) for kind, found in steps.items()}
-            for place, at in places.items()
+            place: {kind: with_error(numbers[f"{name}/{place}/{kind}"]) for kind in ("psnr", "warping_error", "seen")}
+            for place in ("seam", "within")
         }
-        right = read(scenes, row[:, :, -FRAMES:])
-        values[name] |= {
-            "first": rates(read(scenes, row[:, :, :FRAMES])),
-            "last": rates(right),
-            "border": with_error(decibels(border(row[:, :, -1]), border(row[:, :, 0]))),
-        }
-        default = right if name == "default" else default
-        if default is not None and name != "default":  # on the same scenes: how many more, and how many fewer
-            values[name]["beside_default"] = {kind: gains(scores, default[kind]) for kind, scores in right.items()}
-        print(name, *(line(values[name], place) for place in ("seam", "within", "first", "last")), sep="\n    ")
+        values[name] |= {"last": {kind: rate(scores) for kind, scores in right.items()}}
+        values[name]["border"] = with_error(numbers[f"{name}/border"])
+        if "default" in rows:
+            default = {kind: numbers[f"default/last/{kind}"] for kind in ATTRIBUTES}
+            values[name]["beside_default"] = {
+                kind: {
+                    "only_here": int((scores > default[kind]).sum()),
+                    "only_there": int((scores < default[kind]).sum()),
+                }
+                for kind, scores in right.items()
+            }
+        parts = (f"{place} {kind} {found['mean']:.4g}" for place in ("seam", "within")
+                 for kind, found in values[name][place].items())  # fmt: skip
+        shares = (f"{kind} {found['rate']:.0%}" for kind, found in values[name]["last"].items())
+        print(name, *parts, *shares, f"border {values[name]['border']['mean']:.1f}", sep="  ", flush=True)
     return values
-
-
-def gains(scores: list[bool], other: list[bool]) -> dict[str, int]:
-    """Clips that are right here and not there, and the reverse."""
-    pairs = list(zip(scores, other, strict=True))
-    return {"only_here": pairs.count((True, False)), "only_there": pairs.count((False, True))}
-
-
-def line(row: dict[str, Any], place: str) -> str:
-    """A part of a row in words."""
-    shown = (f"{kind} {found.get('mean', found.get('rate')):.4g}" for kind, found in row[place].items())
-    return f"{place}: {', '.join(shown)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--num-scenes", type=int, default=60)
+    parser.add_argument("--num-scenes", type=int, default=30)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--kept", type=Path, help="Folder of what was made, to go on from after an interruption.")
+    parser.add_argument("--kept", type=Path, required=True, help="Folder of what was made, to go on from.")
     parser.add_argument("--share", nargs=2, type=int, metavar=("N", "OF"), help="Make so much for --kept, no more.")
     arguments = parser.parse_args()
     scenes = choose_scenes(arguments.num_scenes)
     number, of = arguments.share or (0, 1)
-    clips = all_clips(scenes, arguments.rows, arguments.kept, slice(number, None, of))
+    numbers = all_numbers(scenes, arguments.rows, arguments.kept, slice(number, None, of))
     if arguments.share:
         return
-    values = measure(scenes, clips)
+    values = summary(numbers, arguments.rows)
     protocol = {
         "scenes": arguments.num_scenes, "split": "held_out, one object", "motions": MOTIONS, "clips": CLIPS,
         "frames": FRAMES, "side": 64, "border": BORDER, "rows": ROWS, "plain": PLAIN, "threads": 1,

@@ -106,54 +106,6 @@ def test_clips_in_a_row_go_on_where_the_one_before_ends(pipeline, kind, conditio
     torch.testing.assert_close(row[:, 4:7], second[:, 1:], rtol=0, atol=0.05)
 
 
-def redrawn(share: float) -> dict[str, Any]:
-    return {"given_frames": {"kind": "roll_forward", "redraw": share}}
-
-
-def test_content_frames_drawn_anew(pipeline, condition, generate):
-    steps: list[int] = []
-
-    def callback(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
-        steps.append(step)
-        return {}
-
-    def row(share: float) -> torch.Tensor:
-        how = pipeline.sampling.laid_over(redrawn(share))
-        steps.clear()
-        frames = generate(pipeline, **condition, sampling=how, num_clips=3, callback_on_step_end=callback).frames
-        assert steps == list(range(pipeline.num_timesteps))
-        return frames
-
-    plain = generate(pipeline, **condition, num_clips=3).frames
-    assert torch.equal(row(0.0), plain)
-    without = pipeline.num_timesteps
-    half, whole = row(0.6), row(1.0)
-    assert pipeline.num_timesteps == without + 2 * 2  # of two clips two steps
-    for clips in (half, whole):
-        assert torch.equal(clips[:, :4], plain[:, :4])  # the first clip follows none
-        assert not torch.equal(clips[:, 4:], plain[:, 4:])
-    assert not torch.equal(half, whole)
-
-
-def test_of_frames_drawn_anew_a_batch_equals_its_clips(pipeline, kind, generate, make_image):
-    pictures = [make_image(side(kind), side(kind), seed=number) for number in range(2)]
-    asked = {"prompt": ["a red ball", "a blue square"]} if kind == "text" else {"class_labels": [1, 3]}
-    how = pipeline.sampling.laid_over(redrawn(0.6))
-    both = generate(pipeline, image=pictures, seed=[0, 1], sampling=how, num_clips=2, **asked).frames
-    for number, picture in enumerate(pictures):
-        own = {name: values[number] for name, values in asked.items()}
-        alone = generate(pipeline, image=picture, seed=[number], sampling=how, num_clips=2, **own).frames
-        torch.testing.assert_close(both[number : number + 1], alone, rtol=0, atol=1e-4)
-
-
-def test_a_share_below_the_last_step_is_named(text_pipeline, generate, make_image):
-    how = text_pipeline.sampling.laid_over(redrawn(0.1))
-    assert generate(text_pipeline, "a ball", sampling=how).frames.isfinite().all()  # nothing is given
-    for given in ({"image": make_image()}, {"num_clips": 2}):
-        with pytest.raises(ValueError, match=r"^redraw: 0\.1, but the last step starts at 0\.499"):
-            generate(text_pipeline, "a ball", sampling=how, **given)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -14,7 +14,7 @@ class Line:
     """Pictures are numbers, and every clip rises by SPEED from frame to frame through its content frame."""
 
     def __init__(self, weights: list[float]) -> None:
-        self.weights, self.lengths, self.redrawn, self.shown = weights, [], [], []
+        self.weights, self.lengths, self.shown = weights, [], []
 
     def draw(
         self, content_frame: torch.Tensor, frames: int, steps: int | None, shown: int | None = None, given=None
@@ -27,14 +27,9 @@ class Line:
         place = anchor(self.weights, motion_latents.shape[2])
         return torch.stack([content_frame + SPEED * (number - place) for number in frames], dim=2)
 
-    def redraw(self, content_frame: torch.Tensor, share: float) -> torch.Tensor:
-        self.redrawn.append((content_frame.item(), share))
-        return content_frame + share
-
-    def frames(self, given: dict[int, float], count: int, patch: int = 2, redraw: float = 0.0) -> torch.Tensor:
+    def frames(self, given: dict[int, float], count: int, patch: int = 2) -> torch.Tensor:
         pictures = {number: torch.full((1, 1, 1, 1), value) for number, value in given.items()}
-        settings, clip = Settings(refine_steps=0, redraw=redraw), (count, self.weights, patch)
-        made = settings.frames(pictures, *clip, self.draw, self.decode, self.redraw)
+        made = Settings(refine_steps=0).frames(pictures, count, self.weights, patch, self.draw, self.decode)
         return self.decode(*made, list(range(count))).flatten()
 
 
@@ -62,15 +57,6 @@ def test_a_picture_at_the_anchor_needs_no_rolling():
     assert line.lengths == [4]
     assert settings.passes([2], 4, WEIGHTS) == (None,)
     assert settings.passes([0], 4, WEIGHTS) == settings.passes([0, 3], 4, WEIGHTS) == (5, None)
-
-
-def test_what_was_rolled_is_drawn_anew_and_its_clip_goes_through_that():
-    line = Line(WEIGHTS)  # the anchor is 2
-    clip = line.frames({0: 7.0}, 4, redraw=0.25)
-    assert line.redrawn == [(7.0 + 2 * SPEED, 0.25)]
-    torch.testing.assert_close(clip, 7.25 + SPEED * torch.arange(4))
-    line.frames({0: 7.0}, 4)
-    assert len(line.redrawn) == 1
 
 
 def test_of_two_pictures_the_one_nearer_to_the_anchor_is_rolled():

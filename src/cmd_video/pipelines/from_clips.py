@@ -95,7 +95,8 @@ class FromClips(DiffusionPipeline):
         if pictures:
             x_c = self.encode_image(pictures["content_frame"], 1)
         elif strength:
-            x_c = self.drawn_anew(told, nothing, how.content, generator, x_c, strength)
+            noise = self.prepare_latents(tuple(x_c.shape), generator)
+            x_c = self.generate("content", noise, told, nothing, how.content, generator, (x_c, strength))
         check_finite("unet", x_c)
 
         # 3. Another motion

@@ -42,7 +42,7 @@ from cmd_video.models.whole import check_whole, load_whole
 
 from .adapters import LoraLoader
 from .class_names import check_id2label, label_numbers, names_by_number
-from .from_clips import FromClips, check_strength
+from .from_clips import FromClips
 from .image_model import load_image_model
 from .index import ENCODERS, MODELS, OFFLOADED, OPTIONAL, check_index
 from .inputs import (
@@ -373,7 +373,6 @@ class CMDPipeline(FromClips, LoraLoader):
         self._num_timesteps = sum(how.motion.at_most(most).num_inference_steps for most in passes)
         drawn = len([numbers for numbers in begun if numbers]) if how.for_given_frames.tells else 0
         self._num_timesteps += (drawn + (not pictures)) * how.content.num_inference_steps
-        self._num_timesteps += sum(self._redraw_steps(how) for numbers in begun if numbers)
 
         # 2. Conditions
         guided = how.content.asks_without("text", self.content) or how.motion.asks_without("text", self.motion)
@@ -386,11 +385,9 @@ class CMDPipeline(FromClips, LoraLoader):
         shape = content_shape(self.autoencoder, self.ratio, len(truncated), height, width)
         picture = partial(self.content_frames, shape, nothing, how.content, generator, prompts, reward)
         draw = partial(self.motion_latents, nothing, how.motion, generator, control)
-        alone = how.content.model_copy(update={"search": None})  # a search is for frames that are drawn from noise
-        redraw = partial(self.drawn_anew, told, nothing, alone, generator)
         if ends:
             met = {number: self.encode_image(one, num_videos_per_prompt) for number, one in ends.items()}
-            x_c, z = self.meet(met, num_frames, told, how, picture, draw, redraw)
+            x_c, z = self.meet(met, num_frames, told, how, picture, draw)
         elif pictures:
             x_c = self.encode_image(pictures["content_frame"], num_videos_per_prompt)
         else:
@@ -407,7 +404,7 @@ class CMDPipeline(FromClips, LoraLoader):
         clips = [(x_c, z)]
         for _ in range(1, num_clips):
             last = self.latents_of(*clips[-1], frames=[num_frames - 1])[:, :, 0]  # (B, C, h, w)
-            clips.append(self.meet({0: last}, num_frames, told, how, picture, draw, redraw))
+            clips.append(self.meet({0: last}, num_frames, told, how, picture, draw))
             check_finite("motion_transformer", clips[-1][1])
 
         # 6. Video
@@ -509,20 +506,9 @@ class CMDPipeline(FromClips, LoraLoader):
         correct = None if control is None else control.correct(content_frame, num_frames, shown)
         return self.generate("motion", noise, told, nothing, how, generator, correct=correct)
 
-    def drawn_anew(
-        self, told: Condition, nothing: Mapping[str, torch.Tensor], how: ModelSampling, generator: Generator,
-        content_frame: torch.Tensor, share: float,
-    ) -> torch.Tensor:  # fmt: skip
-        """Content frames (B, C, h, w) noised to a share of diffusion time and drawn anew from there (SDEdit, arXiv
-        2108.01073); the rest as in `generate`.
-        """
-        noise = self.prepare_latents(tuple(content_frame.shape), generator)
-        return self.generate("content", noise, told, nothing, how, generator, (content_frame, share))
-
     def meet(
         self, given: Mapping[int, torch.Tensor], num_frames: int, told: Condition, how: Sampling,
         picture: Callable[[Condition], torch.Tensor], draw: Callable[..., torch.Tensor],
-        redraw: Callable[[torch.Tensor, float], torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Content frame (B, C, h, w) and motion latents (B, D, F, H' + W') of clips with given frames.
 
@@ -533,7 +519,6 @@ class CMDPipeline(FromClips, LoraLoader):
             how: the sampling, of which the technique for given frames counts.
             picture: what the networks are told to content frames.
             draw: the same, content frames, F, most steps and given frames to motion latents.
-            redraw: content frames and a share of diffusion time to such as are drawn anew.
         """
         technique = how.for_given_frames
         if technique.tells:
@@ -543,7 +528,7 @@ class CMDPipeline(FromClips, LoraLoader):
             x_c = picture(told)
             return technique.refine(given, x_c, draw(told, x_c, num_frames), self.latents_of)
         clip = (num_frames, self.autoencoder.config.frame_weights, self.motion_transformer.config.patch_size)
-        return technique.frames(given, *clip, partial(draw, told), self.latents_of, redraw)
+        return technique.frames(given, *clip, partial(draw, told), self.latents_of)
 
     def _references(self, how: Sampling) -> int | None:
         """How many frames the content model can be told, if given frames are told it; None = they are not."""
@@ -553,14 +538,6 @@ class CMDPipeline(FromClips, LoraLoader):
         """Most steps of each pass of the motion model for a clip that is given the frames of these numbers."""
         weights = self.autoencoder.config.get("frame_weights")
         return how.for_given_frames.passes(numbers, num_frames, weights) if numbers else (None,)
-
-    def _redraw_steps(self, how: Sampling) -> int:
-        """Steps of the content model for a clip that is given frames; a ValueError if there are none below a share."""
-        share = getattr(how.for_given_frames, "redraw", 0.0)
-        if not share:
-            return 0
-        check_strength("redraw", share, how.content, self.content)
-        return len(how.content.ready(self.content, share=share)[1])
 
     def latents_of(self, x_c: torch.Tensor, z: torch.Tensor, frames: list[int] | None = None) -> torch.Tensor:
         """Content frame and normalised motion latents -> frames (B, C, F, h, w), all or those of these numbers."""

@@ -33,7 +33,6 @@ from cmd_video.section import Section
 # content frame, F, most steps and, if it is not that of a clip of F frames, the number of the frame that the content
 # frame is, of the clip that is asked for, or the given frames -> normalised motion latents
 Draw = Callable[..., Tensor]
-Redraw = Callable[[Tensor, float], Tensor]  # content frame, share of diffusion time -> content frame
 
 
 class Settings(Section):
@@ -49,16 +48,12 @@ class Settings(Section):
     """Of Adam, for normalised motion latents."""
     content_rate: float = Field(0.01, ge=0)
     """The same for the content frame, where several frames are given; 0 = it stays."""
-    redraw: float = Field(0.0, ge=0, le=1)
-    """Share of diffusion time from which on the content model draws the content frame anew, as the prompt has it; 0 =
-    it stays."""
 
     tells: ClassVar[bool] = False  # the networks are asked as ever
 
     def frames(
-        self, given: Mapping[int, Tensor], frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode,
-        redraw: Redraw,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, given: Mapping[int, Tensor], frames: int, weights: list[float], patch: int, draw: Draw, decode: Decode
+    ) -> tuple[Tensor, Tensor]:
         """Content frame (B, C, h, w) and normalised motion latents (B, D, F, H' + W') of clips with given frames.
 
         Args:
@@ -68,7 +63,6 @@ class Settings(Section):
             patch: what lengths must be multiples of.
             draw: the motion model.
             decode: the autoencoder.
-            redraw: the content model, from a share of diffusion time on.
         """
         nearest, place = nearest_to_anchor(given, frames, weights), anchor(weights, frames)
 
@@ -76,8 +70,6 @@ class Settings(Section):
             return draw(picture, length, steps, nearest)
 
         content_frame = roll(given[nearest], place - nearest, frames, weights, patch, self.roll_steps, passing, decode)
-        if self.redraw:
-            content_frame = redraw(content_frame, self.redraw)
         motion_latents = draw(content_frame, frames, None, given=given)
         return self.refine(given, content_frame, motion_latents, decode)
 
