@@ -28,6 +28,7 @@ NEUTRAL = {  # settings that change nothing
     "lora": {"rank": 0},
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},
+    "two_models": {"boundary_ratio": 0.0},
 }
 
 
