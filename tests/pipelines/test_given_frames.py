@@ -194,3 +194,17 @@ def test_a_content_frame_that_is_no_frame_is_refused(pipeline, kind, make_image,
         assert str(error.value).startswith(f"{name}: ") and "\n" not in str(error.value)
         assert all(word in str(error.value) for word in words)
     assert generate(pipeline, content_frame=picture).frames.isfinite().all()
+
+
+@pytest.mark.parametrize("prior", ["still", "masked"])
+def test_a_masked_bridge_starts_at_both_given_frames(text_pipeline, generate, make_image, prior):
+    """Unrefined, of two pictures only the one that is rolled counts, but for where a masked bridge starts."""
+    bridge = {"process": {"kind": "bridge", "kappa": 2.0, "schedule": "linear", "prior": prior}}
+    how = text_pipeline.sampling.laid_over({**rolled(0), "motion": bridge})
+    made = [
+        generate(
+            text_pipeline, "a ball", image=make_image(seed=seed), last_image=make_image(seed=9), sampling=how
+        ).frames
+        for seed in (0, 1)
+    ]
+    assert torch.equal(*made) == (prior == "still")

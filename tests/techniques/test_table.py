@@ -31,6 +31,7 @@ NEUTRAL = {  # settings that change nothing
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},
     "structure_injection": {"share": 0.0},
+    "two_models": {"boundary_ratio": 0.0},
 }
 
 
