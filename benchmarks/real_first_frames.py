@@ -84,6 +84,7 @@ def rows_of(pipe: CMDPipeline) -> dict[str, Maker]:
     }
 
 
+@torch.inference_mode()
 def measure(makers: dict[str, Maker], real: Clips) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """A row for each maker, and its clips."""
     values, clips = {}, {}
@@ -106,7 +107,6 @@ def movement(clips: torch.Tensor) -> float:
     return float((clips[:, :, 1:] - clips[:, :, :-1]).abs().mean())
 
 
-@torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--autoencoder", type=Path, required=True, help="a run of the stage autoencoder")

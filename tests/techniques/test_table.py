@@ -94,7 +94,7 @@ def test_techniques_that_train_fit_a_stage():
 def test_the_core_names_no_technique():
     """But for the arguments that a call of the pipeline has had for long."""
     both = {"guidance_interval", "feature_reuse"}
-    allowed = {"pipelines/sampling.py": both, "pipelines/pipeline_cmd.py": both, "pipelines/older.py": both}
+    allowed = {f"pipelines/{name}.py": both for name in ("sampling", "presets", "pipeline_cmd", "older")}
     found = []
     for folder in ("diffusion", "denoisers", "pipelines", "training", "benchmark"):
         for path in (SOURCE / folder).glob("*.py"):

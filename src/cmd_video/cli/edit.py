@@ -52,11 +52,7 @@ def command(
 
     Example: cmd-video edit clip.mp4 "a green ring moves up" --strength 0.7 -o out.mp4
     """
-    if not clip.exists():
-        raise FileNotFoundError(2, "no such file or folder", str(clip))
-    picture = None if content_frame is None else open_picture(content_frame, "content_frame")
-    if keep is None and prompt is None and class_label is None and picture is None:
-        raise ValueError("nothing to edit by: give a prompt, a class or a content frame")
+    picture = _picture(clip, content_frame, keep is not None or prompt is not None or class_label is not None)
     resampled = _range(resample_frames)
     import torch
 
@@ -76,8 +72,11 @@ def command(
     given = {"num_inference_steps": steps, "guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
     how = pipe.sampling.changed(given)
     label, class_name = class_of(class_label, pipe)
-    strengths: dict[str, Any] = {"strength": strength, "motion_strength": motion_strength}
-    strengths["resample_frames"] = resampled
+    strengths: dict[str, Any] = {
+        "strength": strength,
+        "motion_strength": motion_strength,
+        "resample_frames": resampled,
+    }
     out: Any = pipe.edit(
         frames, prompt, negative_prompt, label, picture, **strengths, sampling=how,
         generator=torch.Generator().manual_seed(seed), output_type="np",
@@ -85,11 +84,27 @@ def command(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_video(enlarge((out.frames[0] * 255).round().astype("uint8"), scale), output, fps)
     record: dict[str, Any] = {"clip": str(clip), "prompt": prompt, "negative_prompt": negative_prompt}
-    record |= {"class_label": label, "class_name": class_name}
-    record |= {"content_frame": content_frame and str(content_frame), **strengths, "seed": seed, "preset": preset}
-    record |= {"model": model or "default", "stride": stride, "start": start, "sampling": how.model_dump(mode="json")}
+    record |= {"class_label": label, "class_name": class_name, **strengths, "seed": seed, "preset": preset}
+    record |= {"content_frame": content_frame and str(content_frame), "model": model or "default"}
+    record |= {"stride": stride, "start": start, "sampling": how.model_dump(mode="json")}
     write_json(output.with_suffix(".json"), record)
     print(output)
+
+
+def _picture(clip: Path, content_frame: Path | None, asked: bool) -> Any:
+    """The picture to take as content frame, if one is given.
+
+    Raises:
+        FileNotFoundError: there is no clip.
+        ValueError: nothing says how to edit it.
+    """
+    if not clip.exists():
+        raise FileNotFoundError(2, "no such file or folder", str(clip))
+    if content_frame is not None:
+        return open_picture(content_frame, "content_frame")
+    if not asked:
+        raise ValueError("nothing to edit by: give a prompt, a class or a content frame")
+    return None
 
 
 def _range(text: str | None) -> tuple[int, int] | None:

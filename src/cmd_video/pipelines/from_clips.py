@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 
 from cmd_video.denoisers.denoiser import Denoiser
 from cmd_video.denoisers.latent_space import decode_video, encode_video
+from cmd_video.diffusion.condition import Condition
 from cmd_video.techniques import of_seam, technique
 
 from .class_names import label_numbers
@@ -100,14 +101,10 @@ class FromClips(DiffusionPipeline):
         check_finite("unet", x_c)
 
         # 3. Another motion
+        told = told.having(content_frame=x_c)
         if resample_frames is not None:
-            known = technique(of_seam("resampling")[0]).settings().around(resample_frames, z, self.motion_transformer)
-            only = how.motion.model_copy(update={"wraps": (known,)})  # no feature of another step is taken
-            noise = self.prepare_latents(tuple(z.shape), generator)
-            told = told.having(content_frame=x_c)
-            z = known.put_into(self.generate("motion", noise, told, nothing, only, generator))
+            z = self.resampled(resample_frames, z, told, nothing, how.motion, generator)
         elif motion_strength:
-            told = told.having(content_frame=x_c)
             noise = self.prepare_latents(tuple(z.shape), generator)
             z = self.generate("motion", noise, told, nothing, how.motion, generator, (z, motion_strength))
         check_finite("motion_transformer", z)
@@ -116,6 +113,19 @@ class FromClips(DiffusionPipeline):
         frames, content_frames = self.decode(x_c, z, output_type, how.decode_content_frame)
         self.maybe_free_model_hooks()
         return CMDPipelineOutput(frames, content_frames, truncated)
+
+    def resampled(
+        self, frames: tuple[int, int], z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor],
+        how: ModelSampling, generator: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        """Motion latents (B, D, F, H' + W') of which those from one frame up to another are drawn anew; the rest as in
+        `CMDPipeline.generate`.
+        """
+        known = technique(of_seam("resampling")[0]).settings().around(frames, z, self.motion_transformer)
+        only = how.model_copy(update={"wraps": (known,)})  # no feature of another step is taken
+        noise = self.prepare_latents(tuple(z.shape), generator)
+        drawn: torch.Tensor = known.put_into(self.generate("motion", noise, told, nothing, only, generator))
+        return drawn
 
     @torch.no_grad()
     def restore(
