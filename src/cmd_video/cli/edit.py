@@ -72,11 +72,8 @@ def command(
     given = {"num_inference_steps": steps, "guidance_scale": guidance, "motion_guidance_scale": motion_guidance}
     how = pipe.sampling.changed(given)
     label, class_name = class_of(class_label, pipe)
-    strengths: dict[str, Any] = {
-        "strength": strength,
-        "motion_strength": motion_strength,
-        "resample_frames": resampled,
-    }
+    strengths: dict[str, Any] = {"strength": strength, "motion_strength": motion_strength}
+    strengths["resample_frames"] = resampled
     out: Any = pipe.edit(
         frames, prompt, negative_prompt, label, picture, **strengths, sampling=how,
         generator=torch.Generator().manual_seed(seed), output_type="np",
