@@ -105,13 +105,20 @@ def rows_of(pipe: CMDPipeline, told: CMDMotionTransformer, longer: CMDMotionTran
         return frames.transpose(1, 2) * 2 - 1
 
     part = {"resample_frames": (HALF, FRAMES)}
+    drawn, longer_drawn = (
+        {**part, "sampling": pipe.sampling.laid_over({"resampling": {"kind": "known_frames", "refine_steps": steps}})}
+        for steps in (0, 15)
+    )
     return {
         "true clip": lambda clips, prompts, seeds: clips,
         "own latents": make(own, {}),
         "replaced, one time": replaced,
-        "times of frames, default": make(own, part),
-        "times of frames, trained plainly": make(longer, part),
-        "times of frames, trained for them": make(told, part),
+        "times of frames, default": make(own, drawn),
+        "times of frames, trained plainly": make(longer, drawn),
+        "times of frames, trained for them": make(told, drawn),
+        "... default, refined": make(own, part),
+        "... trained for them, refined": make(told, part),
+        "... trained for them, 15 steps": make(told, longer_drawn),
     }
 
 

@@ -160,6 +160,8 @@ def test_whoever_knows_the_clean_sample_comes_back_to_it(first):
 def test_a_part_is_drawn_anew_and_the_rest_stays(text_pipeline):
     video = clips(2, 16)
     prompts = ["a red ball", "a blue square"]
+    plain = {"kind": "known_frames", "refine_steps": 0}
+    text_pipeline.sampling = text_pipeline.sampling.laid_over({"resampling": plain})
     own = edited(text_pipeline, video, strength=0.0, output_type="latent", seed=[0, 1])
     part = edited(text_pipeline, video, prompts, resample_frames=(2, 4), output_type="latent", seed=[0, 1])
     assert torch.equal(part.content_frames, own.content_frames)
@@ -169,6 +171,17 @@ def test_a_part_is_drawn_anew_and_the_rest_stays(text_pipeline):
         alone = edited(text_pipeline, video[number : number + 1], prompts[number], resample_frames=(2, 4),
                        output_type="latent", seed=[number])  # fmt: skip
         torch.testing.assert_close(part.frames[number : number + 1], alone.frames, rtol=0, atol=1e-4)
+
+
+def test_frames_that_stay_are_shown_as_they_were_the_better_the_more_they_are_refined(text_pipeline):
+    video, off = clips(1, 16), []
+    own = edited(text_pipeline, video, strength=0.0).frames
+    for steps in (0, 15):
+        how = {"kind": "known_frames", "refine_steps": steps}
+        text_pipeline.sampling = text_pipeline.sampling.laid_over({"resampling": how})
+        part = edited(text_pipeline, video, "a red ball", resample_frames=(2, 4)).frames
+        off.append(float((part - own)[:, :2].square().mean()))
+    assert off[1] < off[0], off
 
 
 def test_resampling_says_what_does_not_fit(text_pipeline):

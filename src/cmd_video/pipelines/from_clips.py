@@ -103,7 +103,7 @@ class FromClips(DiffusionPipeline):
         # 3. Another motion
         told = told.having(content_frame=x_c)
         if resample_frames is not None:
-            z = self.resampled(resample_frames, z, told, nothing, how.motion, generator)
+            z = self.resampled(resample_frames, z, told, nothing, how, generator)
         elif motion_strength:
             noise = self.prepare_latents(tuple(z.shape), generator)
             z = self.generate("motion", noise, told, nothing, how.motion, generator, (z, motion_strength))
@@ -116,16 +116,17 @@ class FromClips(DiffusionPipeline):
 
     def resampled(
         self, frames: tuple[int, int], z: torch.Tensor, told: Condition, nothing: Mapping[str, torch.Tensor],
-        how: ModelSampling, generator: Any,
+        how: Sampling, generator: Any,
     ) -> torch.Tensor:  # fmt: skip
         """Motion latents (B, D, F, H' + W') of which those from one frame up to another are drawn anew; the rest as in
         `CMDPipeline.generate`.
         """
-        known = technique(of_seam("resampling")[0]).settings().around(frames, z, self.motion_transformer)
-        only = how.model_copy(update={"wraps": (known,)})  # no feature of another step is taken
+        known = how.for_resampling.around(frames, z, self.motion_transformer)
+        only = how.motion.model_copy(update={"wraps": (known,)})  # no feature of another step is taken
         noise = self.prepare_latents(tuple(z.shape), generator)
-        drawn: torch.Tensor = known.put_into(self.generate("motion", noise, told, nothing, only, generator))
-        return drawn
+        drawn = self.generate("motion", noise, told, nothing, only, generator)
+        whole: torch.Tensor = how.for_resampling.refine(known, drawn, told["content_frame"], self.latents_of)
+        return whole
 
     @torch.no_grad()
     def restore(

@@ -222,6 +222,8 @@ class Sampling(Section):
     """How clips meet first and last frames that are given; null = the first technique for it."""
     control: Annotated[Any, by_technique("control")] | None = None
     """How clips follow what a user draws; null = the first technique for it."""
+    resampling: Annotated[Any, by_technique("resampling")] | None = None
+    """How a part of a clip is drawn anew; null = the first technique for it."""
 
     @model_validator(mode="after")
     def _of_their_models(self) -> "Sampling":
@@ -247,6 +249,11 @@ class Sampling(Section):
     def for_control(self) -> Any:
         """The technique for what a user draws."""
         return technique(of_seam("control")[0]).settings() if self.control is None else self.control
+
+    @property
+    def for_resampling(self) -> Any:
+        """The technique for parts of clips that are drawn anew."""
+        return technique(of_seam("resampling")[0]).settings() if self.resampling is None else self.resampling
 
     def laid_over(self, given: Mapping[str, Any]) -> "Sampling":
         """The same with these fields of the two parts in place of its own: {"content": {"eta": 1.0}}.

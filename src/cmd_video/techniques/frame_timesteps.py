@@ -15,8 +15,9 @@ motion model's content tokens are told the largest time. No pass and no weight i
 local in time, so that known frames of *another* clip, or a first frame alone, cannot be given in this way: that is
 `roll_forward` and `reference_frames`.
 
-Differs from paper: DDIM at time 0 would let known frames drift to the network's prediction, here they are kept; Pusa's
-noise on known frames is not here, and its LoRA is a full fine-tuning.
+Differs from paper: DDIM at time 0 would let known frames drift to the network's prediction, here they are kept, and in
+CMD, whose decoder looks along time, their latents moved so that they are shown as before (`Resample.refine_steps`);
+Pusa's noise on known frames is not here, and its LoRA is a full fine-tuning.
 
 B batch, F frames; x_0 (B, C, F, ...).
 """
@@ -30,6 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cmd_video.denoisers.denoiser import Denoiser
+from cmd_video.denoisers.given_frames import Decode, refined
 from cmd_video.denoisers.labels import config_of
 from cmd_video.denoisers.video_models import TAKE_TIMES, kind_of, patch_of
 from cmd_video.diffusion.condition import Condition
@@ -155,9 +157,14 @@ class KnownFrames:
 
 
 class Resample(Section):
-    """A part of a clip drawn anew, the rest of its latents as they are."""
+    """A part of a clip drawn anew."""
 
     kind: Literal["known_frames"] = "known_frames"
+    refine_steps: int = Field(5, ge=0)
+    """Steps of Adam on CMD's motion latents towards the known frames as they were, which else would change with the
+    others: the decoder looks along time. 0 = known latents stay to the bit."""
+    learning_rate: float = Field(0.05, gt=0)
+    """Of Adam, for normalised motion latents."""
 
     def around(self, resampled: Sequence[int], sample: Tensor, model: Any) -> KnownFrames:
         """What is to be wrapped around a network, so that it draws the frames from the first number up to the second.
@@ -175,3 +182,14 @@ class Resample(Section):
             )
         number = torch.arange(frames)
         return KnownFrames(sample, (number < first) | (number >= last))
+
+    def refine(self, known: KnownFrames, drawn: Tensor, content_frame: Tensor, decode: Decode) -> Tensor:
+        """Motion latents that were drawn around known ones, (B, D, F, H' + W'), so that the known frames are shown as
+        they were.
+        """
+        z, numbers = known.put_into(drawn), known.known.nonzero().flatten().tolist()
+        if not self.refine_steps:
+            return z
+        shown = decode(content_frame, known.sample, numbers)  # (B, C, N, h, w)
+        given = dict(zip(numbers, shown.unbind(2), strict=True))
+        return refined(given, content_frame, z, decode, self.refine_steps, self.learning_rate)[1]
