@@ -149,9 +149,11 @@ def both_ways(pipe: CMDPipeline, descent: int, refine_steps: int) -> Maker:
         given = {at % 16: pipe.encode_image(truth[:, :, at] / 2 + 0.5, 1) for at in ENDS.values()}
         first, last = ({number: given[number]} for number in (0, 15))
 
-        def draw(x_c: torch.Tensor, frames: int, steps: int | None, met: Any = None) -> torch.Tensor:
-            if met is None:  # the first pass, which only rolls
-                return pipe.motion_latents(words, nothing, how.motion, sources, x_c, frames, steps)
+        def draw(
+            x_c: torch.Tensor, frames: int, steps: int | None, shown: int | None = None, given: Any = None
+        ) -> torch.Tensor:
+            if given is None:  # the first pass, which only rolls
+                return pipe.motion_latents(nothing, how.motion, sources, None, words, x_c, frames, steps)
             told = words.having(content_frame=x_c).only(pipe.motion.told(pipe.motion_transformer))
             conditions = conditions_for(how.motion, told, nothing, TOLD)
             forward = how.motion.denoise(pipe.motion, pipe.motion_transformer, conditions)
