@@ -97,3 +97,26 @@ def test_a_model_that_is_told_none_says_so(text_pipeline, generate, make_image, 
             generate(text_pipeline, "a ball", sampling=how, **given)
     else:
         assert generate(text_pipeline, "a ball", sampling=how, **given).frames.isfinite().all()
+
+
+def test_adapters_that_look_at_the_first_frame_are_told_it_and_not_saved(
+    text_pipeline, generate, make_image, tmp_path
+):
+    from cmd_video.techniques.reference_attention import adapt, detach
+
+    text_pipeline.sampling = text_pipeline.sampling.laid_over(HOW)
+    plain = generate(text_pipeline, "a ball").frames
+    for name, value in adapt(text_pipeline.unet).named_parameters():
+        if ".processor.to_out" in name:
+            torch.nn.init.normal_(value, std=0.3)
+    torch.testing.assert_close(generate(text_pipeline, "a ball").frames, plain, rtol=0, atol=1e-4)
+    first = generate(text_pipeline, "a ball", image=make_image()).frames
+    assert (first - plain).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="can be told 1 frames, needed 2"):
+        generate(text_pipeline, "a ball", last_image=make_image())
+    with pytest.raises(ValueError, match="reuse_interval: must be 1 for a UNet with adapters that look at"):
+        generate(text_pipeline, "a ball", image=make_image(), reuse_interval=2)
+    with pytest.raises(ValueError, match="save_pretrained: unet holds adapters that look at a given frame"):
+        text_pipeline.save_pretrained(tmp_path / "model")
+    detach(text_pipeline.unet)
+    text_pipeline.save_pretrained(tmp_path / "model")

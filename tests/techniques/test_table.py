@@ -27,6 +27,7 @@ NEUTRAL = {  # settings that change nothing
     "frame_dropout": {"share": 0.0},
     "lora": {"rank": 0},
     "reference_frames": {"count": 0},
+    "reference_attention": {"count": 0},
     "task_mix": {"first_last": 1.0},
     "weight_extrapolation": {"scale": 0.0},
     "reward_particles": {"budget": 1},

@@ -49,6 +49,12 @@ def told_frames(model: Any) -> int:
     return int(config.num_references) if "num_references" in config else unet_references(model)
 
 
+def has_adapters(model: Any) -> bool:
+    """Whether a UNet is told given frames by adapters around it, in place of channels of its own."""
+    layer = getattr(model, "conv_in", None)
+    return layer is not None and layer.in_channels != config_of(model).in_channels
+
+
 def reference_row(given: Mapping[int, Tensor], count: int) -> Tensor:
     """What a network is told of given frames: (B, R, C + 1, h, w), a mask of ones behind each that is given.
 

@@ -33,7 +33,7 @@ from cmd_video.denoisers.latent_space import (
 )
 from cmd_video.denoisers.motion import MotionDenoiser, motion_shape
 from cmd_video.denoisers.prompts import encode_prompts
-from cmd_video.denoisers.references import ROW, reference_row, unet_references
+from cmd_video.denoisers.references import ROW, has_adapters, reference_row, unet_references
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.correction import Correct
 from cmd_video.diffusion.plan import Step
@@ -209,6 +209,8 @@ class CMDPipeline(FromClips, LoraLoader):
                     f"save_pretrained: {name} holds adapters; unload_lora_weights() leaves them out, "
                     "fuse_lora() before it keeps what they do"
                 )
+        if has_adapters(self.unet):
+            raise ValueError("save_pretrained: unet holds adapters that look at a given frame; detach them before")
         super().save_pretrained(save_directory, *arguments, **kwargs)
         seal(Path(save_directory))
 

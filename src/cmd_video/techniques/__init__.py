@@ -88,6 +88,9 @@ TECHNIQUES: dict[str, Technique] = {
     "reference_frames": _row(
         "reference_frames", "channels for given frames", "edit", "content motion", "arXiv 2412.07730"
     ),
+    "reference_attention": _row(
+        "reference_attention", "attention to a given frame", "edit", "content", "arXiv 2312.16693"
+    ),
     "task_mix": _row(
         "reference_frames",
         "several tasks in one training",

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cmd_video.denoisers.denoiser import Denoiser, timesteps
 from cmd_video.denoisers.motion import fixed_tokens, frames_of, ready
-from cmd_video.denoisers.references import ROW, unet_references, with_references
+from cmd_video.denoisers.references import ROW, has_adapters, unet_references, with_references
 from cmd_video.diffusion.condition import Condition
 from cmd_video.diffusion.guidance import Ask, AskUnder, Guidance
 from cmd_video.diffusion.plan import Step
@@ -160,6 +160,8 @@ def check_reusable(unet: UNet2DConditionModel) -> None:
     unusual += [name for name in blocks if name not in PLAIN_DOWN_BLOCKS + PLAIN_UP_BLOCKS]
     if config.mid_block_type not in (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"):
         unusual.append(config.mid_block_type)
+    if has_adapters(unet):
+        unusual.append("adapters that look at a given frame")
     if unusual:
         raise ValueError(f"reuse_interval: must be 1 for a UNet with {', '.join(dict.fromkeys(unusual))}")
 
