@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from by_turns import PLAIN
 from PIL import Image, ImageDraw
-from structure import GRAY, STRONG, silhouette
 
 from cmd_video.data.transforms import to_uint8
 from cmd_video.pipelines import CMDPipeline
@@ -74,8 +73,7 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
     region = Image.new("RGB", clip[0].size)
     region.paste("white", (0, 0, region.width, region.height // 2))
     words = scene.prompt.replace(scene.objects[0].color, item.color)
-    outline = pictures_of((silhouette(scene) * (1 - GRAY) + GRAY)[:, None] * 2 - 1)[0]
-    wrap = {"kind": "structure_injection", **STRONG, "share": 0.5}
+    turned = f"a {scene.objects[0].color} {scene.objects[0].shape} moves up"
 
     def made(**arguments: Any) -> Pictures:
         out: Any = pipe(generator=torch.Generator().manual_seed(0), **arguments)
@@ -98,17 +96,10 @@ def strips(pipe: CMDPipeline) -> dict[str, Callable[[], tuple[Pictures, Pictures
             [clip[0], region],
             made(prompt=scene.prompt, image=clip[0], motion_region=region),
         ),
-        "structure": lambda: (
-            [outline],
-            made(
-                prompt=words,
-                structure_image=outline,
-                sampling=pipe.sampling.laid_over({"content": {"wraps": [wrap]}}),
-            ),
-        ),
         "three-clips": lambda: ([second[0]], made(prompt=other.prompt, image=second[0], num_clips=3)),
         "edit-picture": lambda: ([clip[8], painted], edited(content_frame=painted)),
         "edit-words": lambda: ([clip[8]], edited(prompt=words, strength=0.9)),
+        "another-ending": lambda: ([clip[0], clip[-1]], edited(prompt=turned, resample_frames=(8, 16))),
     }
 
 

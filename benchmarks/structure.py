@@ -1,6 +1,6 @@
-"""Content frames in the structure of a silhouette, in another color, said in words: overlap, and what is right.
+r"""Content frames in the structure of a silhouette, in another color, said in words: overlap, and what is right.
 
-python benchmarks/structure.py -o benchmarks/results/sprites-structure.json --num-scenes 10
+python benchmarks/structure.py -o benchmarks/results/sprites-structure.json --num-scenes 40 \
     --picture docs/images/structure.png
 
 Held-out single-object scenes at the moment of their content frame, as white silhouettes on black or on gray; the words
