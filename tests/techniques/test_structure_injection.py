@@ -178,7 +178,8 @@ def test_what_does_not_go_with_it_is_refused(parts):
     denoiser, model = parts
     settings = Settings()
     with pytest.raises(ValueError, match="structure_image: features of a DiTTransformer2DModel are not known"):
-        settings.check(DiTTransformer2DModel(2, 8, 3, num_layers=1, num_embeds_ada_norm=5), ModelSampling())
+        dit = DiTTransformer2DModel(2, 8, 3, num_layers=1, num_embeds_ada_norm=5)
+        settings.check(dit, denoiser, ModelSampling())
     with pytest.raises(ValueError, match="structure_image: the content model was distilled for 4 steps"):
         ModelSampling(starts=(999, 749, 499, 249), wraps=[settings]).check(denoiser, model)
     reuse = {"kind": "feature_reuse", "interval": 2}

@@ -101,6 +101,7 @@ ELSEWHERE = {  # what no run above sets -> why
     "disturb": "a technique, tested in tests/techniques",
     "process": "a technique, tested in tests/techniques",
     "decoding": "test_decoder has golden runs of both kinds of autoencoder",
+    "frame_timesteps": "a technique, tested in tests/techniques",
     "vdmini_recovery": "test_recovery has golden runs of every kind of denoiser",
 }
 

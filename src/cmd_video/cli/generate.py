@@ -101,7 +101,7 @@ def command(
     files = _check_files(output, labels, contact_sheet)
     given = {"image": image, "last_image": last_image, "content_frame": content_frame}
     given |= {"motion_region": motion_region, "structure_image": structure_image}
-    pictures = {name: open_picture(path, name) for name, path in given.items() if path is not None}
+    pictures = _opened(given)
     beside = {**given, "guidance": guidance, "reward": reward, "tracks": tracks, "output_flow": output_flow}
     planned = read_plan(plan, motion_strength, num_clips, beside)
     dragged = {"tracks": read_tracks(tracks), "num_clips": num_clips}
@@ -117,6 +117,20 @@ def command(
     records = [{"prompt": text, "seed": seed + number, **source} for number, text in enumerate(texts)]
     made = (_generate(make, record["prompt"], label_number, record["seed"], settings) for record in records)
     _write_all(made, records, labels, files, fps, scale, output if contact_sheet else None, output_flow)
+
+
+def _opened(given: dict[str, Path | None]) -> dict[str, Any]:
+    """Pictures by the argument that they are for.
+
+    Raises:
+        ValueError: one cannot be read, or two do not go together.
+    """
+    frames = [name for name in ("image", "last_image", "content_frame") if given[name] is not None]
+    if given["structure_image"] is not None and frames:
+        raise ValueError(
+            f"structure_image: given beside {frames[0]}, with which no content frame is generated; give one"
+        )
+    return {name: open_picture(path, name) for name, path in given.items() if path is not None}
 
 
 def _names(given: dict[str, Path | None]) -> dict[str, Any]:

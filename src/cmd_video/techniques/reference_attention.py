@@ -28,11 +28,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from pydantic import Field
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from cmd_video.data.files import write_whole
 from cmd_video.section import Section
 
 FOLDER, FILE = "reference_attention", "adapters.safetensors"
@@ -67,7 +66,7 @@ class Settings(Section):
         """The weights as a file, in a folder `reference_attention`."""
         if adapters:
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            write_whole(folder / FOLDER / FILE, save({name: each.contiguous() for name, each in adapters.items()}))
+            save_file({name: each.contiguous().cpu() for name, each in adapters.items()}, folder / FOLDER / FILE)
 
 
 class ReferenceAttention(nn.Module):
