@@ -63,7 +63,7 @@ def test_a_structure_is_taken_and_recorded(run, tiny_pipeline, tmp_path):
     assert (frames_of(tmp_path / "edges.gif") != frames_of(tmp_path / "plain.gif")).any()
     assert json.loads((tmp_path / "edges.json").read_text())["structure_image"] == str(edges)
     code, _, err = run(*common, "--structure", edges, "--image", edges, "-o", tmp_path / "both.gif")
-    assert code == 2 and err.count("\n") == 1 and "structure_image: given beside image" in err
+    assert code == 2 and err.count("\n") == 1 and "--structure: given beside image" in err
     assert not (tmp_path / "both.gif").exists()
 
 

@@ -189,5 +189,5 @@ def test_what_does_not_go_with_it_is_refused(parts):
     with pytest.raises(ValueError, match="wraps: feature_reuse asks the network itself"):
         ModelSampling(wraps=[reuse, reuse]).check(denoiser, model)
     with pytest.raises(ValueError, match="structure_injection: no layers"):
-        Settings(resnets=(0.9, 0.95), queries=None).check(model, ModelSampling())
+        Settings(resnets=(0.9, 0.95), queries=None).check(model, denoiser, ModelSampling())
     assert ModelSampling(wraps=[settings]).check(denoiser, model) is None

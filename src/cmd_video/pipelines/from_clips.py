@@ -60,8 +60,8 @@ class FromClips(DiffusionPipeline):
                 nothing of it stays. Default 0.8; 0 with `resample_frames`.
             motion_strength: the same for the motion latents.
             resample_frames: numbers of the first frame whose motion is drawn anew, by the prompt, and of the first one
-                behind it that stays: (8, 16) is another second half of 16 frames. The motion model is told a time of its
-                own for each frame (FVDM, arXiv 2410.03160). Without `motion_strength`.
+                behind it that stays: (8, 16) is another second half of 16 frames. The motion model is told a time for
+                each frame (FVDM, arXiv 2410.03160). Without `motion_strength`.
             sampling: every setting at once; default: the pipeline's own.
             generator: source of noise; with a list of one per clip, a batch equals its clips singly.
             output_type: as in a call.
