@@ -133,13 +133,7 @@ def read_region(
         return None
     if output_type == "latent":
         raise ValueError("motion_region: output_type 'latent' has no pixels that it could be laid over")
-    found = [read_image(region, "motion_region") for region in as_list(regions)]  # (3, H, W) each
-    for region in found:
-        if region.shape[1:] != (height, width):
-            size = f"{region.shape[1]}x{region.shape[2]}"
-            raise ValueError(f"motion_region: {size} (height x width), the clip is {height}x{width}")
-    if len(found) not in (1, count):
-        raise ValueError(f"motion_region: {len(found)} pictures for {count} clips; one for all, or one for each")
+    found = _one_or_each("motion_region", regions, height, width, count)
     return torch.stack(found).mean(dim=1).repeat_interleave(1 if len(found) == 1 else num_videos, dim=0)
 
 
@@ -163,14 +157,22 @@ def read_structure(
         return []
     for name in beside:
         raise ValueError(f"structure_image: given beside {name}, with which no content frame is generated; give one")
-    found = [read_image(picture, "structure_image") for picture in as_list(pictures)]
+    found = _one_or_each("structure_image", pictures, height, width, count)
+    return found * count if len(found) == 1 else found
+
+
+def _one_or_each(name: str, pictures: Any, height: int, width: int, count: int) -> list[torch.Tensor]:
+    """Pictures of this size, (3, H, W) in [0, 1], one for all or one for each of `count`; a ValueError names what does
+    not fit.
+    """
+    found = [read_image(picture, name) for picture in as_list(pictures)]
     for picture in found:
         if picture.shape[1:] != (height, width):
             size = f"{picture.shape[1]}x{picture.shape[2]}"
-            raise ValueError(f"structure_image: {size} (height x width), the clip is {height}x{width}")
+            raise ValueError(f"{name}: {size} (height x width), the clip is {height}x{width}")
     if len(found) not in (1, count):
-        raise ValueError(f"structure_image: {len(found)} pictures for {count} clips; one for all, or one for each")
-    return found * count if len(found) == 1 else found
+        raise ValueError(f"{name}: {len(found)} pictures for {count} clips; one for all, or one for each")
+    return found
 
 
 def read_clips(video: Any) -> torch.Tensor:
